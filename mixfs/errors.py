@@ -1,0 +1,140 @@
+"""Every error that MixFS raises on purpose: its message, its exit code and its errno.
+
+The domain raises these and knows nothing of errno or exit codes; the FUSE adapter reads `errno`, the command line
+reads `exit_code`. A message names the object, the place and the remedy.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+
+
+class MixfsError(Exception):
+    """Something went wrong that a user can understand and act on."""
+
+    exit_code = 1
+    errno = _errno.EIO
+
+
+class UsageError(MixfsError):
+    """The command was called with arguments that don't fit together."""
+
+    exit_code = 2
+    errno = _errno.EINVAL
+
+
+class NotFoundError(MixfsError):
+    """What was named is not in the library."""
+
+    exit_code = 3
+    errno = _errno.ENOENT
+
+
+class ExistsError(MixfsError):
+    """The name is taken."""
+
+    errno = _errno.EEXIST
+
+
+class ReadOnlyError(MixfsError):
+    """This part of the library is generated and can't be changed by hand."""
+
+    errno = _errno.EACCES
+
+
+class NotADirectory(MixfsError):
+    errno = _errno.ENOTDIR
+
+
+class IsADirectory(MixfsError):
+    errno = _errno.EISDIR
+
+
+class NotEmptyError(MixfsError):
+    errno = _errno.ENOTEMPTY
+
+
+class NameTooLong(MixfsError):
+    """A name is longer than 255 bytes."""
+
+    errno = _errno.ENAMETOOLONG
+
+
+class NotPermitted(MixfsError):
+    """The operation makes no sense here, whoever asks."""
+
+    errno = _errno.EPERM
+
+
+class InvalidValue(MixfsError):
+    errno = _errno.EINVAL
+
+
+class NotSupported(MixfsError):
+    errno = _errno.ENOTSUP
+
+
+class NoAttribute(MixfsError):
+    errno = _errno.ENODATA
+
+
+class BadHandle(MixfsError):
+    errno = _errno.EBADF
+
+
+class LibraryError(MixfsError):
+    """The library can't be opened or used as it is."""
+
+    exit_code = 4
+
+
+class NotALibrary(LibraryError):
+    """The directory is no MixFS library."""
+
+
+class FormatTooNew(LibraryError):
+    """The library was written by a newer MixFS."""
+
+
+class LibraryBusy(LibraryError):
+    """Another process holds what only one may hold."""
+
+    errno = _errno.EBUSY
+
+
+class UnsuitablePlace(LibraryError):
+    """The library or the mount point lies where it can't work (network file system, inside each other)."""
+
+
+class BlobMissing(MixfsError):
+    """A blob that the library names is not in the blob store."""
+
+    exit_code = 5
+
+
+class BlobDamaged(MixfsError):
+    """The bytes of a blob are not the ones that its digest names."""
+
+    exit_code = 5
+
+
+class JournalDamaged(MixfsError):
+    """Bytes in the middle of the journal are not what was written."""
+
+    exit_code = 5
+
+
+class IndexDamaged(MixfsError):
+    """The index engine failed; it is reopened, or made again from the journal."""
+
+    exit_code = 5
+
+
+class IndexFull(IndexDamaged):
+    """The index's memory map is full: grow it and run the transaction again."""
+
+
+class MountError(MixfsError):
+    """The mount point can't be mounted or unmounted."""
+
+    exit_code = 6

@@ -1,0 +1,312 @@
+"""Dentries: the stored listings, packed so that a listing decodes one small struct an entry.
+
+A **node key** names an object of the mount; its first byte is the tag, its ino a digest of it. Directory keys are 17
+bytes. What each tag shows is in `mixfs/vfs/routes.py`.
+
+    directories                          files
+    /  fixed directory (digest of path)  P  placement (id)             its own file, in sessions/
+    S  session                           R  receipt (id)               its own file, in import/
+    p  images/ or a folder below it      J  image (digest)             shared by the views over everything
+    m  metadata/ of the same folder      D  document (type, id, revision)
+    t  thumbnails/ of the same folder    T  thumbnail (digest)
+    f  files/ of the same folder         .  fixed file (digest of path)
+    g  generations/   c  canvas/
+    G  one generation  <  inputs/  >  outputs/
+    d  folder of import/
+    b  images/ab      v  folder of a view over everything
+
+`Listing` is the one place that gives names. A record has a *wanted* name; the name it gets is a pure function of the
+records that want names of one family (`a.png`, `a (2).png`, …): in the order of (when the name was claimed, node key)
+each takes its wanted name if it is free, else the next free number. Nearly always nobody is displaced, and then a put
+is one get and one put.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cbor2
+
+from mixfs.ids import hash16, ino_of
+from mixfs.index import keys
+from mixfs.index.engine import ReadTxn, WriteTxn, prefix_end
+from mixfs.names import family_prefix, split_counter, with_counter
+
+_HEAD = struct.Struct("<QIQqqqBH")
+_ROW = struct.Struct("<Qq")
+DIRECTORY_SIZE = 17
+
+DIR_MODE = stat.S_IFDIR | 0o755
+READ_ONLY_DIR_MODE = stat.S_IFDIR | 0o555
+READ_ONLY_FILE_MODE = stat.S_IFREG | 0o444
+
+
+class Dentry(NamedTuple):
+    """A name in a directory and the attributes of what it names. `mode` holds the file type bits too."""
+
+    name: bytes
+    key: bytes
+    ino: int
+    mode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    order: int = 0
+    wanted: bytes = b""
+    extra: bytes = b""
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+def pack(dentry: Dentry) -> bytes:
+    """The stored value: head, node key, the wanted name where it differs from the given one, extra."""
+    wanted = b"" if dentry.wanted == dentry.name else dentry.wanted
+    return (
+        _HEAD.pack(
+            dentry.ino, dentry.mode, dentry.size, dentry.mtime_ns, dentry.ctime_ns, dentry.order,
+            len(dentry.key), len(wanted),
+        )
+        + dentry.key
+        + wanted
+        + dentry.extra
+    )  # fmt: skip
+
+
+def unpack(name: bytes, value: bytes) -> Dentry:
+    ino, mode, size, mtime_ns, ctime_ns, order, key_size, wanted_size = _HEAD.unpack_from(value)
+    end = _HEAD.size + key_size
+    wanted_end = end + wanted_size
+    wanted = value[end:wanted_end] if wanted_size else name
+    return Dentry(
+        name, value[_HEAD.size : end], ino, mode, size, mtime_ns, ctime_ns, order, wanted, value[wanted_end:]
+    )
+
+
+class DirectoryRow(NamedTuple):
+    """How many children a stored listing has, and when it last changed."""
+
+    children: int
+    mtime_ns: int
+
+
+def fixed(path: str) -> bytes:
+    """The key of a directory that every mount has."""
+    return b"/" + hash16(path.encode())
+
+
+def fixed_file(path: str) -> bytes:
+    return b"." + hash16(path.encode())
+
+
+def view_directory(*path: str) -> bytes:
+    """The key of a folder of a view over everything, by the values that it stands for (not by its safe name)."""
+    return b"v" + hash16(*(part.encode("utf-8", "surrogateescape") for part in path))
+
+
+def bucket_directory(two_hex: str) -> bytes:
+    return b"b" + hash16(two_hex.encode())
+
+
+def get_dentry(txn: ReadTxn, directory: bytes, name: bytes) -> Dentry | None:
+    value = txn.get(keys.dentry(directory, name))
+    return None if value is None else unpack(name, value)
+
+
+def scan_dentries(txn: ReadTxn, directory: bytes, after: bytes = b"", prefix: bytes = b"") -> Iterator[Dentry]:
+    """The dentries of a directory in name order, those behind the name `after`, whose names begin with `prefix`."""
+    base = keys.dentry(directory, b"")
+    start = base + (after + b"\0" if after else prefix)
+    skip = len(base)
+    for key, value in txn.scan(start, prefix_end(base + prefix)):
+        yield unpack(key[skip:], value)
+
+
+def get_directory_row(txn: ReadTxn, directory: bytes) -> DirectoryRow | None:
+    value = txn.get(keys.directory_row(directory))
+    return None if value is None else DirectoryRow(*_ROW.unpack(value))
+
+
+class Family(NamedTuple):
+    """Of a family in which somebody was displaced: its last member in order, and the last number given."""
+
+    last_order: int
+    last_key: bytes
+    last_number: int
+
+
+class Changes:
+    """What a commit changed for a kernel that remembers it: names whose node changed, nodes whose attributes did."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[bytes, bytes], None] = {}
+        self.nodes: dict[bytes, None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.nodes)
+
+    def dump(self) -> bytes:
+        data: bytes = cbor2.dumps([[list(entry) for entry in self.entries], list(self.nodes)])
+        return data
+
+    @classmethod
+    def load(cls, data: bytes) -> Changes:
+        entries, nodes = cbor2.loads(data)
+        changes = cls()
+        changes.entries = dict.fromkeys((directory, name) for directory, name in entries)
+        changes.nodes = dict.fromkeys(nodes)
+        return changes
+
+
+class Listing:
+    """Puts and removes dentries inside one write transaction, and notes in `changes` what a kernel must forget."""
+
+    def __init__(self, txn: WriteTxn, changes: Changes) -> None:
+        self._txn = txn
+        self._changes = changes
+
+    def touch(self, directory: bytes, mtime_ns: int, add: int = 0) -> int:
+        """Count children and note the time of a change; returns the new number of children."""
+        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
+        new = DirectoryRow(row.children + add, max(row.mtime_ns, mtime_ns))
+        if new != row:
+            self._txn.put(keys.directory_row(directory), _ROW.pack(*new))
+            self._changes.nodes[directory] = None
+        return new.children
+
+    def drop(self, directory: bytes) -> None:
+        """Forget the row of a directory that is gone."""
+        self._txn.delete(keys.directory_row(directory))
+
+    def given_name(self, directory: bytes, wanted: bytes, key: bytes) -> bytes:
+        """The name that the node has, which wanted `wanted`."""
+        base = split_counter(wanted)[0]
+        if self._txn.get(keys.family(directory, base)) is None:
+            return wanted
+        return self._txn.get(keys.displaced(directory, base, key)) or wanted
+
+    def put(
+        self, directory: bytes, wanted: bytes, key: bytes, *, mode: int, size: int = 0, mtime_ns: int = 0,
+        ctime_ns: int = 0, order: int = 0, extra: bytes = b"", stamp: int = 0,
+    ) -> bytes:  # fmt: skip
+        """List a node under the name it wants, or update its row; returns the name given."""
+        base = split_counter(wanted)[0]
+        name = self.given_name(directory, wanted, key)
+        held = get_dentry(self._txn, directory, name)
+        new = Dentry(name, key, ino_of(key), mode, size, mtime_ns, ctime_ns, order, wanted, extra)
+        family = self._family(directory, base)
+        if held is not None and held.key == key:
+            if held._replace(order=order) != new:
+                self._changes.nodes[key] = None
+            if held != new:
+                self._store(directory, new)
+            if held.order != order and family is not None:
+                self._settle(directory, base)
+            return self.given_name(directory, wanted, key)
+        self.touch(directory, stamp, add=1)
+        if held is None and family is None:
+            self._store(directory, new)
+            self._changes.entries[directory, name] = None
+            return name
+        if family is None or (order, key) <= (family.last_order, family.last_key):
+            self._settle(directory, base, add=new)
+            return self.given_name(directory, wanted, key)
+        # The newest of its family moves nobody: what `_settle` would find, without looking at the whole family.
+        number = family.last_number
+        if held is not None:
+            if held.wanted != held.name:
+                # A displaced one sits on the name that is wanted here: it must move on.
+                self._settle(directory, base, add=new)
+                return self.given_name(directory, wanted, key)
+            number += 1
+            while get_dentry(self._txn, directory, name := with_counter(base, number)) is not None:
+                number += 1
+            self._txn.put(keys.displaced(directory, base, key), name)
+        self._put_family(directory, base, Family(order, key, number))
+        self._store(directory, new._replace(name=name))
+        self._changes.entries[directory, name] = None
+        return name
+
+    def remove(self, directory: bytes, wanted: bytes, key: bytes, *, stamp: int = 0) -> bool:
+        """Take a node's dentry away; True when it was there."""
+        base = split_counter(wanted)[0]
+        name = self.given_name(directory, wanted, key)
+        held = get_dentry(self._txn, directory, name)
+        if held is None or held.key != key:
+            return False
+        self._txn.delete(keys.dentry(directory, name))
+        self._changes.entries[directory, name] = None
+        self.touch(directory, stamp, add=-1)
+        if self._family(directory, base) is not None:
+            self._settle(directory, base)
+        return True
+
+    def _family(self, directory: bytes, base: bytes) -> Family | None:
+        value = self._txn.get(keys.family(directory, base))
+        return None if value is None else Family(*cbor2.loads(value))
+
+    def _put_family(self, directory: bytes, base: bytes, family: Family) -> None:
+        self._txn.put(keys.family(directory, base), cbor2.dumps(list(family)))
+
+    def _store(self, directory: bytes, dentry: Dentry) -> None:
+        self._txn.put(keys.dentry(directory, dentry.name), pack(dentry))
+
+    def _settle(self, directory: bytes, base: bytes, add: Dentry | None = None) -> None:
+        """Give the names of one family anew: the pure function of who wants what."""
+        members = [
+            dentry
+            for dentry in scan_dentries(self._txn, directory, prefix=family_prefix(base))
+            if split_counter(dentry.name)[0] == base and dentry.name != base
+        ]
+        first = get_dentry(self._txn, directory, base)
+        if first is not None:
+            members.append(first)
+        before = {dentry.name: dentry for dentry in members}
+        if add is not None:
+            members.append(add)
+        after: dict[bytes, Dentry] = {}
+        displaced: dict[bytes, bytes] = {}
+        # In two rounds, so that nobody who wants a free name loses it to a displaced earlier one.
+        waiting = []
+        for dentry in sorted(members, key=lambda d: (d.order, d.key)):
+            if dentry.wanted in after:
+                waiting.append(dentry)
+            else:
+                after[dentry.wanted] = dentry
+        number = 1
+        for dentry in waiting:
+            number += 1
+            while (name := with_counter(base, number)) in after:
+                number += 1
+            after[name] = dentry
+            displaced[dentry.key] = name
+        for name, old in before.items():
+            if name not in after or after[name].key != old.key:
+                self._changes.entries[directory, name] = None
+                if name not in after:
+                    self._txn.delete(keys.dentry(directory, name))
+        for name, dentry in after.items():
+            if name in before and before[name].key == dentry.key and before[name] == dentry:
+                continue
+            self._changes.entries[directory, name] = None
+            self._store(directory, dentry._replace(name=name))
+        for dentry in members:
+            if dentry.key in displaced:
+                self._txn.put(keys.displaced(directory, base, dentry.key), displaced[dentry.key])
+            else:
+                self._txn.delete(keys.displaced(directory, base, dentry.key))
+        if displaced:
+            last = max(members, key=lambda d: (d.order, d.key))
+            self._put_family(directory, base, Family(last.order, last.key, number))
+        else:
+            self._txn.delete(keys.family(directory, base))
+            self._forget_displaced(directory, base)
+
+    def _forget_displaced(self, directory: bytes, base: bytes) -> None:
+        prefix = keys.displaced(directory, base, b"")
+        for key, _ in self._txn.scan(prefix, prefix_end(prefix)):
+            self._txn.delete(key)

@@ -1,0 +1,113 @@
+"""The key space of the index: every key is made here, and this comment is its map.
+
+    prefix  key                               value
+    m       name                              meta: `format`, `derivation`, `stamp`, `position:REPLICA`, `sequence`
+    r       kind(1) id(16)                    CBOR [stamp, replica, record map | nil]; nil is a tombstone
+    d       directory(17) name                a dentry: `dentries.Dentry` packed, in name order under its directory
+    n       directory(17)                     `dentries.DirectoryRow`: number of children, mtime
+    x       directory(17) base                CBOR `dentries.Family`, where somebody lost the wanted name
+    y       directory(17) base 0 node key     the name given to one that lost its wanted name
+    s       session(16) kind(1) id(16)        empty: what belongs to a session
+    i       digest(32) kind(1) id(16)         empty: what refers to a blob
+    t       title(16) made(8) session(16)     empty: the sessions of one title, oldest first
+    z       session(16)                       CBOR: counts, and sizes and revisions of the session's documents
+    w       digest(32)                        CBOR: the dentries that an image has in the views over everything
+    h       digest(32)                        CBOR [size, mtime_ns] of the thumbnail, [0, 0] when none can be made
+    e       sequence(8)                       CBOR: what a commit changed for a kernel that remembers it
+    c       name                              CBOR counters of the library
+    q       node key                          ino(8) of a node whose digest another node had first
+
+A directory is one tag byte and 16 bytes (`directory`), so that no directory's key is a prefix of another's.
+Node keys are defined in `mixfs/index/dentries.py`.
+"""
+
+from __future__ import annotations
+
+from mixfs.ids import Digest, hash16, key16
+
+META_POSITION = b"mposition:"
+META_STAMP = b"mstamp"
+META_FORMAT = b"mformat"
+META_DERIVATION = b"mderivation"
+META_SEQUENCE = b"msequence"
+
+
+def position(replica: bytes) -> bytes:
+    return META_POSITION + replica.hex().encode()
+
+
+def record(kind: int, entity_id: str) -> bytes:
+    return b"r" + bytes([kind]) + key16(entity_id)
+
+
+def record_raw(kind: int, raw: bytes) -> bytes:
+    """As `record`, from the 16 bytes that `key16` gives."""
+    return b"r" + bytes([kind]) + raw
+
+
+def records_of_kind(kind: int) -> bytes:
+    return b"r" + bytes([kind])
+
+
+def dentry(directory: bytes, name: bytes) -> bytes:
+    return b"d" + directory + name
+
+
+def directory_row(directory: bytes) -> bytes:
+    return b"n" + directory
+
+
+def family(directory: bytes, base: bytes) -> bytes:
+    return b"x" + directory + base
+
+
+def displaced(directory: bytes, base: bytes, node_key: bytes) -> bytes:
+    return b"y" + directory + base + b"\0" + node_key
+
+
+def in_session(session_id: str, kind: int, entity_id: str) -> bytes:
+    return b"s" + key16(session_id) + bytes([kind]) + key16(entity_id)
+
+
+def session_members(session_id: str, kind: int | None = None) -> bytes:
+    return b"s" + key16(session_id) + (bytes([kind]) if kind is not None else b"")
+
+
+def refers(digest: Digest, kind: int, entity_id: str) -> bytes:
+    return b"i" + digest + bytes([kind]) + key16(entity_id)
+
+
+def referrers(digest: Digest, kind: int | None = None) -> bytes:
+    return b"i" + digest + (bytes([kind]) if kind is not None else b"")
+
+
+def by_title(title: str, made_ns: int, session_id: str) -> bytes:
+    return titled(title) + made_ns.to_bytes(8, "big") + key16(session_id)
+
+
+def titled(title: str) -> bytes:
+    return b"t" + hash16(title.encode("utf-8", "surrogateescape"))
+
+
+def session_row(session_id: str) -> bytes:
+    return b"z" + key16(session_id)
+
+
+def view_rows(digest: Digest) -> bytes:
+    return b"w" + digest
+
+
+def thumbnail(digest: Digest) -> bytes:
+    return b"h" + digest
+
+
+def event(sequence: int) -> bytes:
+    return b"e" + sequence.to_bytes(8, "big")
+
+
+def counter(name: str) -> bytes:
+    return b"c" + name.encode()
+
+
+def collided_ino(node_key: bytes) -> bytes:
+    return b"q" + node_key

@@ -1,0 +1,163 @@
+"""The index in LMDB: the only module that knows it.
+
+Opened with `metasync=False` (a lost last transaction is replayed from the journal), never `sync=False` or `writemap`
+(both lost acknowledged commits under simulated power cuts). `lib_version=0` is pinned: py-lmdb 3 bundles two on-disk
+formats that can't read each other.
+
+Concurrency: LMDB's own lock is not what serialises writers; the library's flock is (a killed process frees LMDB's lock
+at once, and a deleted index/ gives a second one). Readers are counted, so that `close` and `grow` wait until no
+transaction of this process is open: unmapping under a reader is a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import lmdb
+
+from mixfs.errors import IndexDamaged, IndexFull
+
+INITIAL_MAP = 1 << 30
+
+
+def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
+    if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
+        return IndexFull(f"{path}: the map is full")
+    return IndexDamaged(
+        f"{path}: {error}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
+    )
+
+
+class _Txn:
+    """One transaction as a context manager; also its own read and write interface."""
+
+    __slots__ = ("_cursor", "_engine", "_txn", "_write")
+
+    def __init__(self, engine: LmdbEngine, write: bool) -> None:
+        self._engine, self._write = engine, write
+
+    def __enter__(self) -> _Txn:
+        self._engine._enter()
+        try:
+            self._txn = self._engine._env.begin(write=self._write)
+        except lmdb.Error as error:
+            self._engine._leave()
+            raise _translate(error, self._engine.path) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self._write:
+                self._txn.commit()
+            else:
+                self._txn.abort()
+        except lmdb.Error as failure:
+            raise _translate(failure, self._engine.path) from failure
+        finally:
+            self._engine._leave()
+        if error is not None and isinstance(error, lmdb.Error):
+            raise _translate(error, self._engine.path) from error
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        if self._write:
+            yield from self._scan_while_writing(start, stop)
+            return
+        cursor = self._txn.cursor()
+        if not cursor.set_range(start):
+            return
+        for key, value in cursor:
+            if key >= stop:
+                return
+            yield key, value
+
+    def _scan_while_writing(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # A put or delete between two steps moves LMDB's cursors, so each step looks its place up anew.
+        cursor = self._txn.cursor()
+        found = cursor.set_range(start)
+        while found:
+            key, value = cursor.item()
+            if key >= stop:
+                return
+            yield key, value
+            found = cursor.set_range(key + b"\0")
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        return bool(self._txn.delete(key))
+
+
+class LmdbEngine:
+    """An `Engine` in the directory `path` (data.mdb, lock.mdb), which is made when it is not there."""
+
+    def __init__(self, path: Path, *, map_size: int = INITIAL_MAP, read_only: bool = False, lock: bool = True) -> None:
+        self.path = path
+        self._idle = threading.Condition()
+        self._open_count = 0
+        if not read_only:
+            path.mkdir(mode=0o700, exist_ok=True)
+        data = path / "data.mdb"
+        size = max(map_size, data.stat().st_size if data.exists() else 0)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=size,
+                readonly=read_only,
+                lock=lock,
+                metasync=False,
+                max_readers=512,
+                max_spare_txns=4,
+                mode=0o600,
+                lib_version=0,
+            )
+            self._env.reader_check()
+        except lmdb.Error as error:
+            raise _translate(error, path) from error
+        self._inode = data.stat().st_ino
+
+    def read(self) -> _Txn:
+        return _Txn(self, write=False)
+
+    def write(self) -> _Txn:
+        return _Txn(self, write=True)
+
+    def _enter(self) -> None:
+        with self._idle:
+            self._open_count += 1
+
+    def _leave(self) -> None:
+        with self._idle:
+            self._open_count -= 1
+            if not self._open_count:
+                self._idle.notify_all()
+
+    def grow(self) -> None:
+        with self._idle:
+            self._idle.wait_for(lambda: not self._open_count)
+            # Another process may have grown it further already: 0 takes over the size that the file has.
+            before = self._env.info()["map_size"]
+            self._env.set_mapsize(0)
+            if self._env.info()["map_size"] <= before:
+                self._env.set_mapsize(before * 2)
+
+    def is_current(self) -> bool:
+        try:
+            return os.stat(self.path / "data.mdb").st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        with self._idle:
+            self._idle.wait_for(lambda: not self._open_count)
+            self._env.close()

@@ -1,0 +1,5 @@
+"""Append-only segments of framed, checksummed items: the truth from which the index is made."""
+
+from mixfs.journal.journal import START, Item, Journal, Position
+
+__all__ = ["START", "Item", "Journal", "Position"]

@@ -1,0 +1,199 @@
+"""The journal: append-only segments of one replica, `journal/REPLICA/00000001.seg` and so on.
+
+Concurrency: `append`, `cut_tail` and `end` are called under the library's flock only. `read` may run at any time; it
+sees whole frames, and what it calls torn may be an append that is under way in another process. No method is called
+from two threads at once: the library's write lock sees to that.
+
+A segment begins with a header frame: CBOR {1: format, 2: replica, 3: segment number, 4: durable length of the segment
+before, or nil}. After a failed append or fdatasync nothing is known of the file's tail, so the segment is closed at
+its last durable length, which the next header names, and bytes beyond that are never read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cbor2
+
+from mixfs.errors import FormatTooNew, JournalDamaged
+from mixfs.ids import ReplicaId
+from mixfs.journal import frames
+from mixfs.journal.files import make_directory_durably, write_durably
+
+FORMAT = 1
+SEGMENT_LIMIT = 64 << 20
+
+
+class Position(NamedTuple):
+    """A place in a replica's journal: segment number from 1, byte offset. Positions order as tuples do."""
+
+    segment: int
+    offset: int
+
+
+START = Position(1, 0)
+
+
+class Item(NamedTuple):
+    """One frame read back. `payload` None is damage between `start` and `end`; `torn` when nothing valid follows."""
+
+    start: Position
+    end: Position
+    payload: bytes | None
+    torn: bool
+
+
+class Journal:
+    """The segments of one replica below `root` (the library's journal/ directory)."""
+
+    def __init__(self, root: Path, replica: ReplicaId, *, segment_limit: int = SEGMENT_LIMIT) -> None:
+        self.replica = replica
+        self.directory = root / replica.hex()
+        self._limit = segment_limit
+        self._fd = -1
+        self._segment = 0
+        self._close_at: int | None = None  # set after a failed write: the segment's last durable length
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._segment = 0
+
+    # -- segments
+
+    def _path(self, segment: int) -> Path:
+        return self.directory / f"{segment:08d}.seg"
+
+    def segments(self) -> list[int]:
+        """The numbers of the segments that exist, in order."""
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return sorted(int(name[:-4]) for name in names if name.endswith(".seg") and name[:-4].isdigit())
+
+    def _open_last(self) -> None:
+        """Hold the last segment open for writing; another process may have begun a new one since."""
+        if self._fd >= 0 and not self._path(self._segment + 1).exists():
+            return
+        self.close()
+        self._close_at = None
+        segments = self.segments()
+        if not segments:
+            self._begin_segment(1, None)
+            segments = [1]
+        self._segment = segments[-1]
+        self._fd = os.open(self._path(self._segment), os.O_RDWR | os.O_CLOEXEC)
+
+    def _begin_segment(self, number: int, previous_length: int | None) -> None:
+        header = cbor2.dumps({1: FORMAT, 2: self.replica, 3: number, 4: previous_length})
+        make_directory_durably(self.directory)
+        write_durably(self._path(number), frames.encode(header))
+
+    def _rotate(self, durable_length: int) -> None:
+        self._begin_segment(self._segment + 1, durable_length)
+        self.close()
+        self._open_last()
+
+    # -- writing
+
+    def end(self) -> Position:
+        """Where the next item goes. Call under the library's lock."""
+        self._open_last()
+        if self._close_at is not None:
+            self._rotate(self._close_at)
+        size = os.fstat(self._fd).st_size
+        if size >= self._limit:
+            self._rotate(size)
+            size = os.fstat(self._fd).st_size
+        return Position(self._segment, size)
+
+    def append(self, payload: bytes) -> Position:
+        """Append one item and make it durable; returns the position after it.
+
+        Raises OSError when it could not be written; then nothing of it will ever be read, as far as the file system
+        allows: the segment ends where it ended before.
+        """
+        start = self.end()
+        frame = frames.encode(payload)
+        try:
+            view, offset = memoryview(frame), start.offset
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+            os.fdatasync(self._fd)
+        except BaseException:
+            self._close_at = start.offset
+            try:
+                os.ftruncate(self._fd, start.offset)
+                self._rotate(start.offset)
+            except OSError:
+                # The next `end` tries again; `_close_at` is remembered until a new segment stands.
+                pass
+            raise
+        return Position(start.segment, start.offset + len(frame))
+
+    def cut_tail(self, item: Item, quarantine: Path) -> Path:
+        """Cut a torn tail off the last segment; its bytes are kept in `quarantine`, whose file is returned."""
+        self._open_last()
+        if item.payload is not None or not item.torn or item.start.segment != self._segment:
+            raise JournalDamaged(f"{self._path(item.start.segment)}: refusing to cut bytes that are no torn tail")
+        data = os.pread(self._fd, item.end.offset - item.start.offset, item.start.offset)
+        make_directory_durably(quarantine)
+        kept = quarantine / f"journal-{self.replica.hex()}-{self._segment:08d}-{item.start.offset}.torn"
+        write_durably(kept, data)
+        os.ftruncate(self._fd, item.start.offset)
+        os.fsync(self._fd)
+        return kept
+
+    # -- reading
+
+    def read(self, start: Position = START) -> Iterator[Item]:
+        """Every item from `start` on, across segments; stretches of damage are items without a payload."""
+        for number in [n for n in self.segments() if n >= start.segment]:
+            yield from self._read_segment(number, start.offset if number == start.segment else 0)
+
+    def _read_segment(self, number: int, offset: int) -> Iterator[Item]:
+        try:
+            data = self._path(number).read_bytes()
+        except FileNotFoundError:
+            return
+        following = self._header(number + 1)
+        if following is not None and following.get(4) is not None:
+            data = data[: following[4]]
+        view = memoryview(data)
+        last = following is None
+        for found in frames.scan(view, offset):
+            if found.start == 0 and found.payload is not None:
+                self._check_header(number, found.payload)
+                continue
+            yield Item(
+                Position(number, found.start), Position(number, found.end), found.payload, found.torn and last
+            )
+
+    def _header(self, number: int) -> dict[int, int] | None:
+        try:
+            with open(self._path(number), "rb") as file:
+                payload = frames.decode_at(memoryview(file.read(4096)), 0)
+        except FileNotFoundError:
+            return None
+        # A damaged header still says that the segment before is not the last one.
+        return cbor2.loads(payload) if payload is not None else {}
+
+    def _check_header(self, number: int, payload: bytes) -> None:
+        header = cbor2.loads(payload)
+        if header.get(1, 0) > FORMAT:
+            raise FormatTooNew(
+                f"{self._path(number)} was written in journal format {header[1]}; this MixFS reads up to {FORMAT}. "
+                "Install a newer MixFS."
+            )
+
+    def sizes(self) -> Iterator[tuple[Path, int]]:
+        """Each segment's path and size in bytes."""
+        for number in self.segments():
+            path = self._path(number)
+            yield path, path.stat().st_size

@@ -1,0 +1,160 @@
+"""Where a library may lie: its directory, its format file, its lock, and what it is refused on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from mixfs.errors import FormatTooNew, NotALibrary, UnsuitablePlace
+from mixfs.ids import ReplicaId, new_id, new_replica_id
+from mixfs.journal.files import make_directory_durably, write_durably
+
+FORMAT_VERSION = 1
+
+# mmap and flock are not to be trusted there.
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs", "fuse.rclone"}
+_NETWORK |= {"fuse.mixfs", "fuse.s3fs", "fuse.glusterfs", "ncpfs", "lustre", "virtiofs"} - {"virtiofs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """The format file: TOML with the format's version, the library's id, and this replica's."""
+
+    version: int
+    library_id: str
+    replica: ReplicaId
+    bound_to: str
+
+
+def filesystem_type(path: Path) -> str:
+    """The type of the file system that holds `path`, as /proc/self/mountinfo names it ("" when unknown)."""
+    real = os.path.realpath(path)
+    best, found = "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields = line.split(b" ")
+        point = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
+        kind = fields[fields.index(b"-") + 1].decode()
+        # The last of equal length wins: a later mount covers an earlier one.
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, found = point, kind
+    return found
+
+
+def check_suitable(root: Path) -> None:
+    """Raise UnsuitablePlace where locks or memory maps can't be trusted."""
+    existing = root
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    kind = filesystem_type(existing)
+    if kind in _NETWORK:
+        raise UnsuitablePlace(
+            f"{root} lies on a file system of type {kind}, where locks and memory maps can't be trusted. "
+            "Choose a directory on a local disk with --library."
+        )
+
+
+def _binding(root: Path) -> str:
+    """What a replica's id is bound to: this machine and this directory. A copied library differs in one of them."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = ""
+    return f"{machine or socket.gethostname()}:{root.stat().st_ino}"
+
+
+def read_format(root: Path) -> Format:
+    """The format file of a library. Raises NotALibrary and FormatTooNew."""
+    path = root / "format"
+    try:
+        data = tomllib.loads(path.read_text())
+        version = int(data["version"])
+        library_id = str(data["library"])
+        replica, bound_to = ReplicaId(bytes.fromhex(data["replica"]["id"])), str(data["replica"]["bound_to"])
+    except FileNotFoundError:
+        raise NotALibrary(f"{root} is no MixFS library: it has no file named format.") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise NotALibrary(f"{path} can't be understood ({error}). Restore it from a back-up.") from error
+    if version > FORMAT_VERSION:
+        raise FormatTooNew(
+            f"{root} has format {version}, made by a newer MixFS; this one reads up to {FORMAT_VERSION}. "
+            "Install a newer MixFS."
+        )
+    return Format(version, library_id, replica, bound_to)
+
+
+def _write_format(root: Path, form: Format) -> None:
+    text = (
+        "# MixFS library. Don't edit.\n"
+        f'version = {form.version}\nlibrary = "{form.library_id}"\n\n'
+        f'[replica]\nid = "{form.replica.hex()}"\nbound_to = "{form.bound_to}"\n'
+    )
+    write_durably(root / "format", text.encode())
+
+
+def create(root: Path) -> None:
+    """Make an empty library in `root`, which may be an empty directory. Nothing happens to one that is there."""
+    check_suitable(root)
+    if (root / "format").exists():
+        return
+    if root.exists() and any(name not in ("lock", "staging") for name in os.listdir(root)):
+        raise NotALibrary(f"{root} is no MixFS library and not empty: choose an empty directory for a new library.")
+    make_directory_durably(root)
+    os.chmod(root, 0o700)
+    for name in ("blobs", "journal", "staging", "thumbnails", "quarantine"):
+        make_directory_durably(root / name)
+    with FileLock(root / "lock"):
+        if not (root / "format").exists():
+            _write_format(root, Format(FORMAT_VERSION, new_id(), new_replica_id(), _binding(root)))
+
+
+def bind(root: Path) -> Format:
+    """The format, after a copied or moved library was given a replica id of its own. Call under the lock."""
+    form = read_format(root)
+    binding = _binding(root)
+    if form.bound_to != binding:
+        form = Format(form.version, form.library_id, new_replica_id(), binding)
+        _write_format(root, form)
+    return form
+
+
+class FileLock:
+    """`flock` on a file: held by one process, and in it by one thread. Freed by the kernel when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._thread = threading.Lock()
+
+    def __enter__(self) -> FileLock:
+        self._thread.acquire()
+        try:
+            if self._fd < 0:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self._thread.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._thread.release()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

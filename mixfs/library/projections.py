@@ -1,0 +1,563 @@
+"""From records to rows: how a change to a record changes the listings, sums and counters that follow from it.
+
+Everything here is a pure function of the live records and of the commit's stamps, so that replaying the journal makes
+the same index, byte for byte (promise 4). `apply` runs for each change; what depends on several records (the documents
+of a picture, the views over everything, the documents of a session) is marked dirty and made once, in `finish`.
+
+Concurrency: runs inside one write transaction, under the library's lock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import stat
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import cbor2
+
+from mixfs.ids import Digest, Stamp, key16
+from mixfs.index import dentries, keys
+from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MODE, Changes, Listing
+from mixfs.index.engine import WriteTxn, prefix_end
+from mixfs.library import documents
+from mixfs.library.view import SessionRow, View
+from mixfs.names import cut, safe_name, split_extension
+from mixfs.records import (
+    KINDS,
+    Annotation,
+    Blob,
+    Edge,
+    Entry,
+    Folder,
+    Generation,
+    Image,
+    ImportFolder,
+    Metadata,
+    Placement,
+    Receipt,
+    Record,
+    Session,
+    Trash,
+    field_keys,
+    from_map,
+    to_map,
+)
+
+# Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
+DERIVATION = 1
+
+SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
+
+# Sizes of NAME.json, NAME.txt, NAME.workflow.json, NAME.xmp (0: there is none), and their revision.
+DOCUMENT_SIZES = struct.Struct("<IIIIQ")
+DOCUMENT_TYPES = ("json", "txt", "workflow", "xmp")
+# The same for a generation: prompt.txt, generation.json, parameters.json.
+GENERATION_SIZES = struct.Struct("<IIIQ")
+
+_EXTENSIONS = {
+    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif", "image/avif": ".avif",
+    "image/tiff": ".tiff", "image/bmp": ".bmp",
+}  # fmt: skip
+
+
+def merge_fields(old: Record, new: Record, stamps: tuple[Stamp, bytes]) -> dict[str, Any]:
+    """The fields of two versions of one record, each from the version that set it last (last writer wins)."""
+    out: dict[str, Any] = {}
+    merged: dict[int, list[Any]] = {}
+    old_stamps: Mapping[int, list[Any]] = old.stamps  # type: ignore[attr-defined]
+    new_stamps: Mapping[int, list[Any]] = new.stamps  # type: ignore[attr-defined]
+    for name, key in field_keys(type(old)).items():
+        before, after = old_stamps.get(key, [0, b""]), new_stamps.get(key, [0, b""])
+        newest, source = (after, new) if after >= before else (before, old)
+        out[name] = getattr(source, name)
+        if newest[0]:
+            merged[key] = list(newest)
+    out["stamps"] = merged
+    return out
+
+
+class Projector:
+    """Applies changes inside one write transaction; `finish` completes the commit."""
+
+    def __init__(self, txn: WriteTxn) -> None:
+        self.txn = txn
+        self.view = View(txn)
+        self.changes = Changes()
+        self._listing = Listing(txn, self.changes)
+        self._stamp = 0
+        self._placements: dict[str, Placement | None] = {}  # id -> as listed before this commit
+        self._digests: dict[Digest, None] = {}
+        self._sessions: dict[str, SessionRow] = {}
+        self._counters: dict[str, int] = {}
+
+    # -- one change
+
+    def apply(
+        self, kind: int, entity_id: str, stamp: Stamp, replica: bytes, data: Mapping[int | str, Any] | None
+    ) -> bool:
+        """Take a change in if it is newer than what is there (last writer wins); True when it was.
+
+        A kind that this version doesn't know is kept as it came (promise 6).
+        """
+        key = keys.record(kind, entity_id)
+        held = self.txn.get(key)
+        old: Record | None = None
+        cls = KINDS.get(kind)
+        new = from_map(cls, data) if cls is not None and data is not None else None
+        if held is not None:
+            held_stamp, held_replica, held_data = cbor2.loads(held)
+            if cls is not None and held_data is not None:
+                old = from_map(cls, held_data)
+            newer = (stamp, replica) > (held_stamp, held_replica)
+            if old is not None and new is not None and cls is not None and cls.FIELD_STAMPS:
+                if (stamp, replica) == (held_stamp, held_replica):
+                    return False
+                new = replace(new if newer else old, **merge_fields(old, new, (stamp, replica)))
+                if not newer:
+                    stamp, replica = held_stamp, held_replica
+            elif not newer:
+                return False
+        stored = to_map(new) if new is not None else data
+        self.txn.put(key, cbor2.dumps([stamp, replica, stored]))
+        self._stamp = max(self._stamp, stamp)
+        if cls is not None and (old is not None or new is not None):
+            self._project(cls, old, new)
+        return True
+
+    def _project(self, cls: type[Record], old: Any, new: Any) -> None:
+        if cls is Placement:
+            self._placement(old, new)
+        elif cls is Generation:
+            self._generation(old, new)
+        elif cls in (Image, Annotation, Metadata):
+            self._digests[(new or old).digest] = None
+            if cls is Image:
+                self._count("images", old, new)
+                self.changes.nodes[b"J" + (new or old).digest] = None
+        elif cls is Blob:
+            self._count("blobs", old, new)
+            self._add("blob_bytes", (new.size if new else 0) - (old.size if old else 0))
+        elif cls is Session:
+            self._session(old, new)
+        elif cls is Folder:
+            self._folder(old, new)
+        elif cls is Entry:
+            self._entry(old, new)
+        elif cls is Edge:
+            self._edge(old, new)
+        elif cls is ImportFolder:
+            self._import_folder(old, new)
+        elif cls is Receipt:
+            self._receipt(old, new)
+        elif cls is Trash:
+            self._count("trash", old, new)
+
+    # -- helpers
+
+    def _count(self, name: str, old: object, new: object) -> None:
+        self._add(name, (new is not None) - (old is not None))
+
+    def _add(self, name: str, amount: int) -> None:
+        if amount:
+            self._counters[name] = self._counters.get(name, 0) + amount
+
+    def _row(self, session_id: str) -> SessionRow:
+        row = self._sessions.get(session_id)
+        if row is None:
+            row = self._sessions[session_id] = self.view.session_row(session_id)
+        return row
+
+    def _member(self, old: Any, new: Any) -> None:
+        for record, put in ((old, False), (new, True)):
+            if record is not None:
+                key = keys.in_session(record.session_id, record.KIND, record.id)
+                if put:
+                    self.txn.put(key, b"")
+                else:
+                    self.txn.delete(key)
+                self._row(record.session_id)
+
+    def _refer(self, kind: int, entity_id: str, old: Iterable[Digest], new: Iterable[Digest]) -> None:
+        before, after = set(old), set(new)
+        for digest in before - after:
+            self.txn.delete(keys.refers(digest, kind, entity_id))
+        for digest in after - before:
+            self.txn.put(keys.refers(digest, kind, entity_id), b"")
+        self._digests.update(dict.fromkeys(before | after))
+
+    # -- kinds
+
+    def _session(self, old: Session | None, new: Session | None) -> None:
+        self._count("sessions", old, new)
+        root = dentries.fixed("/sessions")
+        session = new or old
+        assert session is not None
+        raw = key16(session.id)
+        key = b"S" + raw
+        if old is not None and (new is None or old.title != new.title or old.created_ns != new.created_ns):
+            self.txn.delete(keys.by_title(old.title, old.created_ns, old.id))
+        if old is not None and (new is None or old.name != new.name):
+            self._listing.remove(root, old.name, key, stamp=self._stamp)
+        if new is None:
+            for tag in (b"S", b"p", b"f", b"g", b"c"):
+                self._listing.drop(tag + raw)
+            self._row(session.id)
+            return
+        self.txn.put(keys.by_title(new.title, new.created_ns, new.id), b"")
+        self._listing.put(
+            root, new.name, key, mode=DIR_MODE, order=self._named(new), stamp=self._stamp, ctime_ns=self._stamp
+        )
+        if old is None:
+            for tag in (b"S", b"p", b"f", b"g", b"c"):
+                self._listing.touch(tag + raw, self._stamp)
+        self._row(new.id)
+
+    @staticmethod
+    def _named(session: Session) -> int:
+        """When the session got its name: the stamp of the field."""
+        stamp = session.stamps.get(field_keys(Session)["name"])
+        return int(stamp[0]) if stamp else session.created_ns
+
+    def _folder(self, old: Folder | None, new: Folder | None) -> None:
+        self._member(old, new)
+        for record, put in ((old, False), (new, True)):
+            if record is None:
+                continue
+            parent = b"p" + key16(record.parent_id or record.session_id)
+            key = b"p" + key16(record.id)
+            if put:
+                for tag in (b"p", b"f"):
+                    self._listing.touch(tag + key16(record.id), self._stamp)
+                self._listing.put(
+                    parent, record.name, key, mode=stat.S_IFDIR | record.mode, order=record.named_ns, stamp=self._stamp
+                )
+            elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
+                self._listing.remove(parent, record.name, key, stamp=self._stamp)
+
+    def _placement(self, old: Placement | None, new: Placement | None) -> None:
+        self._count("placements", old, new)
+        self._member(old, new)
+        placement = new or old
+        assert placement is not None
+        self._placements.setdefault(placement.id, old)
+        for record, sign in ((old, -1), (new, 1)):
+            if record is None:
+                continue
+            row = self._row(record.session_id)
+            in_images = record.area == "images"
+            row.counts = documents.Counts(
+                row.counts.images + sign * in_images,
+                row.counts.files + sign * (not in_images),
+                row.counts.bytes + sign * record.size,
+            )
+            self._add("placed_bytes", sign * record.size)
+            if sign < 0:
+                self.txn.delete(keys.refers(record.digest, Placement.KIND, record.id))
+            prefix = keys.referrers(record.digest, Placement.KIND)
+            if next(iter(self.txn.scan(prefix, prefix_end(prefix))), None) is None:
+                self._add("distinct_placed_bytes", sign * record.size)
+            if sign > 0:
+                self.txn.put(keys.refers(record.digest, Placement.KIND, record.id), b"")
+            self._digests[record.digest] = None
+
+    def _generation(self, old: Generation | None, new: Generation | None) -> None:
+        self._count("generations", old, new)
+        self._member(old, new)
+        generation = new or old
+        assert generation is not None
+        refs = [
+            [ref.digest for ref in (*record.inputs, *record.outputs) if ref.digest] if record else []
+            for record in (old, new)
+        ]
+        self._refer(Generation.KIND, generation.id, *refs)
+        key = b"G" + key16(generation.id)
+        for record, sign in ((old, -1), (new, 1)):
+            if record is None:
+                continue
+            row = self._row(record.session_id)
+            row.generations = row.generations.with_item(documents.generation_item(record), sign, record.time_ns)
+            parent = b"g" + key16(record.session_id)
+            wanted = generation_name(record)
+            if sign > 0:
+                rendered = [render(record) for render in documents.GENERATION_DOCUMENTS.values()]
+                self._listing.put(
+                    parent, wanted, key, mode=READ_ONLY_DIR_MODE, mtime_ns=record.time_ns, ctime_ns=record.time_ns,
+                    order=record.named_ns, stamp=self._stamp,
+                    extra=GENERATION_SIZES.pack(*map(len, rendered), documents.revision(b"\0".join(rendered))),
+                )  # fmt: skip
+            elif new is None or (new.session_id, generation_name(new)) != (record.session_id, wanted):
+                self._listing.remove(parent, wanted, key, stamp=self._stamp)
+
+    def _entry(self, old: Entry | None, new: Entry | None) -> None:
+        self._count("entries", old, new)
+        self._member(old, new)
+        entry = new or old
+        assert entry is not None
+        digests = [[record.digest] if record and record.digest else [] for record in (old, new)]
+        self._refer(Entry.KIND, entry.id, *digests)
+        for record, sign in ((old, -1), (new, 1)):
+            if record is None:
+                continue
+            row = self._row(record.session_id)
+            row.entries = row.entries.with_item(documents.entry_item(record), sign, record.z)
+            parent = b"c" + key16(record.session_id)
+            wanted, content = entry_file(record)
+            key = b"De" + key16(record.id) + documents.revision(content).to_bytes(8, "little")
+            size = len(content)
+            if record.type == "image" and record.digest is not None:
+                blob = self.view.blob(record.digest)
+                key, size = b"De" + key16(record.id) + bytes(8), blob.size if blob else 0
+            if sign > 0:
+                self._listing.put(
+                    parent, wanted, key, mode=READ_ONLY_FILE_MODE, size=size, mtime_ns=self._stamp,
+                    ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
+                )  # fmt: skip
+            else:
+                self._listing.remove(parent, wanted, key, stamp=self._stamp)
+
+    def _edge(self, old: Edge | None, new: Edge | None) -> None:
+        self._member(old, new)
+        for record, sign in ((old, -1), (new, 1)):
+            if record is not None:
+                row = self._row(record.session_id)
+                row.edges = row.edges.with_item(documents.edge_item(record), sign)
+
+    def _import_folder(self, old: ImportFolder | None, new: ImportFolder | None) -> None:
+        for record, put in ((old, False), (new, True)):
+            if record is None:
+                continue
+            key = b"d" + key16(record.id)
+            parent = import_directory(record.parent_id)
+            if put:
+                self._listing.touch(key, record.mtime_ns or self._stamp)
+                self._listing.put(
+                    parent, record.name, key, mode=stat.S_IFDIR | record.mode, mtime_ns=record.mtime_ns,
+                    ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
+                )  # fmt: skip
+            else:
+                if new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
+                    self._listing.remove(parent, record.name, key, stamp=self._stamp)
+                if new is None:
+                    self._listing.drop(key)
+
+    def _receipt(self, old: Receipt | None, new: Receipt | None) -> None:
+        for record, put in ((old, False), (new, True)):
+            if record is None:
+                continue
+            key = b"R" + key16(record.id)
+            parent = import_directory(record.parent_id)
+            if put:
+                self._listing.put(
+                    parent, record.name, key, mode=stat.S_IFREG | record.mode, size=record.size,
+                    mtime_ns=record.mtime_ns, ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
+                )  # fmt: skip
+            elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
+                self._listing.remove(parent, record.name, key, stamp=self._stamp)
+
+    # -- the end of a commit
+
+    def finish(self) -> Changes:
+        """Make what depends on several records, and return what a kernel must forget."""
+        for digest in self._digests:
+            for placement in self.view.referrers(Placement, digest):
+                self._placements.setdefault(placement.id, placement)
+            self._image_views(digest)
+        for placement_id, before in self._placements.items():
+            self._list_placement(before, self.view.get(Placement, placement_id))
+        for session_id, row in self._sessions.items():
+            self._session_documents(session_id, row)
+        for name, amount in self._counters.items():
+            self.txn.put(keys.counter(name), cbor2.dumps(self.view.counter(name) + amount))
+        return self.changes
+
+    def _list_placement(self, before: Placement | None, placement: Placement | None) -> None:
+        place = placement_place(placement) if placement is not None else None
+        if before is not None and placement_place(before) != place:
+            directory, wanted = placement_place(before)
+            self._listing.remove(directory, wanted, b"P" + key16(before.id), stamp=self._stamp)
+            self._mirrors_changed(directory, before.name)
+        if placement is None or place is None:
+            return
+        directory, wanted = place
+        extra = b""
+        if placement.area == "images":
+            about = self.view.about(placement)
+            if about is not None:
+                rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
+                mark = documents.revision(b"\0".join(rendered))
+                extra = DOCUMENT_SIZES.pack(*map(len, rendered), mark) + placement.digest
+        held = self.view.dentry(directory, self._listing.given_name(directory, wanted, b"P" + key16(placement.id)))
+        name = self._listing.put(
+            directory, wanted, b"P" + key16(placement.id), mode=stat.S_IFREG | placement.mode, size=placement.size,
+            mtime_ns=placement.mtime_ns, ctime_ns=max(placement.added_ns, placement.named_ns),
+            order=placement.named_ns, extra=extra, stamp=self._stamp,
+        )  # fmt: skip
+        if held is None or held.extra != extra or held.name != name:
+            self._mirrors_changed(directory, name)
+
+    def _mirrors_changed(self, directory: bytes, name: bytes) -> None:
+        """The folders beside images/ that show something for each picture have other names in them now."""
+        if directory[:1] == b"p":
+            self.changes.entries[directory, name] = None
+
+    def _image_views(self, digest: Digest) -> None:
+        image = self.view.image(digest)
+        first = next(self.view.referrers(Placement, digest), None)
+        wanted: dict[tuple[str, ...], bytes] = {}
+        if image is not None and first is not None and image.problem is None:
+            wanted = self._view_places(image, first)
+        value = self.txn.get(keys.view_rows(digest))
+        before: dict[tuple[str, ...], bytes] = {}
+        if value is not None:
+            before = {tuple(path): name for path, name in cbor2.loads(value)}
+        key = b"J" + digest
+        for path, name in before.items():
+            if wanted.get(path) != name:
+                self._view_remove(path, name, key)
+        if image is not None:
+            for path, name in wanted.items():
+                self._view_put(path, name, key, image)
+        if wanted:
+            self.txn.put(keys.view_rows(digest), cbor2.dumps([[list(path), name] for path, name in wanted.items()]))
+        elif value is not None:
+            self.txn.delete(keys.view_rows(digest))
+
+    def _view_places(self, image: Image, first: Placement) -> dict[tuple[str, ...], bytes]:
+        """Where an image stands in the views over everything: path of values → wanted name."""
+        text = image.digest.hex()
+        out: dict[tuple[str, ...], bytes] = {("images", text[:2]): text.encode() + _EXTENSIONS.get(image.media_type, "").encode()}
+        generations = self.view.generations_of(image.digest)
+        out[("by-date", *dates(*image_time(image, generations)))] = first.name
+        for generation in generations:
+            if generation.model:
+                out["by-model", generation.model] = first.name
+            if generation.generator:
+                out["by-generator", generation.generator] = first.name
+            for lora in generation.loras:
+                out["by-lora", str(lora[0])] = first.name
+        return out
+
+    def _view_put(self, path: tuple[str, ...], name: bytes, key: bytes, image: Image) -> None:
+        mtime_ns, _ = image_time(image, self.view.generations_of(image.digest))
+        directory = view_key(path)
+        row = self.view.directory_row(directory)
+        if row is None or row.children == 0:
+            self._make_view_directory(path)
+        self._listing.put(
+            directory, name, key, mode=READ_ONLY_FILE_MODE, size=image.size, mtime_ns=mtime_ns, ctime_ns=image.added_ns,
+            order=image.added_ns, stamp=self._stamp,
+        )  # fmt: skip
+
+    def _make_view_directory(self, path: tuple[str, ...]) -> None:
+        if len(path) < 2:
+            return
+        parent, directory = view_key(path[:-1]), view_key(path)
+        if len(path) > 2:
+            row = self.view.directory_row(parent)
+            if row is None or row.children == 0:
+                self._make_view_directory(path[:-1])
+        self._listing.put(parent, safe_name(path[-1], "unnamed"), directory, mode=READ_ONLY_DIR_MODE, stamp=self._stamp)
+
+    def _view_remove(self, path: tuple[str, ...], name: bytes, key: bytes) -> None:
+        directory = view_key(path)
+        if not self._listing.remove(directory, name, key, stamp=self._stamp):
+            return
+        while len(path) > 1:
+            row = self.view.directory_row(view_key(path))
+            if row is not None and row.children > 0:
+                return
+            self._listing.drop(view_key(path))
+            self._listing.remove(view_key(path[:-1]), safe_name(path[-1], "unnamed"), view_key(path), stamp=self._stamp)
+            path = path[:-1]
+
+    def _session_documents(self, session_id: str, row: SessionRow) -> None:
+        session = self.view.get(Session, session_id)
+        if session is None:
+            # Sums stay while members do: a restored session finds them again.
+            members = keys.session_members(session_id)
+            if next(iter(self.txn.scan(members, prefix_end(members))), None) is None:
+                self.txn.delete(keys.session_row(session_id))
+            else:
+                self.txn.put(keys.session_row(session_id), row.dump())
+            return
+        row.mtime_ns = max(row.mtime_ns, self._stamp)
+        parts = row.parts(session)
+        canvas, generations = documents.canvas_document(parts), documents.generations_document(parts)
+        text = documents.session_json(parts)
+        row.documents = {
+            "session.json": [len(text), documents.revision(text)],
+            "canvas.json": [canvas.size, canvas.revision],
+            "generations.json": [generations.size, generations.revision],
+        }
+        self.txn.put(keys.session_row(session_id), row.dump())
+        directory = b"S" + key16(session_id)
+        self._listing.touch(directory, self._stamp)
+        for name in SESSION_DOCUMENTS:
+            self.changes.entries[directory, name.encode()] = None
+
+
+# -- where things stand
+
+
+def import_directory(parent_id: str | None) -> bytes:
+    """The directory key of a folder of import/; None is import/ itself."""
+    return b"d" + (key16(parent_id) if parent_id is not None else bytes(16))
+
+
+def placement_place(placement: Placement) -> tuple[bytes, bytes]:
+    """`(directory, wanted name)` of a placement."""
+    tag = b"p" if placement.area == "images" else b"f"
+    return tag + key16(placement.folder_id or placement.session_id), placement.name
+
+
+def view_key(path: tuple[str, ...]) -> bytes:
+    """The directory key of a folder of a view over everything."""
+    if len(path) == 1:
+        return dentries.fixed("/" + path[0])
+    if path[0] == "images":
+        return dentries.bucket_directory(path[1])
+    return dentries.view_directory(*path)
+
+
+def image_time(image: Image, generations: list[Generation]) -> tuple[int, int]:
+    """`(ns, UTC offset in s)`: when the image was generated, where that is known, else its file's own time."""
+    times = [(g.time_ns, g.utc_offset_s) for g in generations if g.time_ns]
+    return min(times) if times else (image.taken_ns, image.utc_offset_s)
+
+
+def _local(ns: int, utc_offset_s: int) -> datetime.datetime:
+    zone = datetime.timezone(datetime.timedelta(seconds=utc_offset_s))
+    return datetime.datetime.fromtimestamp(max(0, min(ns, 2**62)) // 1_000_000_000, zone)
+
+
+def dates(ns: int, utc_offset_s: int) -> tuple[str, str]:
+    """`("2025", "2025-12-08")`: the day where the image was made."""
+    moment = _local(ns, utc_offset_s)
+    return f"{moment:%Y}", f"{moment:%Y-%m-%d}"
+
+
+def generation_name(generation: Generation) -> bytes:
+    """`2025-12-08 10.15.00 A serene landscape with mountains`: the wanted directory name."""
+    moment = _local(generation.time_ns, generation.utc_offset_s)
+    words = safe_name((generation.prompt or generation.model or "")[:400], "generation", 80)
+    return f"{moment:%Y-%m-%d %H.%M.%S} ".encode() + words
+
+
+def entry_file(entry: Entry) -> tuple[bytes, bytes]:
+    """`(wanted name, content)` of a canvas entry's file; an image's content is the image."""
+    short = entry.id[-8:].encode("utf-8", "surrogateescape").replace(b"/", b"-")
+    if entry.type == "image" and entry.digest is not None:
+        name = str(entry.data.get("name") or entry.data.get("filename") or "")
+        stem, extension = split_extension(safe_name(name, f"image-{entry.digest.hex()[:8]}"))
+        return stem + (extension or b".png"), b""
+    if entry.type == "text":
+        text = entry.text or ""
+        return safe_name(text[:200], "text", 60) + b".txt", (text + "\n").encode("utf-8", "replace")
+    label = safe_name(str(entry.data.get("title") or entry.type), "entry", 60)
+    return cut(label + b" " + safe_name(short.decode("utf-8", "replace"), "x", 40), 240) + b".json", (
+        documents.to_json(json.loads(documents.entry_item(entry)))
+    )

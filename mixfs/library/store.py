@@ -1,0 +1,363 @@
+"""The store: journal and index under one lock, and the commit that keeps them in step.
+
+Concurrency contract
+--------------------
+* Writers of every process are serialised by `flock` on LIBRARY/lock, those of one process by a thread lock before it.
+* In every write transaction the journal's end is compared with the position noted in the index; what is beyond is
+  replayed, and a torn tail cut, first. So whoever writes next repairs what a killed writer left.
+* The order of a commit: apply to the index's open write transaction, append to the journal, fdatasync, commit the
+  index. An error before the append undoes everything; after the append the commit stands whatever happens to the
+  index, which is then reopened and catches up from the journal.
+* Readers never lock. A reader that finds the index replaced (rebuild-index, or somebody deleted index/) goes on with
+  the state it has until `refresh` reopens it; writers check at every commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cbor2
+
+from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryError
+from mixfs.ids import ReplicaId, Stamp
+from mixfs.index import keys
+from mixfs.index.engine import Engine, WriteTxn, prefix_end
+from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
+from mixfs.index.memory import MemoryEngine
+from mixfs.journal import START, Item, Journal, Position
+from mixfs.journal.files import fsync_directory
+from mixfs.journal.frames import HEAD_SIZE
+from mixfs.library import place
+from mixfs.library.problems import Problems
+from mixfs.library.projections import DERIVATION, Projector
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+
+T = TypeVar("T")
+
+# Commits whose changes are kept for a daemon that looks; one that is further behind forgets everything it told.
+EVENTS_KEPT = 256
+_REPLAY_BATCH = 500
+
+
+class Store:
+    """An open library directory. `commit` changes it, `read` reads it."""
+
+    def __init__(self, root: Path, *, read_only: bool = False, map_size: int = INITIAL_MAP) -> None:
+        self.root = root
+        self.read_only = read_only
+        self.problems = Problems(root)
+        self._map_size = map_size
+        self._lock = place.FileLock(root / "lock")
+        self._listeners: list[Callable[[], None]] = []
+        self._engine: Engine
+        if read_only:
+            self.format = place.read_format(root)
+            self.journal = Journal(root / "journal", self.format.replica)
+            self._engine = self._open_read_only()
+            return
+        place.check_suitable(root)
+        with self._lock:
+            self.format = place.bind(root)
+            self.journal = Journal(root / "journal", self.format.replica)
+            self._engine = self._open_engine()
+            self._catch_up()
+
+    def close(self) -> None:
+        self._engine.close()
+        self.journal.close()
+        self._lock.close()
+
+    # -- reading
+
+    @contextmanager
+    def read(self) -> Iterator[View]:
+        """The library at one state. Keep it for one bounded page of work."""
+        with self._engine.read() as txn:
+            yield View(txn)
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every commit of this process, from the thread that committed."""
+        self._listeners.append(listener)
+
+    def refresh(self) -> bool:
+        """Reopen an index that was replaced or deleted under our feet; True when it was."""
+        if self._engine.is_current():
+            return False
+        with self._lock:
+            self._reopen()
+            self._catch_up()
+        return True
+
+    # -- writing
+
+    def commit(self, function: Callable[[Txn], T]) -> T:
+        """Run `function` in a write transaction and make what it put durable; returns what it returned.
+
+        Blocks on the lock and on the disk. `function` may run more than once and must only use its `Txn`.
+        Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
+        well), LibraryError when the library was opened read-only.
+        """
+        if self.read_only:
+            raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
+        with self._lock:
+            result = self._commit_locked(function)
+        for listener in self._listeners:
+            listener()
+        return result
+
+    def _commit_locked(self, function: Callable[[Txn], T]) -> T:
+        if not self._engine.is_current():
+            self._reopen()
+        for attempt in range(64):
+            durable = False
+            try:
+                self._catch_up()
+                with self._engine.write() as raw:
+                    txn = Txn(raw, self.journal.replica, self._stamp(raw))
+                    result = function(txn)
+                    if txn.changes:
+                        payload = cbor2.dumps({1: txn.changes})
+                        projector = txn.finish()
+                        end = self.journal.end()
+                        note_commit(raw, projector, self.journal.replica, txn.last_stamp)
+                        note_position(raw, self.journal.replica, end, len(payload))
+                        self.journal.append(payload)
+                        durable = True
+                return result
+            except IndexFull:
+                self._engine.grow()
+                if durable:
+                    self._catch_up()
+                    return result
+            except IndexDamaged:
+                if not durable and attempt >= 2:
+                    raise
+                self._reopen()
+                if durable:
+                    # What is in the journal will be seen whatever happens: it must not be reported as a failure.
+                    self._catch_up()
+                    return result
+        raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+
+    @staticmethod
+    def _stamp(txn: WriteTxn) -> Stamp:
+        value = txn.get(keys.META_STAMP)
+        last = 0 if value is None else cbor2.loads(value)
+        return Stamp(max(time.time_ns(), last + 1))
+
+    # -- recovery (all under the lock)
+
+    def _journals(self) -> Iterator[Journal]:
+        """Our own journal and those of other replicas, which nobody appends to here."""
+        yield self.journal
+        directory = self.root / "journal"
+        for name in sorted(os.listdir(directory)) if directory.is_dir() else []:
+            with contextlib.suppress(ValueError):
+                replica = ReplicaId(bytes.fromhex(name))
+                if replica != self.journal.replica:
+                    yield Journal(directory, replica)
+
+    def _catch_up(self) -> None:
+        """Replay what the index has not seen, and cut a torn tail."""
+        end = self.journal.end()
+        with self._engine.read() as txn:
+            noted = noted_position(txn, self.journal.replica)
+        if noted == end:
+            return
+        if noted > end:
+            raise JournalDamaged(
+                f"{self.journal.directory} ends at segment {end.segment}, byte {end.offset}, but the index has seen it "
+                f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
+                "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
+            )
+        for item in self._replay_into(self._engine, self.journal, noted):
+            if item.torn:
+                kept = self.journal.cut_tail(item, self.root / "quarantine")
+                self.problems.report(
+                    "journal-tail-cut",
+                    "A write to the journal was cut short and never acknowledged; its bytes are kept.",
+                    kept=str(kept), segment=item.start.segment, offset=item.start.offset,
+                )  # fmt: skip
+            else:
+                self._report_damage(self.journal, item)
+
+    def _report_damage(self, journal: Journal, item: Item) -> None:
+        self.problems.report(
+            "journal-damaged",
+            f"{journal.directory}: segment {item.start.segment}, bytes {item.start.offset} to {item.end.offset} are "
+            "not what was written. What stood there is left as it is; restore the segment from a back-up and run "
+            "`mixfs rebuild-index`.",
+            segment=item.start.segment, offset=item.start.offset, end=item.end.offset,
+        )  # fmt: skip
+
+    def _replay_into(self, engine: Engine, journal: Journal, start: Position) -> list[Item]:
+        """Apply a journal from `start` on, in batches; returns the bad stretches met."""
+        items: list[bytes] = []
+        bad: list[Item] = []
+        position = start
+
+        def flush() -> None:
+            while True:
+                try:
+                    with engine.write() as txn:
+                        for payload in items:
+                            apply_item(txn, journal.replica, payload)
+                        txn.put(keys.position(journal.replica), cbor2.dumps(list(position)))
+                    break
+                except IndexFull:
+                    engine.grow()
+            items.clear()
+
+        for item in journal.read(start):
+            if item.payload is None:
+                bad.append(item)
+                if item.torn:
+                    break
+            else:
+                items.append(item.payload)
+            position = item.end
+            if len(items) >= _REPLAY_BATCH:
+                flush()
+        if position == start and not bad:
+            position = journal.end() if journal is self.journal else start
+        flush()
+        return bad
+
+    # -- the index
+
+    @property
+    def _index_path(self) -> Path:
+        return self.root / "index"
+
+    def _open_engine(self) -> Engine:
+        """Open the index, or make it from the journal when it is missing, damaged or of another derivation."""
+        try:
+            if (self._index_path / "data.mdb").exists():
+                engine = LmdbEngine(self._index_path, map_size=self._map_size)
+                with engine.read() as txn:
+                    if txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION):
+                        return engine
+                engine.close()
+        except IndexDamaged as error:
+            self.problems.report("index-damaged", str(error), path=str(self._index_path))
+        self._build_index()
+        return LmdbEngine(self._index_path, map_size=self._map_size)
+
+    def _reopen(self) -> None:
+        self._engine.close()
+        self._engine = self._open_engine()
+
+    def rebuild_index(self) -> None:
+        """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
+        with self._lock:
+            self._build_index()
+            self._reopen()
+            self._catch_up()
+        for listener in self._listeners:
+            listener()
+
+    def _build_index(self) -> None:
+        fresh = self.root / f"index.new-{os.getpid()}"
+        for leftover in self.root.glob("index.new-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        engine = LmdbEngine(fresh, map_size=self._map_size)
+        try:
+            self._fill(engine)
+        finally:
+            engine.close()
+        fsync_directory(fresh)
+        old = self.root / f"index.old-{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._index_path, old)
+        # Between the two renames there is no index/: whoever opens the library then waits for our lock first.
+        os.rename(fresh, self._index_path)
+        fsync_directory(self.root)
+        for leftover in self.root.glob("index.old-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _fill(self, engine: Engine) -> None:
+        with engine.write() as txn:
+            txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
+        for journal in self._journals():
+            for item in self._replay_into(engine, journal, START):
+                # Our own torn tail is cut by the catch-up that follows.
+                if not item.torn:
+                    self._report_damage(journal, item)
+        self._index_thumbnails(engine)
+
+    def _index_thumbnails(self, engine: Engine) -> None:
+        """Thumbnails are derived data outside the journal: take over those that lie there."""
+        with engine.write() as txn:
+            for bucket in sorted((self.root / "thumbnails").glob("??")):
+                for path in sorted(bucket.glob("*.png")):
+                    with contextlib.suppress(ValueError, OSError):
+                        digest = bytes.fromhex(bucket.name + path.stem)
+                        status = path.stat()
+                        txn.put(b"h" + digest, cbor2.dumps([status.st_size, status.st_mtime_ns]))
+
+    def _open_read_only(self) -> Engine:
+        """The index as it lies there when it is in step with the journal, else one in memory."""
+        if (self._index_path / "data.mdb").exists():
+            with contextlib.suppress(IndexDamaged):
+                engine = LmdbEngine(self._index_path, read_only=True, lock=False)
+                with engine.read() as txn:
+                    current = txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
+                    if current and noted_position(txn, self.journal.replica) == self._written_end():
+                        return engine
+                engine.close()
+        memory = MemoryEngine()
+        self._fill(memory)
+        return memory
+
+    def _written_end(self) -> Position:
+        segments = self.journal.segments()
+        if not segments:
+            return START
+        return Position(segments[-1], list(self.journal.sizes())[-1][1])
+
+
+def noted_position(txn: Any, replica: ReplicaId) -> Position:
+    value = txn.get(keys.position(replica))
+    return START if value is None else Position(*cbor2.loads(value))
+
+
+def note_position(txn: WriteTxn, replica: ReplicaId, start: Position, payload_size: int) -> None:
+    """Note where the journal will end once an item of `payload_size` bytes stands at `start`."""
+    txn.put(keys.position(replica), cbor2.dumps([start.segment, start.offset + HEAD_SIZE + payload_size]))
+
+
+def note_commit(txn: WriteTxn, projector: Projector, replica: ReplicaId, last_stamp: int) -> None:
+    """Note the last stamp, and what a kernel must forget under the next sequence number."""
+    value = txn.get(keys.META_STAMP)
+    if value is None or cbor2.loads(value) < last_stamp:
+        txn.put(keys.META_STAMP, cbor2.dumps(last_stamp))
+    sequence = View(txn).sequence() + 1
+    txn.put(keys.META_SEQUENCE, cbor2.dumps(sequence))
+    txn.put(keys.event(sequence), projector.changes.dump())
+    if sequence > EVENTS_KEPT:
+        txn.delete(keys.event(sequence - EVENTS_KEPT))
+
+
+def apply_item(txn: WriteTxn, replica: ReplicaId, payload: bytes) -> None:
+    """Apply one journal item (a commit) to the index."""
+    projector = Projector(txn)
+    last = 0
+    for kind, entity_id, stamp, _, data in cbor2.loads(payload)[1]:
+        projector.apply(kind, entity_id, Stamp(stamp), replica, data)
+        last = max(last, stamp)
+    projector.finish()
+    note_commit(txn, projector, replica, last)
+
+
+def events_since(txn: Any, sequence: int) -> Iterator[tuple[int, bytes]]:
+    """(sequence number, packed `dentries.Changes`) of the commits after `sequence` that are still kept."""
+    for key, value in txn.scan(keys.event(sequence + 1), prefix_end(b"e")):
+        yield int.from_bytes(key[1:], "big"), value

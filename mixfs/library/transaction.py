@@ -1,0 +1,72 @@
+"""The one place through which every change goes: a write transaction that journals what it puts.
+
+`Txn` collects changes, applies each at once to the index (so that later reads of the same transaction see it), and the
+store makes them durable in the journal before it commits the index. A transaction function may run twice (when the map
+had to grow): it must not do anything but read and write through its `Txn`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+from mixfs.ids import ReplicaId, Stamp
+from mixfs.index.engine import WriteTxn
+from mixfs.library.projections import Projector
+from mixfs.library.view import View
+from mixfs.records import Record, field_keys, to_map
+
+R = TypeVar("R", bound=Record)
+
+# A change as it stands in a journal item: [kind, id, stamp, flags, record map | nil].
+LOCAL = 1
+
+
+class Txn(View):
+    """Reads and writes of one commit. `now_ns` is the commit's first stamp."""
+
+    def __init__(self, txn: WriteTxn, replica: ReplicaId, stamp: Stamp) -> None:
+        super().__init__(txn)
+        self._projector = Projector(txn)
+        self._replica = replica
+        self._next = stamp
+        self.now_ns: int = stamp
+        self.changes: list[list[Any]] = []
+
+    @property
+    def last_stamp(self) -> int:
+        return self._next - 1
+
+    def put(self, record: R) -> R:
+        """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields)."""
+        stamp = Stamp(self._next)
+        if record.FIELD_STAMPS:
+            record = self._with_field_stamps(record, stamp)
+        self._change(record.KIND, record.entity_id, to_map(record), LOCAL if record.LOCAL else 0)
+        return record
+
+    def delete(self, cls: type[Record], entity_id: str) -> bool:
+        """Delete a record; True when there was one."""
+        if self.get(cls, entity_id) is None:
+            return False
+        self._change(cls.KIND, entity_id, None, LOCAL if cls.LOCAL else 0)
+        return True
+
+    def _change(self, kind: int, entity_id: str, data: Any, flags: int) -> None:
+        stamp = Stamp(self._next)
+        self._next = Stamp(stamp + 1)
+        self.changes.append([kind, entity_id, stamp, flags, data])
+        self._projector.apply(kind, entity_id, stamp, self._replica, data)
+
+    def _with_field_stamps(self, record: R, stamp: Stamp) -> R:
+        held: Any = self.get(type(record), record.entity_id)
+        stamps = dict(held.stamps) if held is not None else {}
+        for name, key in field_keys(type(record)).items():
+            if held is None or getattr(held, name) != getattr(record, name):
+                stamps[key] = [stamp, self._replica]
+        return dataclasses.replace(record, stamps=stamps)  # type: ignore[call-arg]
+
+    def finish(self) -> Projector:
+        """Complete the rows that follow from the changes."""
+        self._projector.finish()
+        return self._projector

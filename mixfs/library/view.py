@@ -1,0 +1,202 @@
+"""Typed reads over one read transaction: records, members of a session, referrers of a blob, listings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import cbor2
+
+from mixfs.ids import Digest, Stamp, id_of_key
+from mixfs.index import keys
+from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
+from mixfs.index.engine import ReadTxn, prefix_end
+from mixfs.library import documents
+from mixfs.records import (
+    KINDS,
+    Annotation,
+    Blob,
+    Edge,
+    Entry,
+    Generation,
+    Image,
+    Metadata,
+    Placement,
+    Record,
+    Session,
+    from_map,
+)
+
+R = TypeVar("R", bound=Record)
+
+
+class SessionRow:
+    """What the index keeps of a session besides its record: counts, sums of items, sizes of documents."""
+
+    __slots__ = ("counts", "documents", "edges", "entries", "generations", "mtime_ns")
+
+    def __init__(self, data: list[Any] | None = None) -> None:
+        data = data or [0, (), (), (), (), {}]
+        self.mtime_ns: int = data[0]
+        self.counts = documents.Counts(*data[1])
+        self.entries = documents.Sum(*data[2])
+        self.edges = documents.Sum(*data[3])
+        self.generations = documents.Sum(*data[4])
+        self.documents: dict[str, list[int]] = data[5]  # name -> [size, revision]
+
+    def dump(self) -> bytes:
+        data: bytes = cbor2.dumps(
+            [self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents]
+        )
+        return data
+
+    def parts(self, session: Session) -> documents.SessionParts:
+        return documents.SessionParts(
+            session, self.mtime_ns, self.counts, self.entries, self.edges, self.generations
+        )
+
+
+class View:
+    """Reads of the library at one state. Lives as long as its transaction: for one bounded page of work."""
+
+    def __init__(self, txn: ReadTxn) -> None:
+        self.txn = txn
+
+    # -- records
+
+    def get(self, cls: type[R], entity_id: str) -> R | None:
+        """The live record of an id, or None when there is none or it was deleted."""
+        return self._decode(cls, self.txn.get(keys.record(cls.KIND, entity_id)))
+
+    def get_raw(self, cls: type[R], raw: bytes) -> R | None:
+        """As `get`, by the 16 bytes that the index names the id with."""
+        return self._decode(cls, self.txn.get(keys.record_raw(cls.KIND, raw)))
+
+    def _decode(self, cls: type[R], value: bytes | None) -> R | None:
+        if value is None:
+            return None
+        data = cbor2.loads(value)[2]
+        return None if data is None else from_map(cls, data)
+
+    def stamp_of(self, kind: int, entity_id: str) -> tuple[Stamp, bytes] | None:
+        """The (stamp, replica) of the newest change to an entity, deletes included."""
+        value = self.txn.get(keys.record(kind, entity_id))
+        if value is None:
+            return None
+        stamp, replica, _ = cbor2.loads(value)
+        return stamp, replica
+
+    def records(self, cls: type[R]) -> Iterator[R]:
+        """Every live record of a kind, in order of ids."""
+        prefix = keys.records_of_kind(cls.KIND)
+        for _, value in self.txn.scan(prefix, prefix_end(prefix)):
+            record = self._decode(cls, value)
+            if record is not None:
+                yield record
+
+    def members(self, cls: type[R], session_id: str) -> Iterator[R]:
+        """The records of a kind that belong to a session, in order of ids."""
+        prefix = keys.session_members(session_id, cls.KIND)
+        for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+            record = self.get_raw(cls, key[len(prefix) :])
+            if record is not None:
+                yield record
+
+    def referrers(self, cls: type[R], digest: Digest) -> Iterator[R]:
+        """The placements, generations or entries that name a blob, in order of ids."""
+        prefix = keys.referrers(digest, cls.KIND)
+        for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+            record = self.get_raw(cls, key[len(prefix) :])
+            if record is not None:
+                yield record
+
+    def sessions_titled(self, title: str) -> Iterator[Session]:
+        """The sessions of a title, the oldest first."""
+        prefix = keys.titled(title)
+        for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+            session = self.get_raw(Session, key[-16:])
+            if session is not None and session.title == title:
+                yield session
+
+    def blob(self, digest: Digest) -> Blob | None:
+        return self.get(Blob, digest.hex())
+
+    def image(self, digest: Digest) -> Image | None:
+        return self.get(Image, digest.hex())
+
+    def annotation(self, digest: Digest) -> Annotation | None:
+        return self.get(Annotation, digest.hex())
+
+    def generations_of(self, digest: Digest) -> list[Generation]:
+        """The generations that gave out an image, in order of ids."""
+        return [g for g in self.referrers(Generation, digest) if any(ref.digest == digest for ref in g.outputs)]
+
+    def generation_of(self, digest: Digest, session_id: str | None = None) -> Generation | None:
+        """The generation that gave out an image: one of the session where there is one, else the first known."""
+        found = self.generations_of(digest)
+        return next((g for g in found if g.session_id == session_id), found[0] if found else None)
+
+    def about(self, placement: Placement) -> documents.About | None:
+        """What the documents of a placement are made of; None when it is no picture."""
+        image = self.image(placement.digest)
+        if image is None:
+            return None
+        return documents.About(
+            placement,
+            None,
+            image,
+            self.generation_of(placement.digest, placement.session_id),
+            self.annotation(placement.digest),
+            self.get(Metadata, placement.digest.hex()),
+        )
+
+    # -- sessions
+
+    def session_row(self, session_id: str) -> SessionRow:
+        value = self.txn.get(keys.session_row(session_id))
+        return SessionRow(cbor2.loads(value) if value is not None else None)
+
+    def render_session_document(self, session: Session, name: str) -> bytes:
+        """session.json, canvas.json or generations.json, as it is now."""
+        parts = self.session_row(session.id).parts(session)
+        if name == "session.json":
+            return documents.session_json(parts)
+        if name == "canvas.json":
+            entries = sorted(self.members(Entry, session.id), key=lambda entry: (entry.z, entry.id))
+            edges = sorted(self.members(Edge, session.id), key=lambda edge: edge.id)
+            return documents.canvas_document(parts).render(
+                map(documents.entry_item, entries), map(documents.edge_item, edges)
+            )
+        generations = sorted(self.members(Generation, session.id), key=lambda g: (g.time_ns, g.id))
+        return documents.generations_document(parts).render(map(documents.generation_item, generations))
+
+    # -- listings
+
+    def dentry(self, directory: bytes, name: bytes) -> Dentry | None:
+        return get_dentry(self.txn, directory, name)
+
+    def dentries(self, directory: bytes, after: bytes = b"", prefix: bytes = b"") -> Iterator[Dentry]:
+        return scan_dentries(self.txn, directory, after, prefix)
+
+    def directory_row(self, directory: bytes) -> DirectoryRow | None:
+        return get_directory_row(self.txn, directory)
+
+    def thumbnail(self, digest: Digest) -> tuple[int, int] | None:
+        """`(size, mtime_ns)` of an image's thumbnail; (0, 0) when none can be made; None when none was made yet."""
+        value = self.txn.get(keys.thumbnail(digest))
+        if value is None:
+            return None
+        size, mtime_ns = cbor2.loads(value)
+        return size, mtime_ns
+
+    def counter(self, name: str) -> int:
+        value = self.txn.get(keys.counter(name))
+        return 0 if value is None else cbor2.loads(value)
+
+    def sequence(self) -> int:
+        """The number of the last commit as this index counts them."""
+        value = self.txn.get(keys.META_SEQUENCE)
+        return 0 if value is None else cbor2.loads(value)
+
+
+__all__ = ["KINDS", "SessionRow", "View", "id_of_key"]

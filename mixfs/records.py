@@ -1,0 +1,394 @@
+"""The record table: every kind of entity, its fields, and their fixed CBOR keys.
+
+Records are frozen. A field is written under its small integer key and left out when it has its default, so that old
+and new programs read each other; keys that this version doesn't know are kept in `unknown` and written back
+(promise 6). A key is never given a second meaning: a field that goes leaves its number behind.
+
+    kind  name           id                      lives in
+    1     Session        UUIDv7 or foreign       sessions/
+    2     Folder         derived or UUIDv7       sessions/X/images/…
+    3     Placement      UUIDv7                  sessions/X/images/ or files/
+    4     Entry          UUIDv7 or foreign       sessions/X/canvas/
+    5     Edge           UUIDv7 or foreign       sessions/X/canvas.json
+    6     Generation     UUIDv7 or foreign       sessions/X/generations/
+    7     Blob           digest (hex)            blobs/
+    8     Image          digest (hex)            images/, by-*/
+    9     Annotation     digest (hex)            extended attributes
+    10    Trash          UUIDv7                  (trash/, later)
+    11    ImportFolder   UUIDv7                  import/          local
+    12    Receipt        UUIDv7                  import/          local
+    13    Metadata       digest (hex)            metadata/
+
+Times are nanoseconds since the epoch (`_ns`), sizes bytes, names bytes as programs gave them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+from mixfs.ids import Digest
+
+R = TypeVar("R", bound="Record")
+
+_EMPTY: Mapping[int | str, Any] = {}
+
+
+def _f(key: int, default: Any = dataclasses.MISSING, *, of: type[Record] | None = None) -> Any:
+    metadata = {"key": key, "of": of, "default": default}
+    if default is dataclasses.MISSING:
+        return field(metadata=metadata)
+    if default is _EMPTY:
+        return field(default_factory=lambda: _EMPTY, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A value with fixed CBOR keys; `unknown` holds the keys of other versions as they came."""
+
+    KIND: ClassVar[int] = 0
+    LOCAL: ClassVar[bool] = False
+    FIELD_STAMPS: ClassVar[bool] = False
+
+    unknown: Mapping[int | str, Any] = field(default_factory=lambda: _EMPTY)
+
+    @property
+    def entity_id(self) -> str:
+        """The id under which the record is kept: `id`, or the digest in hex for what belongs to a blob."""
+        value = getattr(self, "id", None)
+        return value if isinstance(value, str) else getattr(self, "digest").hex()  # noqa: B009
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRef(Record):
+    """A picture that a generation took in or gave out."""
+
+    digest: Digest | None = _f(1, None)
+    name: str = _f(2, "")
+    role: str = _f(3, "")
+    size: int = _f(4, 0)
+    placement_id: str | None = _f(5, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session(Record):
+    """A named piece of work. `name` is the wanted directory name; fields carry stamps of their own."""
+
+    KIND: ClassVar[int] = 1
+    FIELD_STAMPS: ClassVar[bool] = True
+
+    id: str = _f(1)
+    title: str = _f(2, "")
+    name: bytes = _f(3, b"")
+    created_ns: int = _f(4, 0)
+    user_id: str | None = _f(5, None)
+    user_name: str | None = _f(6, None)
+    zoom: float | None = _f(7, None)
+    pan_x: float | None = _f(8, None)
+    pan_y: float | None = _f(9, None)
+    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folder(Record):
+    """A sub-folder below a session's images/; `parent_id` None is images/ itself."""
+
+    KIND: ClassVar[int] = 2
+
+    id: str = _f(1)
+    session_id: str = _f(2)
+    parent_id: str | None = _f(3, None)
+    name: bytes = _f(4, b"")
+    mode: int = _f(5, 0o755)
+    named_ns: int = _f(6, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement(Record):
+    """A blob in a session under a file name. `named_ns` is when it got its name: the earliest keeps it."""
+
+    KIND: ClassVar[int] = 3
+
+    id: str = _f(1)
+    session_id: str = _f(2)
+    digest: Digest = _f(3)
+    name: bytes = _f(4)
+    folder_id: str | None = _f(5, None)
+    area: str = _f(6, "images")
+    role: str = _f(7, "output")
+    size: int = _f(8, 0)
+    mode: int = _f(9, 0o644)
+    mtime_ns: int = _f(10, 0)
+    named_ns: int = _f(11, 0)
+    original_name: bytes = _f(12, b"")
+    xattrs: Mapping[str, bytes] = _f(13, _EMPTY)
+    added_ns: int = _f(14, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Record):
+    """A canvas entry: image, text, board, node, or a type unknown to us (its fields are then in `data`)."""
+
+    KIND: ClassVar[int] = 4
+
+    id: str = _f(1)
+    session_id: str = _f(2)
+    type: str = _f(3, "image")
+    x: float = _f(4, 0.0)
+    y: float = _f(5, 0.0)
+    width: float | None = _f(6, None)
+    height: float | None = _f(7, None)
+    z: int = _f(8, 0)
+    digest: Digest | None = _f(9, None)
+    text: str | None = _f(10, None)
+    generation_id: str | None = _f(11, None)
+    data: Mapping[str, Any] = _f(12, _EMPTY)
+    named_ns: int = _f(13, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge(Record):
+    """A connection between two entries of one session."""
+
+    KIND: ClassVar[int] = 5
+
+    id: str = _f(1)
+    session_id: str = _f(2)
+    source: str = _f(3)
+    target: str = _f(4)
+    source_handle: str | None = _f(5, None)
+    target_handle: str | None = _f(6, None)
+    data: Mapping[str, Any] = _f(7, _EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation(Record):
+    """One run of a model. `reader`/`reader_version` say which metadata reader found it, if one did."""
+
+    KIND: ClassVar[int] = 6
+
+    id: str = _f(1)
+    session_id: str = _f(2)
+    time_ns: int = _f(3, 0)
+    utc_offset_s: int = _f(4, 0)
+    status: str = _f(5, "completed")
+    prompt: str | None = _f(6, None)
+    negative_prompt: str | None = _f(7, None)
+    generator: str | None = _f(8, None)
+    generator_version: str | None = _f(9, None)
+    model: str | None = _f(10, None)
+    model_hash: str | None = _f(11, None)
+    seed: int | None = _f(12, None)
+    steps: int | None = _f(13, None)
+    cfg: float | None = _f(14, None)
+    sampler: str | None = _f(15, None)
+    scheduler: str | None = _f(16, None)
+    width: int | None = _f(17, None)
+    height: int | None = _f(18, None)
+    loras: tuple[Any, ...] = _f(19, ())
+    parameters: Mapping[str, Any] = _f(20, _EMPTY)
+    inputs: tuple[ImageRef, ...] = _f(21, (), of=ImageRef)
+    outputs: tuple[ImageRef, ...] = _f(22, (), of=ImageRef)
+    duration_ms: int | None = _f(23, None)
+    error: str | None = _f(24, None)
+    reader: str | None = _f(25, None)
+    reader_version: int = _f(26, 0)
+    canvas_state: Mapping[str, Any] | None = _f(27, None)
+    named_ns: int = _f(28, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob(Record):
+    """Bytes that the library holds: their size and type by content."""
+
+    KIND: ClassVar[int] = 7
+
+    digest: Digest = _f(1)
+    size: int = _f(2, 0)
+    media_type: str = _f(3, "application/octet-stream")
+    added_ns: int = _f(4, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(Record):
+    """What is known of a blob that is a picture. `problem` is why it is never decoded; pixels as stored."""
+
+    KIND: ClassVar[int] = 8
+
+    digest: Digest = _f(1)
+    id: str | None = _f(2, None)
+    media_type: str = _f(3, "")
+    width: int | None = _f(4, None)
+    height: int | None = _f(5, None)
+    orientation: int = _f(6, 1)
+    frames: int = _f(7, 1)
+    problem: str | None = _f(8, None)
+    taken_ns: int = _f(9, 0)
+    utc_offset_s: int = _f(10, 0)
+    size: int = _f(11, 0)
+    added_ns: int = _f(12, 0)
+
+    @property
+    def entity_id(self) -> str:
+        return self.digest.hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation(Record):
+    """What a person said of an image: tags, a rating from 0 to 10 (Baloo's scale), a comment."""
+
+    KIND: ClassVar[int] = 9
+    FIELD_STAMPS: ClassVar[bool] = True
+
+    digest: Digest = _f(1)
+    tags: tuple[str, ...] = _f(2, ())
+    rating: int | None = _f(3, None)
+    comment: str | None = _f(4, None)
+    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trash(Record):
+    """What a delete or an overwrite took away, whole: `records` holds [kind, id, record as CBOR map]."""
+
+    KIND: ClassVar[int] = 10
+
+    id: str = _f(1)
+    deleted_ns: int = _f(2, 0)
+    reason: str = _f(3, "deleted")
+    session_id: str | None = _f(4, None)
+    session_title: str = _f(5, "")
+    name: bytes = _f(6, b"")
+    digest: Digest | None = _f(7, None)
+    records: tuple[Any, ...] = _f(8, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportFolder(Record):
+    """A directory of import/. A top folder is bound to a session; deeper ones to a folder of that session."""
+
+    KIND: ClassVar[int] = 11
+    LOCAL: ClassVar[bool] = True
+
+    id: str = _f(1)
+    parent_id: str | None = _f(2, None)
+    name: bytes = _f(3, b"")
+    mode: int = _f(4, 0o755)
+    mtime_ns: int = _f(5, 0)
+    session_id: str | None = _f(6, None)
+    folder_id: str | None = _f(7, None)
+    named_ns: int = _f(8, 0)
+    xattrs: Mapping[str, bytes] = _f(9, _EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(Record):
+    """What stays listed in import/ after a file was taken in: same ino, size, mode and times."""
+
+    KIND: ClassVar[int] = 12
+    LOCAL: ClassVar[bool] = True
+
+    id: str = _f(1)
+    parent_id: str | None = _f(2, None)
+    name: bytes = _f(3, b"")
+    digest: Digest = _f(4)
+    size: int = _f(5, 0)
+    mode: int = _f(6, 0o644)
+    mtime_ns: int = _f(7, 0)
+    placement_id: str | None = _f(8, None)
+    session_id: str | None = _f(9, None)
+    xattrs: Mapping[str, bytes] = _f(10, _EMPTY)
+    named_ns: int = _f(11, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata(Record):
+    """The raw text that a picture carried, so that a better reader can run again. `raw` is zlib over a CBOR map."""
+
+    KIND: ClassVar[int] = 13
+
+    digest: Digest = _f(1)
+    raw: bytes = _f(2, b"")
+    reader: str | None = _f(3, None)
+    reader_version: int = _f(4, 0)
+
+
+KINDS: dict[int, type[Record]] = {
+    cls.KIND: cls
+    for cls in (
+        Session, Folder, Placement, Entry, Edge, Generation, Blob, Image, Annotation, Trash, ImportFolder, Receipt,
+        Metadata,
+    )
+}  # fmt: skip
+
+
+class _Table:
+    """The fields of one record class, looked up once."""
+
+    __slots__ = ("by_key", "fields")
+
+    def __init__(self, cls: type[Record]) -> None:
+        self.fields: list[tuple[str, int, Any, type[Record] | None]] = []
+        self.by_key: dict[int | str, tuple[str, bool, type[Record] | None]] = {}
+        for item in dataclasses.fields(cls):
+            if "key" not in item.metadata:
+                continue
+            key, of, default = item.metadata["key"], item.metadata["of"], item.metadata["default"]
+            self.fields.append((item.name, key, default, of))
+            is_tuple = isinstance(default, tuple)
+            self.by_key[key] = (item.name, is_tuple, of)
+
+
+_TABLES: dict[type[Record], _Table] = {}
+
+
+def _table(cls: type[Record]) -> _Table:
+    table = _TABLES.get(cls)
+    if table is None:
+        table = _TABLES[cls] = _Table(cls)
+    return table
+
+
+def to_map(record: Record) -> dict[int | str, Any]:
+    """The CBOR map of a record: defaults left out, unknown keys last."""
+    out: dict[int | str, Any] = {}
+    for name, key, default, of in _table(type(record)).fields:
+        value = getattr(record, name)
+        if value == default and default is not dataclasses.MISSING:
+            continue
+        if of is not None:
+            value = [to_map(item) for item in value]
+        elif isinstance(value, tuple):
+            value = list(value)
+        out[key] = value
+    out.update(record.unknown)
+    return out
+
+
+def from_map(cls: type[R], data: Mapping[int | str, Any]) -> R:
+    """The record of a CBOR map. Raises TypeError when a field that every version writes is missing."""
+    by_key = _table(cls).by_key
+    known: dict[str, Any] = {}
+    unknown: dict[int | str, Any] = {}
+    for key, value in data.items():
+        slot = by_key.get(key)
+        if slot is None:
+            unknown[key] = value
+            continue
+        name, is_tuple, of = slot
+        if of is not None:
+            value = tuple(from_map(of, item) for item in value)
+        elif is_tuple:
+            value = tuple(value)
+        known[name] = value
+    if unknown:
+        known["unknown"] = unknown
+    return cls(**known)
+
+
+def field_keys(cls: type[Record]) -> dict[str, int]:
+    """Field name → CBOR key, without the bookkeeping fields."""
+    return {name: key for name, key, _, _ in _table(cls).fields if name not in ("stamps", "id", "digest")}
