@@ -134,7 +134,26 @@ class IndexFull(IndexDamaged):
     """The index's memory map is full: grow it and run the transaction again."""
 
 
+class IndexDiskFull(IndexDamaged):
+    """There is no room on the disk for the index."""
+
+    exit_code = 1
+    errno = _errno.ENOSPC
+
+
 class MountError(MixfsError):
     """The mount point can't be mounted or unmounted."""
 
     exit_code = 6
+
+
+class Outdated(MixfsError):
+    """A document has other content by now: look its name up again (the kernel does so by itself)."""
+
+    errno = _errno.ESTALE
+
+
+class CrossesViews(MixfsError):
+    """A rename between parts of the mount that don't share files: programs copy instead."""
+
+    errno = _errno.EXDEV

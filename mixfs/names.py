@@ -13,10 +13,10 @@ import unicodedata
 MAX_NAME = 255
 
 # A trailing counter before the extension, as file managers write it: "name (2).png".
-_COUNTER = re.compile(rb"^(?P<stem>.*[^ ]) \((?P<n>[1-9][0-9]{0,8})\)(?P<ext>(?:\.[^. ()]{1,16}){0,2})$", re.DOTALL)
-_EXTENSION = re.compile(rb"(?:\.[A-Za-z0-9_-]{1,10}){0,1}$")
-_RSYNC = re.compile(rb"^\..+\.[A-Za-z0-9]{6}$", re.DOTALL)
-_SED = re.compile(rb"^sed[A-Za-z0-9]{6}$")
+_COUNTER = re.compile(rb"^(?P<stem>.+) \((?P<n>[1-9][0-9]{0,8})\)(?P<ext>(?:\.[^. ()]{1,16}){0,2})\Z", re.DOTALL)
+_EXTENSION = re.compile(rb"(?:\.[A-Za-z0-9_-]{1,10}){0,1}\Z")
+_RSYNC = re.compile(rb"^\..+\.[A-Za-z0-9]{6}\Z", re.DOTALL)
+_SED = re.compile(rb"^sed[A-Za-z0-9]{6}\Z")
 _TEMPORARY_SUFFIXES = (b"~", b".part", b".crdownload", b".tmp", b".swp", b".kate-swp", b"_exiftool_tmp", b".partial")
 
 
@@ -32,13 +32,13 @@ def is_temporary(name: bytes) -> bool:
 
 
 def cut(name: bytes, limit: int = MAX_NAME) -> bytes:
-    """The longest prefix of at most `limit` bytes that ends at a UTF-8 character's end."""
+    """The longest prefix of at most `limit` bytes that ends at a UTF-8 character's end (where it is UTF-8)."""
     if len(name) <= limit:
         return name
-    end = limit
-    while end > 0 and (name[end] & 0xC0) == 0x80:
-        end -= 1
-    return name[:end]
+    for end in range(limit, max(limit - 4, -1), -1):
+        if (name[end] & 0xC0) != 0x80:
+            return name[:end]
+    return name[:limit]
 
 
 def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> bytes:
@@ -48,7 +48,7 @@ def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> b
     of UTF-8, cut at a character. Characters that can't be shown become nothing, slashes become `-`.
     """
     out: list[str] = []
-    for char in unicodedata.normalize("NFC", text):
+    for char in text:
         if char in "/\\":
             out.append("-")
         elif char in "\n\r\t\v\f\u2028\u2029":
@@ -57,7 +57,8 @@ def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> b
             continue
         else:
             out.append(char)
-    name = " ".join("".join(out).split()).lstrip(". ")
+    # Composed last: what was left out may have stood between a letter and its accent.
+    name = " ".join(unicodedata.normalize("NFC", "".join(out)).split()).lstrip(". ")
     cut_name = cut(name.encode("utf-8"), limit).rstrip()
     return cut_name or fallback.encode("utf-8")
 
@@ -65,7 +66,7 @@ def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> b
 def split_counter(name: bytes) -> tuple[bytes, int]:
     """`(base, n)`: the name without its ` (n)`, and n; `(name, 1)` for a name without a counter.
 
-    Names with one base are the family within which conflicts are solved; `with_counter` is the inverse.
+    `with_counter` is the inverse.
     """
     match = _COUNTER.match(name)
     if match is None or int(match["n"]) < 2:
@@ -95,10 +96,27 @@ def with_counter(base: bytes, n: int) -> bytes:
     return cut(stem, MAX_NAME - len(suffix)) + suffix
 
 
-def family_prefix(base: bytes) -> bytes:
-    """What every counted name of a family begins with (a short prefix: callers check with `split_counter`)."""
+# Longer bases are cut to this, so that any counter still fits behind them: " (999999999)" is 12 bytes.
+_MAX_BASE = MAX_NAME - 12
+
+
+def family_base(name: bytes) -> bytes:
+    """The base of the family of names within which conflicts are solved; every name is in exactly one.
+
+    For every family and n > 1, `with_counter(base, n)` is in the family again, also where a long base had to be cut.
+    """
+    base = split_counter(name)[0]
+    if len(base) <= _MAX_BASE:
+        return base
     stem, extension = split_extension(base)
-    return cut(stem, MAX_NAME - len(extension) - 13) if len(base) > MAX_NAME - 13 else stem + b" ("
+    return cut(stem, _MAX_BASE - len(extension)) + extension
+
+
+def family_prefix(base: bytes) -> bytes:
+    """What every name of a family but `base` begins with (callers check with `family_base`)."""
+    stem, _ = split_extension(base)
+    # A base that long may have been cut: then whole names of the family go on behind the stem.
+    return stem if len(base) > _MAX_BASE - 4 else stem + b" ("
 
 
 def derived_name(name: bytes, suffix: bytes) -> bytes:

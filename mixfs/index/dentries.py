@@ -33,7 +33,7 @@ import cbor2
 from mixfs.ids import hash16, ino_of
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, WriteTxn, prefix_end
-from mixfs.names import family_prefix, split_counter, with_counter
+from mixfs.names import family_base, family_prefix, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
 _ROW = struct.Struct("<Qq")
@@ -85,6 +85,11 @@ def unpack(name: bytes, value: bytes) -> Dentry:
     return Dentry(
         name, value[_HEAD.size : end], ino, mode, size, mtime_ns, ctime_ns, order, wanted, value[wanted_end:]
     )
+
+
+def _storable(ns: int) -> int:
+    """A time that fits the row: programs set years beyond 2262 too."""
+    return max(-(2**63), min(ns, 2**63 - 1))
 
 
 class DirectoryRow(NamedTuple):
@@ -139,27 +144,44 @@ class Family(NamedTuple):
     last_number: int
 
 
+def displaced_name(txn: ReadTxn, directory: bytes, wanted: bytes, key: bytes) -> bytes | None:
+    """The name given to a node that lost the one it wanted, or None."""
+    base = family_base(wanted)
+    if txn.get(keys.family(directory, base)) is None:
+        return None
+    return txn.get(keys.displaced(directory, base, key))
+
+
 class Changes:
     """What a commit changed for a kernel that remembers it: names whose node changed, nodes whose attributes did."""
 
     def __init__(self) -> None:
         self.entries: dict[tuple[bytes, bytes], None] = {}
         self.nodes: dict[bytes, None] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.nodes)
+        # Whose kernel made the change itself, and which names it therefore knows.
+        self.origin = b""
+        self.known: dict[tuple[bytes, bytes], None] = {}
 
     def dump(self) -> bytes:
-        data: bytes = cbor2.dumps([[list(entry) for entry in self.entries], list(self.nodes)])
+        entries, known = [list(entry) for entry in self.entries], [list(entry) for entry in self.known]
+        data: bytes = cbor2.dumps([entries, list(self.nodes), self.origin, known])
         return data
 
     @classmethod
     def load(cls, data: bytes) -> Changes:
-        entries, nodes = cbor2.loads(data)
+        entries, nodes, changes_origin, known = cbor2.loads(data)
         changes = cls()
         changes.entries = dict.fromkeys((directory, name) for directory, name in entries)
         changes.nodes = dict.fromkeys(nodes)
+        changes.origin = changes_origin
+        changes.known = dict.fromkeys((directory, name) for directory, name in known)
         return changes
+
+    def news_for(self, origin: bytes) -> list[tuple[bytes, bytes]]:
+        """The names that a kernel must forget: all but those that it changed itself."""
+        if origin != self.origin:
+            return list(self.entries)
+        return [entry for entry in self.entries if entry not in self.known]
 
 
 class Listing:
@@ -168,35 +190,38 @@ class Listing:
     def __init__(self, txn: WriteTxn, changes: Changes) -> None:
         self._txn = txn
         self._changes = changes
+        self.emptied: dict[bytes, None] = {}  # directories that lost their last child in this commit
 
     def touch(self, directory: bytes, mtime_ns: int, add: int = 0) -> int:
         """Count children and note the time of a change; returns the new number of children."""
         row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
-        new = DirectoryRow(row.children + add, max(row.mtime_ns, mtime_ns))
+        new = DirectoryRow(row.children + add, max(row.mtime_ns, _storable(mtime_ns)))
         if new != row:
             self._txn.put(keys.directory_row(directory), _ROW.pack(*new))
             self._changes.nodes[directory] = None
+        if add < 0 and not new.children:
+            self.emptied[directory] = None
         return new.children
 
     def drop(self, directory: bytes) -> None:
-        """Forget the row of a directory that is gone."""
-        self._txn.delete(keys.directory_row(directory))
+        """Forget the row of a directory that is gone, once it is empty: children may outlive it (another replica's)."""
+        row = get_directory_row(self._txn, directory)
+        if row is not None and not row.children:
+            self._txn.delete(keys.directory_row(directory))
 
     def given_name(self, directory: bytes, wanted: bytes, key: bytes) -> bytes:
         """The name that the node has, which wanted `wanted`."""
-        base = split_counter(wanted)[0]
-        if self._txn.get(keys.family(directory, base)) is None:
-            return wanted
-        return self._txn.get(keys.displaced(directory, base, key)) or wanted
+        return displaced_name(self._txn, directory, wanted, key) or wanted
 
     def put(
         self, directory: bytes, wanted: bytes, key: bytes, *, mode: int, size: int = 0, mtime_ns: int = 0,
         ctime_ns: int = 0, order: int = 0, extra: bytes = b"", stamp: int = 0,
     ) -> bytes:  # fmt: skip
         """List a node under the name it wants, or update its row; returns the name given."""
-        base = split_counter(wanted)[0]
+        base = family_base(wanted)
         name = self.given_name(directory, wanted, key)
         held = get_dentry(self._txn, directory, name)
+        mtime_ns, ctime_ns, order = _storable(mtime_ns), _storable(ctime_ns), _storable(order)
         new = Dentry(name, key, ino_of(key), mode, size, mtime_ns, ctime_ns, order, wanted, extra)
         family = self._family(directory, base)
         if held is not None and held.key == key:
@@ -233,12 +258,13 @@ class Listing:
 
     def remove(self, directory: bytes, wanted: bytes, key: bytes, *, stamp: int = 0) -> bool:
         """Take a node's dentry away; True when it was there."""
-        base = split_counter(wanted)[0]
+        base = family_base(wanted)
         name = self.given_name(directory, wanted, key)
         held = get_dentry(self._txn, directory, name)
         if held is None or held.key != key:
             return False
         self._txn.delete(keys.dentry(directory, name))
+        self._txn.delete(keys.displaced(directory, base, key))
         self._changes.entries[directory, name] = None
         self.touch(directory, stamp, add=-1)
         if self._family(directory, base) is not None:
@@ -260,10 +286,11 @@ class Listing:
         members = [
             dentry
             for dentry in scan_dentries(self._txn, directory, prefix=family_prefix(base))
-            if split_counter(dentry.name)[0] == base and dentry.name != base
+            if family_base(dentry.wanted) == base and dentry.name != base
         ]
         first = get_dentry(self._txn, directory, base)
-        if first is not None:
+        # `base` itself may be of another family: "a (2)" is the base of "a (2) (3)" and a member of "a".
+        if first is not None and family_base(first.wanted) == base:
             members.append(first)
         before = {dentry.name: dentry for dentry in members}
         if add is not None:

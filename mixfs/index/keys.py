@@ -82,7 +82,7 @@ def referrers(digest: Digest, kind: int | None = None) -> bytes:
 
 
 def by_title(title: str, made_ns: int, session_id: str) -> bytes:
-    return titled(title) + made_ns.to_bytes(8, "big") + key16(session_id)
+    return titled(title) + max(0, min(made_ns, 2**64 - 1)).to_bytes(8, "big") + key16(session_id)
 
 
 def titled(title: str) -> bytes:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import lmdb
 
-from mixfs.errors import IndexDamaged, IndexFull
+from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull
 
 INITIAL_MAP = 1 << 30
 
@@ -27,6 +28,8 @@ INITIAL_MAP = 1 << 30
 def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
     if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
         return IndexFull(f"{path}: the map is full")
+    if isinstance(error, lmdb.DiskError):
+        return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
     return IndexDamaged(
         f"{path}: {error}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
     )
@@ -41,13 +44,25 @@ class _Txn:
         self._engine, self._write = engine, write
 
     def __enter__(self) -> _Txn:
+        try:
+            self._begin()
+        except lmdb.MapResizedError as error:
+            # Another process grew the map: take its size over, which needs a moment without transactions.
+            if not self._engine._take_over_size():
+                raise _translate(error, self._engine.path) from error
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         self._engine._enter()
         try:
             self._txn = self._engine._env.begin(write=self._write)
+        except lmdb.MapResizedError:
+            self._engine._leave()
+            raise
         except lmdb.Error as error:
             self._engine._leave()
             raise _translate(error, self._engine.path) from error
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -105,6 +120,7 @@ class LmdbEngine:
         self.path = path
         self._idle = threading.Condition()
         self._open_count = 0
+        self._waiting = 0  # threads that need a moment without transactions
         if not read_only:
             path.mkdir(mode=0o700, exist_ok=True)
         data = path / "data.mdb"
@@ -134,6 +150,9 @@ class LmdbEngine:
 
     def _enter(self) -> None:
         with self._idle:
+            # Steady readers must not starve who waits; a thread may hold another transaction, so not for ever.
+            if self._waiting:
+                self._idle.wait_for(lambda: not self._waiting, timeout=0.1)
             self._open_count += 1
 
     def _leave(self) -> None:
@@ -142,14 +161,31 @@ class LmdbEngine:
             if not self._open_count:
                 self._idle.notify_all()
 
-    def grow(self) -> None:
+    @contextmanager
+    def _alone(self, timeout: float | None = None) -> Iterator[bool]:
+        """A moment without transactions; False when it did not come in time (s)."""
         with self._idle:
-            self._idle.wait_for(lambda: not self._open_count)
+            self._waiting += 1
+            try:
+                yield self._idle.wait_for(lambda: not self._open_count, timeout)
+            finally:
+                self._waiting -= 1
+                self._idle.notify_all()
+
+    def grow(self) -> None:
+        with self._alone():
             # Another process may have grown it further already: 0 takes over the size that the file has.
             before = self._env.info()["map_size"]
             self._env.set_mapsize(0)
             if self._env.info()["map_size"] <= before:
                 self._env.set_mapsize(before * 2)
+
+    def _take_over_size(self) -> bool:
+        # Not for ever: a thread that begins a second transaction inside its first would wait for itself.
+        with self._alone(timeout=5) as alone:
+            if alone:
+                self._env.set_mapsize(0)
+            return alone
 
     def is_current(self) -> bool:
         try:
@@ -158,6 +194,5 @@ class LmdbEngine:
             return False
 
     def close(self) -> None:
-        with self._idle:
-            self._idle.wait_for(lambda: not self._open_count)
+        with self._alone():
             self._env.close()

@@ -41,6 +41,7 @@ class _Txn:
         # A writer may change what it scans, as LMDB's cursors allow: keys are looked up anew one after the other.
         inclusive = True
         while True:
+            self._check(start)
             key = next(self._data.irange(start, stop, inclusive=(inclusive, False)), None)
             if key is None:
                 return

@@ -55,7 +55,7 @@ class Journal:
         self._limit = segment_limit
         self._fd = -1
         self._segment = 0
-        self._close_at: int | None = None  # set after a failed write: the segment's last durable length
+        self._failed: tuple[int, bytes] | None = None  # set after a failed write: the last durable length, the frame
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -81,11 +81,14 @@ class Journal:
         if self._fd >= 0 and not self._path(self._segment + 1).exists():
             return
         self.close()
-        self._close_at = None
+        self._failed = None
         segments = self.segments()
         if not segments:
             self._begin_segment(1, None)
             segments = [1]
+        header = self._header(segments[-1])
+        if header:
+            self._check_format(segments[-1], header)
         self._segment = segments[-1]
         self._fd = os.open(self._path(self._segment), os.O_RDWR | os.O_CLOEXEC)
 
@@ -104,13 +107,22 @@ class Journal:
     def end(self) -> Position:
         """Where the next item goes. Call under the library's lock."""
         self._open_last()
-        if self._close_at is not None:
-            self._rotate(self._close_at)
+        if self._failed is not None:
+            self._rotate(self._durable_length(*self._failed))
         size = os.fstat(self._fd).st_size
         if size >= self._limit:
             self._rotate(size)
             size = os.fstat(self._fd).st_size
         return Position(self._segment, size)
+
+    def _durable_length(self, length: int, frame: bytes) -> int:
+        """Where to close a segment after `frame` could not be written at `length`.
+
+        Another process may have gone on there since (the lock was free): what it acknowledged stays.
+        """
+        size = os.fstat(self._fd).st_size
+        left_over = os.pread(self._fd, len(frame), length)
+        return length if size <= length + len(frame) and frame.startswith(left_over) else size
 
     def append(self, payload: bytes) -> Position:
         """Append one item and make it durable; returns the position after it.
@@ -127,12 +139,12 @@ class Journal:
                 view, offset = view[written:], offset + written
             os.fdatasync(self._fd)
         except BaseException:
-            self._close_at = start.offset
+            self._failed = start.offset, frame
             try:
                 os.ftruncate(self._fd, start.offset)
                 self._rotate(start.offset)
             except OSError:
-                # The next `end` tries again; `_close_at` is remembered until a new segment stands.
+                # The next `end` tries again; `_failed` is remembered until a new segment stands.
                 pass
             raise
         return Position(start.segment, start.offset + len(frame))
@@ -144,7 +156,9 @@ class Journal:
             raise JournalDamaged(f"{self._path(item.start.segment)}: refusing to cut bytes that are no torn tail")
         data = os.pread(self._fd, item.end.offset - item.start.offset, item.start.offset)
         make_directory_durably(quarantine)
-        kept = quarantine / f"journal-{self.replica.hex()}-{self._segment:08d}-{item.start.offset}.torn"
+        stem, number = f"journal-{self.replica.hex()}-{self._segment:08d}-{item.start.offset}", 1
+        while (kept := quarantine / f"{stem}{f'-{number}' if number > 1 else ''}.torn").exists():
+            number += 1
         write_durably(kept, data)
         os.ftruncate(self._fd, item.start.offset)
         os.fsync(self._fd)
@@ -169,7 +183,7 @@ class Journal:
         last = following is None
         for found in frames.scan(view, offset):
             if found.start == 0 and found.payload is not None:
-                self._check_header(number, found.payload)
+                self._check_format(number, cbor2.loads(found.payload))
                 continue
             yield Item(
                 Position(number, found.start), Position(number, found.end), found.payload, found.torn and last
@@ -184,8 +198,7 @@ class Journal:
         # A damaged header still says that the segment before is not the last one.
         return cbor2.loads(payload) if payload is not None else {}
 
-    def _check_header(self, number: int, payload: bytes) -> None:
-        header = cbor2.loads(payload)
+    def _check_format(self, number: int, header: dict[int, int]) -> None:
         if header.get(1, 0) > FORMAT:
             raise FormatTooNew(
                 f"{self._path(number)} was written in journal format {header[1]}; this MixFS reads up to {FORMAT}. "

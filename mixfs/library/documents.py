@@ -40,10 +40,19 @@ def text_of(name: bytes) -> str:
     return name.decode("utf-8", "replace")
 
 
+# The years 2 to 9998, in ms: what a file or a foreign document says beyond them must not make a commit fail.
+_FIRST_MS, _LAST_MS = -62_104_060_800_000, 253_370_764_799_999
+
+
+def zone(utc_offset_s: int) -> datetime.timezone:
+    """A time zone of a fixed offset, which is less than a day whatever was read."""
+    return datetime.timezone(datetime.timedelta(seconds=max(-86_399, min(utc_offset_s, 86_399))))
+
+
 def iso(ns: int, utc_offset_s: int = 0) -> str:
     """ISO 8601 with milliseconds; `Z` for UTC."""
-    zone = datetime.timezone(datetime.timedelta(seconds=utc_offset_s))
-    moment = datetime.datetime.fromtimestamp(ns // 1_000_000 / 1000, zone)
+    ms = max(_FIRST_MS, min(ns // 1_000_000, _LAST_MS))
+    moment = datetime.datetime.fromtimestamp(ms / 1000, zone(utc_offset_s))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -306,7 +315,7 @@ class Sum(NamedTuple):
 
     def with_item(self, item: bytes, sign: int = 1, order: int = 0) -> Sum:
         """The sum with an item added, or (sign -1) taken away. `order` is what the item is sorted by."""
-        mark = revision(item + order.to_bytes(8, "little", signed=True))
+        mark = revision(item + (order % 2**64).to_bytes(8, "little"))
         return Sum(self.items + sign, self.size + sign * len(item), (self.digest + sign * mark) % 2**64)
 
 

@@ -17,6 +17,8 @@ from mixfs.journal.files import make_directory_durably, write_durably
 
 FORMAT_VERSION = 1
 
+_DIRECTORIES = ("blobs", "journal", "staging", "thumbnails", "quarantine")
+
 # mmap and flock are not to be trusted there.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs", "fuse.rclone"}
 _NETWORK |= {"fuse.mixfs", "fuse.s3fs", "fuse.glusterfs", "ncpfs", "lustre", "virtiofs"} - {"virtiofs"}
@@ -101,16 +103,23 @@ def _write_format(root: Path, form: Format) -> None:
     write_durably(root / "format", text.encode())
 
 
+def _is_leftover(path: Path) -> bool:
+    if path.name in ("lock", "staging") or (path.name.startswith(".format.") and path.name.endswith(".new")):
+        return True
+    return path.name in _DIRECTORIES and path.is_dir() and not any(path.iterdir())
+
+
 def create(root: Path) -> None:
     """Make an empty library in `root`, which may be an empty directory. Nothing happens to one that is there."""
     check_suitable(root)
     if (root / "format").exists():
         return
-    if root.exists() and any(name not in ("lock", "staging") for name in os.listdir(root)):
+    # What a killed `create` left behind is no obstacle: the directories of a library with nothing in them.
+    if root.exists() and not all(_is_leftover(root / name) for name in os.listdir(root)):
         raise NotALibrary(f"{root} is no MixFS library and not empty: choose an empty directory for a new library.")
     make_directory_durably(root)
     os.chmod(root, 0o700)
-    for name in ("blobs", "journal", "staging", "thumbnails", "quarantine"):
+    for name in _DIRECTORIES:
         make_directory_durably(root / name)
     with FileLock(root / "lock"):
         if not (root / "format").exists():

@@ -25,6 +25,7 @@ from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MO
 from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
 from mixfs.library.view import SessionRow, View
+from mixfs.media.sniff import extension
 from mixfs.names import cut, safe_name, split_extension
 from mixfs.records import (
     KINDS,
@@ -58,13 +59,8 @@ DOCUMENT_TYPES = ("json", "txt", "workflow", "xmp")
 # The same for a generation: prompt.txt, generation.json, parameters.json.
 GENERATION_SIZES = struct.Struct("<IIIQ")
 
-_EXTENSIONS = {
-    "image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "image/gif": ".gif", "image/avif": ".avif",
-    "image/tiff": ".tiff", "image/bmp": ".bmp",
-}  # fmt: skip
 
-
-def merge_fields(old: Record, new: Record, stamps: tuple[Stamp, bytes]) -> dict[str, Any]:
+def merge_fields(old: Record, new: Record) -> dict[str, Any]:
     """The fields of two versions of one record, each from the version that set it last (last writer wins)."""
     out: dict[str, Any] = {}
     merged: dict[int, list[Any]] = {}
@@ -80,6 +76,31 @@ def merge_fields(old: Record, new: Record, stamps: tuple[Stamp, bytes]) -> dict[
     return out
 
 
+def _merge_rows(cls: type[Record], held: list[Any], change: list[Any]) -> list[Any]:
+    """The row [stamp, replica, map | nil] of a record whose fields carry stamps, after a change.
+
+    A tombstone goes on holding the newest put and what was merged into it, [stamp, replica, nil, stamp of the put, its
+    replica, map]: the fields are those of all puts, and whether the record lives depends on what was newest, so that
+    nothing depends on the order in which they came.
+    """
+    put = held[:3] if held[2] is not None else held[3:]
+    deleted = held[:3] if held[2] is None else [0, b"", None]
+    if change[2] is None:
+        deleted = max(deleted, change, key=lambda row: (row[0], row[1]))
+    else:
+        new = from_map(cls, change[2])
+        if put:
+            old = from_map(cls, put[2])
+            newer = (change[0], change[1]) > (put[0], put[1])
+            new = replace(new if newer else old, **merge_fields(old, new))
+            if not newer:
+                change = put
+        put = [change[0], change[1], to_map(new)]
+    if put and (put[0], put[1]) > (deleted[0], deleted[1]):
+        return put
+    return [*deleted, *put]
+
+
 class Projector:
     """Applies changes inside one write transaction; `finish` completes the commit."""
 
@@ -89,6 +110,8 @@ class Projector:
         self.changes = Changes()
         self._listing = Listing(txn, self.changes)
         self._stamp = 0
+        self._at = 0  # the stamp of the record at hand
+        self._blobs: dict[Digest, None] = {}
         self._placements: dict[str, Placement | None] = {}  # id -> as listed before this commit
         self._digests: dict[Digest, None] = {}
         self._sessions: dict[str, SessionRow] = {}
@@ -104,26 +127,25 @@ class Projector:
         A kind that this version doesn't know is kept as it came (promise 6).
         """
         key = keys.record(kind, entity_id)
-        held = self.txn.get(key)
+        value = self.txn.get(key)
+        held: list[Any] = cbor2.loads(value) if value is not None else [0, b"", None]
         old: Record | None = None
         cls = KINDS.get(kind)
         new = from_map(cls, data) if cls is not None and data is not None else None
-        if held is not None:
-            held_stamp, held_replica, held_data = cbor2.loads(held)
-            if cls is not None and held_data is not None:
-                old = from_map(cls, held_data)
-            newer = (stamp, replica) > (held_stamp, held_replica)
-            if old is not None and new is not None and cls is not None and cls.FIELD_STAMPS:
-                if (stamp, replica) == (held_stamp, held_replica):
-                    return False
-                new = replace(new if newer else old, **merge_fields(old, new, (stamp, replica)))
-                if not newer:
-                    stamp, replica = held_stamp, held_replica
-            elif not newer:
+        if cls is not None and held[2] is not None:
+            old = from_map(cls, held[2])
+        if cls is not None and cls.FIELD_STAMPS:
+            row = _merge_rows(cls, held, [stamp, replica, data])
+            if row == held:
                 return False
-        stored = to_map(new) if new is not None else data
-        self.txn.put(key, cbor2.dumps([stamp, replica, stored]))
-        self._stamp = max(self._stamp, stamp)
+            new = from_map(cls, row[2]) if row[2] is not None else None
+            stamp = row[0]
+        elif (stamp, replica) <= (held[0], held[1]):
+            return False
+        else:
+            row = [stamp, replica, to_map(new) if new is not None else data]
+        self.txn.put(key, cbor2.dumps(row))
+        self._at, self._stamp = stamp, max(self._stamp, stamp)
         if cls is not None and (old is not None or new is not None):
             self._project(cls, old, new)
         return True
@@ -140,6 +162,7 @@ class Projector:
                 self.changes.nodes[b"J" + (new or old).digest] = None
         elif cls is Blob:
             self._count("blobs", old, new)
+            self._blobs[(new or old).digest] = None
             self._add("blob_bytes", (new.size if new else 0) - (old.size if old else 0))
         elif cls is Session:
             self._session(old, new)
@@ -209,7 +232,7 @@ class Projector:
             return
         self.txn.put(keys.by_title(new.title, new.created_ns, new.id), b"")
         self._listing.put(
-            root, new.name, key, mode=DIR_MODE, order=self._named(new), stamp=self._stamp, ctime_ns=self._stamp
+            root, new.name, key, mode=DIR_MODE, order=self._named(new), stamp=self._stamp, ctime_ns=self._at
         )
         if old is None:
             for tag in (b"S", b"p", b"f", b"g", b"c"):
@@ -227,7 +250,7 @@ class Projector:
         for record, put in ((old, False), (new, True)):
             if record is None:
                 continue
-            parent = b"p" + key16(record.parent_id or record.session_id)
+            parent = folder_parent(record)
             key = b"p" + key16(record.id)
             if put:
                 for tag in (b"p", b"f"):
@@ -235,8 +258,11 @@ class Projector:
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFDIR | record.mode, order=record.named_ns, stamp=self._stamp
                 )
-            elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
+            elif new is None or (folder_parent(new), new.name) != (parent, record.name):
                 self._listing.remove(parent, record.name, key, stamp=self._stamp)
+                if new is None:
+                    self._listing.drop(key)
+                    self._listing.drop(b"f" + key16(record.id))
 
     def _placement(self, old: Placement | None, new: Placement | None) -> None:
         self._count("placements", old, new)
@@ -304,20 +330,24 @@ class Projector:
                 continue
             row = self._row(record.session_id)
             row.entries = row.entries.with_item(documents.entry_item(record), sign, record.z)
-            parent = b"c" + key16(record.session_id)
-            wanted, content = entry_file(record)
-            key = b"De" + key16(record.id) + documents.revision(content).to_bytes(8, "little")
-            size = len(content)
-            if record.type == "image" and record.digest is not None:
-                blob = self.view.blob(record.digest)
-                key, size = b"De" + key16(record.id) + bytes(8), blob.size if blob else 0
             if sign > 0:
-                self._listing.put(
-                    parent, wanted, key, mode=READ_ONLY_FILE_MODE, size=size, mtime_ns=self._stamp,
-                    ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
-                )  # fmt: skip
+                self._list_entry(record, self._at)
             else:
-                self._listing.remove(parent, wanted, key, stamp=self._stamp)
+                wanted, content = entry_file(record)
+                self._listing.remove(
+                    b"c" + key16(record.session_id), wanted, entry_key(record, content), stamp=self._stamp
+                )
+
+    def _list_entry(self, entry: Entry, at: int) -> None:
+        wanted, content = entry_file(entry)
+        size = len(content)
+        if entry.type == "image" and entry.digest is not None:
+            blob = self.view.blob(entry.digest)
+            size = blob.size if blob else 0
+        self._listing.put(
+            b"c" + key16(entry.session_id), wanted, entry_key(entry, content), mode=READ_ONLY_FILE_MODE, size=size,
+            mtime_ns=at, ctime_ns=at, order=entry.named_ns, stamp=self._stamp,
+        )  # fmt: skip
 
     def _edge(self, old: Edge | None, new: Edge | None) -> None:
         self._member(old, new)
@@ -336,7 +366,7 @@ class Projector:
                 self._listing.touch(key, record.mtime_ns or self._stamp)
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFDIR | record.mode, mtime_ns=record.mtime_ns,
-                    ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
+                    ctime_ns=self._at, order=record.named_ns, stamp=self._stamp,
                 )  # fmt: skip
             else:
                 if new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
@@ -353,7 +383,7 @@ class Projector:
             if put:
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFREG | record.mode, size=record.size,
-                    mtime_ns=record.mtime_ns, ctime_ns=self._stamp, order=record.named_ns, stamp=self._stamp,
+                    mtime_ns=record.mtime_ns, ctime_ns=self._at, order=record.named_ns, stamp=self._stamp,
                 )  # fmt: skip
             elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
                 self._listing.remove(parent, record.name, key, stamp=self._stamp)
@@ -368,11 +398,32 @@ class Projector:
             self._image_views(digest)
         for placement_id, before in self._placements.items():
             self._list_placement(before, self.view.get(Placement, placement_id))
+        for digest in self._blobs:
+            # An image entry is as long as its blob, which another replica may have told of later.
+            for entry in self.view.referrers(Entry, digest):
+                at = self.view.stamp_of(Entry.KIND, entry.id)
+                self._list_entry(entry, at[0] if at is not None else 0)
         for session_id, row in self._sessions.items():
             self._session_documents(session_id, row)
+        for directory in self._listing.emptied:
+            if not self._lives(directory):
+                self._listing.drop(directory)
         for name, amount in self._counters.items():
-            self.txn.put(keys.counter(name), cbor2.dumps(self.view.counter(name) + amount))
+            total = self.view.counter(name) + amount
+            if total:
+                self.txn.put(keys.counter(name), cbor2.dumps(total))
+            else:
+                self.txn.delete(keys.counter(name))
         return self.changes
+
+    def _lives(self, directory: bytes) -> bool:
+        """Whether a directory has a row of its own, though it be empty."""
+        tag, raw = directory[:1], directory[1:]
+        if tag == b"d":
+            return raw == bytes(16) or self.view.get_raw(ImportFolder, raw) is not None
+        if tag in (b"p", b"f") and self.view.get_raw(Folder, raw) is not None:
+            return True
+        return tag not in b"Spfgc" or self.view.get_raw(Session, raw) is not None
 
     def _list_placement(self, before: Placement | None, placement: Placement | None) -> None:
         place = placement_place(placement) if placement is not None else None
@@ -429,7 +480,7 @@ class Projector:
     def _view_places(self, image: Image, first: Placement) -> dict[tuple[str, ...], bytes]:
         """Where an image stands in the views over everything: path of values → wanted name."""
         text = image.digest.hex()
-        out: dict[tuple[str, ...], bytes] = {("images", text[:2]): text.encode() + _EXTENSIONS.get(image.media_type, "").encode()}
+        out: dict[tuple[str, ...], bytes] = {("images", text[:2]): (text + extension(image.media_type)).encode()}
         generations = self.view.generations_of(image.digest)
         out[("by-date", *dates(*image_time(image, generations)))] = first.name
         for generation in generations:
@@ -476,7 +527,9 @@ class Projector:
 
     def _session_documents(self, session_id: str, row: SessionRow) -> None:
         session = self.view.get(Session, session_id)
+        row.mtime_ns = max(row.mtime_ns, self._stamp)
         if session is None:
+            row.documents = {}
             # Sums stay while members do: a restored session finds them again.
             members = keys.session_members(session_id)
             if next(iter(self.txn.scan(members, prefix_end(members))), None) is None:
@@ -484,7 +537,6 @@ class Projector:
             else:
                 self.txn.put(keys.session_row(session_id), row.dump())
             return
-        row.mtime_ns = max(row.mtime_ns, self._stamp)
         parts = row.parts(session)
         canvas, generations = documents.canvas_document(parts), documents.generations_document(parts)
         text = documents.session_json(parts)
@@ -506,6 +558,11 @@ class Projector:
 def import_directory(parent_id: str | None) -> bytes:
     """The directory key of a folder of import/; None is import/ itself."""
     return b"d" + (key16(parent_id) if parent_id is not None else bytes(16))
+
+
+def folder_parent(folder: Folder) -> bytes:
+    """The directory key of what a folder lies in."""
+    return b"p" + key16(folder.parent_id or folder.session_id)
 
 
 def placement_place(placement: Placement) -> tuple[bytes, bytes]:
@@ -530,8 +587,7 @@ def image_time(image: Image, generations: list[Generation]) -> tuple[int, int]:
 
 
 def _local(ns: int, utc_offset_s: int) -> datetime.datetime:
-    zone = datetime.timezone(datetime.timedelta(seconds=utc_offset_s))
-    return datetime.datetime.fromtimestamp(max(0, min(ns, 2**62)) // 1_000_000_000, zone)
+    return datetime.datetime.fromtimestamp(max(0, min(ns, 2**62)) // 1_000_000_000, documents.zone(utc_offset_s))
 
 
 def dates(ns: int, utc_offset_s: int) -> tuple[str, str]:
@@ -545,6 +601,12 @@ def generation_name(generation: Generation) -> bytes:
     moment = _local(generation.time_ns, generation.utc_offset_s)
     words = safe_name((generation.prompt or generation.model or "")[:400], "generation", 80)
     return f"{moment:%Y-%m-%d %H.%M.%S} ".encode() + words
+
+
+def entry_key(entry: Entry, content: bytes) -> bytes:
+    """The node key of a canvas entry's file: another content is another node; the bytes of an image never change."""
+    is_image = entry.type == "image" and entry.digest is not None
+    return b"De" + key16(entry.id) + (bytes(8) if is_image else documents.revision(content).to_bytes(8, "little"))
 
 
 def entry_file(entry: Entry) -> tuple[bytes, bytes]:

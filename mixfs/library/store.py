@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ import cbor2
 from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryError
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
-from mixfs.index.engine import Engine, WriteTxn, prefix_end
+from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
 from mixfs.journal import START, Item, Journal, Position
@@ -56,6 +57,7 @@ class Store:
         self.problems = Problems(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
+        self._swap = threading.Lock()  # held while there is no engine
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
         if read_only:
@@ -68,6 +70,7 @@ class Store:
             self.format = place.bind(root)
             self.journal = Journal(root / "journal", self.format.replica)
             self._engine = self._open_engine()
+            self._catch_up_with_others()
             self._catch_up()
 
     def close(self) -> None:
@@ -80,8 +83,19 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[View]:
         """The library at one state. Keep it for one bounded page of work."""
-        with self._engine.read() as txn:
-            yield View(txn)
+        with contextlib.ExitStack() as stack:
+            yield View(self._begin_read(stack))
+
+    def _begin_read(self, stack: contextlib.ExitStack) -> ReadTxn:
+        while True:
+            engine = self._engine
+            try:
+                return stack.enter_context(engine.read())
+            except IndexDamaged:
+                # Perhaps a writer closed it a moment ago, to reopen it.
+                with self._swap:
+                    if self._engine is engine:
+                        raise
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every commit of this process, from the thread that committed."""
@@ -135,17 +149,40 @@ class Store:
             except IndexFull:
                 self._engine.grow()
                 if durable:
-                    self._catch_up()
+                    self._catch_up_later()
                     return result
             except IndexDamaged:
                 if not durable and attempt >= 2:
                     raise
-                self._reopen()
                 if durable:
-                    # What is in the journal will be seen whatever happens: it must not be reported as a failure.
-                    self._catch_up()
+                    self._catch_up_later(reopen=True)
                     return result
+                self._reopen()
         raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+
+    def annotate_index(
+        self, rows: dict[bytes, bytes], changed: Callable[[View], list[tuple[bytes, bytes]]]
+    ) -> None:
+        """Put derived rows that the journal doesn't hold (thumbnails), and note which dentries they change."""
+        if self.read_only:
+            return
+        with self._lock:
+            if not self._engine.is_current():
+                self._reopen()
+            self._catch_up()
+            while True:
+                try:
+                    with self._engine.write() as txn:
+                        projector = Projector(txn)
+                        for key, value in rows.items():
+                            txn.put(key, value)
+                        projector.changes.entries.update(dict.fromkeys(changed(projector.view)))
+                        note_commit(txn, projector, self.journal.replica, 0)
+                    break
+                except IndexFull:
+                    self._engine.grow()
+        for listener in self._listeners:
+            listener()
 
     @staticmethod
     def _stamp(txn: WriteTxn) -> Stamp:
@@ -164,6 +201,32 @@ class Store:
                 replica = ReplicaId(bytes.fromhex(name))
                 if replica != self.journal.replica:
                     yield Journal(directory, replica)
+
+    def _catch_up_later(self, reopen: bool = False) -> None:
+        """As `_catch_up`, when the index failed though the journal has the commit: that is no failure any more.
+
+        Where the index can't be written now (a full disk), the next commit tries again.
+        """
+        try:
+            if reopen:
+                self._reopen()
+            self._catch_up()
+        except (IndexDamaged, OSError) as error:
+            self.problems.report(
+                "index-behind", f"A commit is in the journal, but not yet in the index: {error}",
+                path=str(self._index_path),
+            )  # fmt: skip
+
+    def _catch_up_with_others(self) -> None:
+        """Replay what the index has not seen of other replicas: a copied index may be older than the copied journal."""
+        for journal in self._journals():
+            with self._engine.read() as txn:
+                noted = noted_position(txn, journal.replica)
+            if journal is self.journal or noted >= written_end(journal):
+                continue
+            for item in self._replay_into(self._engine, journal, noted):
+                if not item.torn:
+                    self._report_damage(journal, item)
 
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
@@ -252,8 +315,14 @@ class Store:
         return LmdbEngine(self._index_path, map_size=self._map_size)
 
     def _reopen(self) -> None:
-        self._engine.close()
-        self._engine = self._open_engine()
+        if not self._engine.is_current():
+            # Those who read keep the old one until the new one stands.
+            old, self._engine = self._engine, self._open_engine()
+            old.close()
+            return
+        with self._swap:
+            self._engine.close()
+            self._engine = self._open_engine()
 
     def rebuild_index(self) -> None:
         """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
@@ -274,6 +343,9 @@ class Store:
         finally:
             engine.close()
         fsync_directory(fresh)
+        # A killed rebuild's: a process with our number may have been it.
+        for leftover in self.root.glob("index.old-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         old = self.root / f"index.old-{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._index_path, old)
@@ -286,7 +358,8 @@ class Store:
     def _fill(self, engine: Engine) -> None:
         with engine.write() as txn:
             txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
-        for journal in self._journals():
+        # In the order in which they were begun: so a copied library's new journal follows the one it was copied with.
+        for journal in sorted(self._journals(), key=_first_stamp):
             for item in self._replay_into(engine, journal, START):
                 # Our own torn tail is cut by the catch-up that follows.
                 if not item.torn:
@@ -310,18 +383,31 @@ class Store:
                 engine = LmdbEngine(self._index_path, read_only=True, lock=False)
                 with engine.read() as txn:
                     current = txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
-                    if current and noted_position(txn, self.journal.replica) == self._written_end():
+                    if current and noted_position(txn, self.journal.replica) == self.written_end():
                         return engine
                 engine.close()
         memory = MemoryEngine()
         self._fill(memory)
         return memory
 
-    def _written_end(self) -> Position:
-        segments = self.journal.segments()
-        if not segments:
-            return START
-        return Position(segments[-1], list(self.journal.sizes())[-1][1])
+    def written_end(self) -> Position:
+        """Where the journal ends now, without the lock: for those who only read."""
+        return written_end(self.journal)
+
+
+def _first_stamp(journal: Journal) -> float:
+    for item in journal.read():
+        if item.payload is not None:
+            return int(cbor2.loads(item.payload)[1][0][2])
+    return float("inf")
+
+
+def written_end(journal: Journal) -> Position:
+    """Where a journal ends now, as far as can be said without the lock."""
+    segments = journal.segments()
+    if not segments:
+        return START
+    return Position(segments[-1], list(journal.sizes())[-1][1])
 
 
 def noted_position(txn: Any, replica: ReplicaId) -> Position:

@@ -66,6 +66,11 @@ class Txn(View):
                 stamps[key] = [stamp, self._replica]
         return dataclasses.replace(record, stamps=stamps)  # type: ignore[call-arg]
 
+    def made_by(self, origin: bytes, *names: tuple[bytes, bytes]) -> None:
+        """Say which mount makes this change, and which (directory, name) pairs its kernel changes by itself."""
+        self._projector.changes.origin = origin
+        self._projector.changes.known.update(dict.fromkeys(names))
+
     def finish(self) -> Projector:
         """Complete the rows that follow from the changes."""
         self._projector.finish()

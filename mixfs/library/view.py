@@ -83,7 +83,7 @@ class View:
         value = self.txn.get(keys.record(kind, entity_id))
         if value is None:
             return None
-        stamp, replica, _ = cbor2.loads(value)
+        stamp, replica, *_ = cbor2.loads(value)
         return stamp, replica
 
     def records(self, cls: type[R]) -> Iterator[R]:

@@ -1,0 +1,401 @@
+"""`Library`: the typed, synchronous Python API that the mount, the command line and the tests use.
+
+    from mixfs import Library
+
+    with Library.open("/path/to/library") as library:
+        report = library.import_paths([Path("outputs")])
+        for session in library.sessions():
+            print(session.title, [p.name for p in library.placements(session.id)])
+
+Concurrency: a Library may be used from several threads; changes are serialised by its store. Several processes may
+hold one library open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+import cbor2
+import inotify_simple
+
+from mixfs.blobs import LocalBlobs
+from mixfs.errors import NotALibrary, NotFoundError
+from mixfs.ids import Digest, digest_from_hex, new_id
+from mixfs.index.lmdb_engine import INITIAL_MAP
+from mixfs.journal import START, Position
+from mixfs.library import editing, place
+from mixfs.library.importing import Importer, ImportReport
+from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.staging import StagingArea, sweep
+from mixfs.library.store import Store
+from mixfs.library.thumbnails import Thumbnails
+from mixfs.library.transaction import LOCAL, Txn
+from mixfs.library.view import View
+from mixfs.media.pool import WorkerPool
+from mixfs.media.types import Inspection
+from mixfs.records import (
+    KINDS,
+    Annotation,
+    Edge,
+    Entry,
+    Generation,
+    Image,
+    Placement,
+    Record,
+    Session,
+    Trash,
+    from_map,
+)
+
+T = TypeVar("T")
+
+
+class Change(NamedTuple):
+    """One change as the journal tells it: `record` is None for a delete or a kind this version doesn't know."""
+
+    position: Position
+    stamp_ns: int
+    kind: str
+    entity_id: str
+    deleted: bool
+    record: Record | None
+
+
+class Stats(NamedTuple):
+    """Totals. `saved_bytes` is what keeping each original once has saved."""
+
+    sessions: int
+    images: int
+    placements: int
+    generations: int
+    blobs: int
+    blob_bytes: int
+    saved_bytes: int
+
+
+class Library:
+    """An open library. Make one with `Library.open`."""
+
+    def __init__(self, root: Path, *, read_only: bool = False, map_size: int = INITIAL_MAP) -> None:
+        self.root = root
+        self.store = Store(root, read_only=read_only, map_size=map_size)
+        self.blobs = LocalBlobs(root / "blobs")
+        self.staging = StagingArea(root / "staging")
+        self.pool = WorkerPool()
+        self.thumbnails = Thumbnails(self)
+        if not read_only:
+            sweep(root / "staging")
+
+    @classmethod
+    def open(
+        cls, root: str | os.PathLike[str], *, create: bool = True, read_only: bool = False, map_size: int = INITIAL_MAP
+    ) -> Library:
+        """Open the library in a directory, making it first when there is none (unless `create` is False).
+
+        Raises NotALibrary, FormatTooNew, UnsuitablePlace.
+        """
+        path = Path(os.path.abspath(root))
+        if not (path / "format").exists():
+            if not create or read_only:
+                raise NotALibrary(f"{path} is no MixFS library. Check the path, or make one with `mixfs import`.")
+            place.create(path)
+        return cls(path, read_only=read_only, map_size=map_size)
+
+    def close(self) -> None:
+        self.thumbnails.close()
+        self.pool.close()
+        self.staging.close()
+        self.store.close()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the store
+
+    def read(self) -> AbstractContextManager[View]:
+        """Reads at one state of the library; keep it for one bounded page of work."""
+        return self.store.read()
+
+    def commit(self, function: Callable[[Txn], T]) -> T:
+        """Run a function in a write transaction; what it puts is durable when this returns. See `Store.commit`."""
+        return self.store.commit(function)
+
+    def has_blob(self, digest: Digest) -> bool:
+        return self.blobs.stat(digest) is not None
+
+    def inspect(self, digest: Digest) -> Inspection:
+        """Look into a blob, in a worker process. Never raises for what the bytes are."""
+        return self.pool.inspect(str(self.blobs.path(digest)))
+
+    def wish_thumbnails(self, digests: Iterable[Digest]) -> None:
+        """Have thumbnails made in the background, where the library's owner runs that (the mount's daemon does)."""
+        for digest in digests:
+            self.thumbnails.wish(digest)
+
+    def mounted_at(self) -> str | None:
+        """Where a daemon says it has mounted this library."""
+        try:
+            data = json.loads((self.root / "mounted").read_text())
+            os.kill(int(data["pid"]), 0)
+        except PermissionError:
+            return str(data["mountpoint"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return str(data["mountpoint"])
+
+    # -- bringing in
+
+    def import_paths(
+        self, paths: Sequence[Path | str], *, session: str | None = None,
+        progress: Callable[[ImportReport], None] | None = None,
+    ) -> ImportReport:  # fmt: skip
+        """Import files and folders; folders are sessions, or all goes to the session titled `session`."""
+        return Importer(self, progress).run([Path(path) for path in paths], session)
+
+    def import_bytes(
+        self, data: bytes, name: str, *, session_id: str | None = None, role: str = "output",
+        mtime_ns: int | None = None,
+    ) -> Placement:  # fmt: skip
+        """Import bytes under a file name into a session (Inbox when none is named); returns their placement."""
+        intake = self.staging.intake()
+        try:
+            intake.write(data, 0)
+        except BaseException:
+            intake.discard()
+            raise
+        digest, _ = self.blobs.receive(intake)
+        with self.read() as view:
+            wanted = needs_inspection(view, digest)
+        inspection = self.inspect(digest) if wanted else None
+
+        def write(txn: Txn) -> Placement:
+            target = session_id or editing.session_titled(txn, editing.INBOX).id
+            editing.require_session(txn, target)
+            incoming = Incoming(
+                digest=digest, size=len(data), name=os.fsencode(name), mtime_ns=mtime_ns or txn.now_ns, role=role,
+                inspection=inspection,
+            )  # fmt: skip
+            return admit(txn, incoming, target, None, self.has_blob)[0]
+
+        placement = self.commit(write)
+        self.wish_thumbnails([digest])
+        return placement
+
+    # -- sessions
+
+    def create_session(
+        self, title: str, *, session_id: str | None = None, user_id: str | None = None, user_name: str | None = None
+    ) -> Session:
+        """A new session. Raises ExistsError when the given id is taken."""
+        return self.commit(
+            lambda txn: editing.create_session(
+                txn, title, session_id=session_id, user_id=user_id, user_name=user_name
+            )
+        )
+
+    def sessions(self) -> list[Session]:
+        """Every session, the oldest first."""
+        with self.read() as view:
+            return sorted(view.records(Session), key=lambda session: (session.created_ns, session.id))
+
+    def session(self, session_id: str) -> Session:
+        """Raises NotFoundError."""
+        with self.read() as view:
+            return editing.require_session(view, session_id)
+
+    def find_session(self, words: str) -> Session:
+        """The session of an id, a directory name or a title. Raises NotFoundError."""
+        with self.read() as view:
+            found = view.get(Session, words) or next(view.sessions_titled(words), None)
+            if found is None:
+                dentry = view.dentry(editing.SESSIONS, os.fsencode(words))
+                found = view.get_raw(Session, dentry.key[1:]) if dentry is not None else None
+        if found is None:
+            raise NotFoundError(f"There is no session {words!r}. `mixfs sessions` lists them.")
+        return found
+
+    def retitle_session(self, session_id: str, title: str) -> Session:
+        return self.commit(lambda txn: editing.retitle_session(txn, session_id, title))
+
+    def update_session(self, session_id: str, **fields: Any) -> Session:
+        """Set fields of a session: user_id, user_name, zoom, pan_x, pan_y."""
+        return self.commit(
+            lambda txn: txn.put(dataclasses.replace(editing.require_session(txn, session_id), **fields))
+        )
+
+    def delete_session(self, session_id: str) -> Trash:
+        """Move a session to the trash."""
+        return self.commit(lambda txn: editing.delete_session(txn, session_id))
+
+    # -- what is in a session
+
+    def placements(self, session_id: str) -> list[Placement]:
+        return self._members(Placement, session_id)
+
+    def entries(self, session_id: str) -> list[Entry]:
+        return sorted(self._members(Entry, session_id), key=lambda entry: (entry.z, entry.id))
+
+    def edges(self, session_id: str) -> list[Edge]:
+        return self._members(Edge, session_id)
+
+    def generations(self, session_id: str) -> list[Generation]:
+        return sorted(self._members(Generation, session_id), key=lambda generation: generation.time_ns)
+
+    def _members(self, cls: type[Any], session_id: str) -> list[Any]:
+        with self.read() as view:
+            editing.require_session(view, session_id)
+            return list(view.members(cls, session_id))
+
+    def placement(self, placement_id: str) -> Placement:
+        with self.read() as view:
+            return editing.require_placement(view, placement_id)
+
+    def delete_placement(self, placement_id: str) -> Trash:
+        """Move a placement to the trash."""
+        return self.commit(lambda txn: editing.delete_placement(txn, placement_id))
+
+    def move_placement(self, placement_id: str, session_id: str, name: str | None = None) -> Placement:
+        """Move a placement to images/ of a session, under its name or another."""
+
+        def write(txn: Txn) -> Placement:
+            placement = editing.require_placement(txn, placement_id)
+            editing.require_session(txn, session_id)
+            wanted = os.fsencode(name) if name is not None else placement.name
+            return editing.move_placement(txn, placement_id, session_id, None, wanted)
+
+        return self.commit(write)
+
+    def put_entry(self, entry: Entry) -> Entry:
+        """Add or replace a canvas entry."""
+        return self._put_member(entry)
+
+    def put_edge(self, edge: Edge) -> Edge:
+        return self._put_member(edge)
+
+    def put_generation(self, generation: Generation) -> Generation:
+        return self._put_member(generation)
+
+    def _put_member(self, record: Any) -> Any:
+        def write(txn: Txn) -> Any:
+            editing.require_session(txn, record.session_id)
+            held = txn.get(type(record), record.id)
+            if hasattr(record, "named_ns") and not record.named_ns:
+                named_ns = held.named_ns if held is not None else txn.now_ns
+                return txn.put(dataclasses.replace(record, named_ns=named_ns))
+            return txn.put(record)
+
+        return self.commit(write)
+
+    def delete_entry(self, entry_id: str) -> None:
+        self._delete_member(Entry, entry_id)
+
+    def delete_edge(self, edge_id: str) -> None:
+        self._delete_member(Edge, edge_id)
+
+    def delete_generation(self, generation_id: str) -> None:
+        self._delete_member(Generation, generation_id)
+
+    def _delete_member(self, cls: type[Any], entity_id: str) -> None:
+        def write(txn: Txn) -> None:
+            record = txn.get(cls, entity_id)
+            if record is None:
+                raise NotFoundError(f"There is no {cls.__name__.lower()} with the id {entity_id}.")
+            session = txn.get(Session, record.session_id)
+            editing.trash(txn, [record], session=session, name=entity_id.encode("utf-8", "replace"), reason="deleted")
+
+        self.commit(write)
+
+    # -- images
+
+    def image(self, digest: Digest | str) -> Image:
+        """What is known of a picture. Raises NotFoundError."""
+        raw = as_digest(digest)
+        with self.read() as view:
+            image = view.image(raw)
+        if image is None:
+            raise NotFoundError(f"There is no image with the digest {raw.hex()}.")
+        return image
+
+    def read_image(self, digest: Digest | str) -> bytes:
+        """The bytes of a blob, checked against its digest. Raises BlobMissing, BlobDamaged."""
+        return self.blobs.fetch(as_digest(digest))
+
+    def annotate(self, digest: Digest | str, **fields: Any) -> Annotation:
+        """Set `tags` (strings), `rating` (0 to 10, or None) or `comment` of an image; others stay."""
+        raw = as_digest(digest)
+        return self.commit(lambda txn: editing.annotate(txn, raw, **fields))
+
+    def annotation(self, digest: Digest | str) -> Annotation:
+        """Tags, rating and comment of an image; an empty one when nobody said anything."""
+        raw = as_digest(digest)
+        with self.read() as view:
+            return view.annotation(raw) or Annotation(digest=raw)
+
+    # -- totals and history
+
+    def stats(self) -> Stats:
+        with self.read() as view:
+            count = view.counter
+            return Stats(
+                sessions=count("sessions"),
+                images=count("images"),
+                placements=count("placements"),
+                generations=count("generations"),
+                blobs=count("blobs"),
+                blob_bytes=count("blob_bytes"),
+                saved_bytes=count("placed_bytes") - count("distinct_placed_bytes"),
+            )
+
+    def changes(self, since: Position = START, *, local: bool = False) -> Iterator[Change]:
+        """Every change in the journal after a position, in order; with `local` also receipts and folder bindings."""
+        for item in self.store.journal.read(since):
+            if item.payload is None:
+                continue
+            for kind, entity_id, stamp, flags, data in cbor2.loads(item.payload)[1]:
+                if flags & LOCAL and not local:
+                    continue
+                cls = KINDS.get(kind)
+                record = from_map(cls, data) if cls is not None and data is not None else None
+                name = cls.__name__ if cls is not None else f"kind {kind}"
+                yield Change(item.end, stamp, name, entity_id, data is None, record)
+
+    def follow_changes(
+        self, since: Position | None = None, *, stop: threading.Event | None = None, poll_ms: int = 1000
+    ) -> Iterator[Change]:
+        """As `changes`, then waiting for more, by whichever process, until `stop` is set (looked at every `poll_ms`)."""
+        position = since if since is not None else self.store.written_end()
+        with inotify_simple.INotify() as watch:
+            self.store.journal.directory.mkdir(parents=True, exist_ok=True)
+            flags = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
+            watch.add_watch(str(self.store.journal.directory), flags)
+            while stop is None or not stop.is_set():
+                for change in self.changes(position):
+                    position = change.position
+                    yield change
+                watch.read(timeout=poll_ms)
+
+
+def as_digest(digest: Digest | str) -> Digest:
+    """A digest from its bytes or its 64 hex digits. Raises NotFoundError for other text."""
+    if isinstance(digest, str):
+        try:
+            return digest_from_hex(digest)
+        except ValueError as error:
+            raise NotFoundError(str(error)) from None
+    return digest
+
+
+__all__ = ["Change", "ImportReport", "Library", "Stats", "new_id"]

@@ -1,0 +1,178 @@
+"""canvas.json and session.json as an editor or an app saves them: read into records, or refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mixfs.errors import InvalidValue
+from mixfs.ids import Digest, digest_from_hex
+from mixfs.library import editing
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.records import Edge, Entry, Session
+
+LIMIT = 64 << 20
+
+_ENTRY_KEYS = {
+    "canvasId", "imageHash", "type", "x", "y", "width", "height", "text", "generationId",
+}  # fmt: skip
+_EDGE_KEYS = {"id", "source", "target", "sourceHandle", "targetHandle"}
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """The JSON object of a document. Raises InvalidValue that says where it is wrong."""
+    if len(data) > LIMIT:
+        raise InvalidValue(f"The document has {len(data)} bytes; {LIMIT} are allowed.")
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidValue(f"Byte {error.start} is no UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidValue(f"Line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except RecursionError:
+        raise InvalidValue("The document is nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise InvalidValue("The document must be a JSON object.")
+    return value
+
+
+def check(name: str, data: bytes) -> None:
+    """Raise InvalidValue unless `data` is a valid canvas.json or session.json."""
+    document = parse(data)
+    if name == "canvas.json":
+        _entries(document, "x", {})
+        _edges(document, "x", {})
+    _session_fields(document)
+
+
+def save(txn: Txn, session_id: str, name: str, data: bytes) -> None:
+    """Put what a saved document says, in this transaction. Raises InvalidValue."""
+    document = parse(data)
+    session = editing.require_session(txn, session_id)
+    if name == "canvas.json" and "canvas_images" in document:
+        held = {entry.id: entry for entry in txn.members(Entry, session_id)}
+        entries = _entries(document, session_id, held, txn)
+        held_edges = {edge.id: edge for edge in txn.members(Edge, session_id)}
+        edges = _edges(document, session_id, held_edges) if "edges" in document else None
+        editing.replace_canvas(txn, session_id, entries, edges)
+    fields = _session_fields(document)
+    title = fields.pop("title", session.title)
+    if title != session.title:
+        session = editing.retitle_session(txn, session_id, title)
+    changed = dataclasses.replace(session, **fields)
+    if changed != session:
+        txn.put(changed)
+
+
+def _number(where: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidValue(f"{where} must be a number, not {value!r:.60}.")
+    return value
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(f"{where} must be a string, not {value!r:.60}.")
+    return value
+
+
+def _optional(convert: Any, where: str, value: Any) -> Any:
+    return None if value is None else convert(where, value)
+
+
+def _items(document: Mapping[str, Any], name: str, id_key: str) -> dict[str, dict[str, Any]]:
+    items = document.get(name, [])
+    if not isinstance(items, list):
+        raise InvalidValue(f"{name} must be a list.")
+    out: dict[str, dict[str, Any]] = {}
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidValue(f"{name}[{index}] must be an object.")
+        item_id = item.get(id_key)
+        if not isinstance(item_id, str) or not item_id:
+            raise InvalidValue(f"{name}[{index}].{id_key} must be a string that names it.")
+        if item_id in out:
+            raise InvalidValue(f"{name}[{index}].{id_key} {item_id!r:.60} stands there twice.")
+        out[item_id] = item
+    return out
+
+
+def _entries(
+    document: Mapping[str, Any], session_id: str, held: Mapping[str, Entry], txn: Txn | None = None
+) -> dict[str, Entry]:
+    out: dict[str, Entry] = {}
+    for z, (entry_id, item) in enumerate(_items(document, "canvas_images", "canvasId").items()):
+        where = f"canvas_images[{z}]"
+        old = held.get(entry_id)
+        digest = _digest(item.get("imageHash"), txn)
+        data = {key: value for key, value in item.items() if key not in _ENTRY_KEYS}
+        if digest is None and item.get("imageHash") is not None:
+            data["imageHash"] = item["imageHash"]
+        out[entry_id] = Entry(
+            id=entry_id,
+            session_id=session_id,
+            type=_text(f"{where}.type", item.get("type", "image")),
+            x=_number(f"{where}.x", item.get("x", 0.0)),
+            y=_number(f"{where}.y", item.get("y", 0.0)),
+            width=_optional(_number, f"{where}.width", item.get("width")),
+            height=_optional(_number, f"{where}.height", item.get("height")),
+            z=z,
+            digest=digest,
+            text=_optional(_text, f"{where}.text", item.get("text")),
+            generation_id=_optional(_text, f"{where}.generationId", item.get("generationId")),
+            data=data,
+            named_ns=old.named_ns if old else (txn.now_ns if txn else 0),
+            unknown=old.unknown if old else {},
+        )
+    return out
+
+
+def _digest(text: Any, view: View | None) -> Digest | None:
+    """A digest that the library knows; another app's own hash stays what it is, in `data`."""
+    if not isinstance(text, str) or view is None:
+        return None
+    try:
+        digest = digest_from_hex(text)
+    except ValueError:
+        return None
+    return digest if view.blob(digest) is not None else None
+
+
+def _edges(document: Mapping[str, Any], session_id: str, held: Mapping[str, Edge]) -> dict[str, Edge]:
+    out: dict[str, Edge] = {}
+    for index, (edge_id, item) in enumerate(_items(document, "edges", "id").items()):
+        where = f"edges[{index}]"
+        out[edge_id] = Edge(
+            id=edge_id,
+            session_id=session_id,
+            source=_text(f"{where}.source", item.get("source")),
+            target=_text(f"{where}.target", item.get("target")),
+            source_handle=_optional(_text, f"{where}.sourceHandle", item.get("sourceHandle")),
+            target_handle=_optional(_text, f"{where}.targetHandle", item.get("targetHandle")),
+            data={key: value for key, value in item.items() if key not in _EDGE_KEYS},
+            unknown=held[edge_id].unknown if edge_id in held else {},
+        )
+    return out
+
+
+def _session_fields(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What session.json and canvas.json say of the session itself; what they don't name stays."""
+    out: dict[str, Any] = {}
+    if "title" in document:
+        out["title"] = _text("title", document["title"])
+        if not out["title"].strip():
+            raise InvalidValue("title must not be empty.")
+    user = document.get("user")
+    if isinstance(user, dict):
+        out["user_name"] = _optional(_text, "user.displayName", user.get("displayName"))
+        out["user_id"] = _optional(_text, "user.id", user.get("id"))
+    if "zoom" in document:
+        out["zoom"] = _optional(_number, "zoom", document["zoom"])
+    pan = document.get("panOffset")
+    if isinstance(pan, dict):
+        out["pan_x"] = _optional(_number, "panOffset.x", pan.get("x"))
+        out["pan_y"] = _optional(_number, "panOffset.y", pan.get("y"))
+    return out

@@ -1,0 +1,116 @@
+"""What may keep MixFS from working on this machine, and what to do about it.
+
+Each check looks at one thing and gives one finding; what is checked comes in as arguments, so that tests can show it
+machines that aren't there. Prints nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixfs.errors import MixfsError
+from mixfs.library import place
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+LOW_DISK = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`state` is ok, warning or problem; `remedy` says what to do, and is empty when nothing needs doing."""
+
+    name: str
+    state: str
+    text: str
+    remedy: str = ""
+
+
+def check_device(problem: str) -> Finding:
+    """/dev/fuse, as `mixfs.daemon.mounts.fuse_device_problem` found it."""
+    if problem:
+        what, _, remedy = problem.partition(": ")
+        return Finding("fuse-device", PROBLEM, f"{what}.", remedy[:1].upper() + remedy[1:])
+    return Finding("fuse-device", OK, "/dev/fuse can be opened.")
+
+
+def check_fusermount(path: str | None) -> Finding:
+    """fusermount3: users other than root mount and unmount through it."""
+    if path is None:
+        state = WARNING if os.geteuid() == 0 else PROBLEM
+        return Finding("fusermount3", state, "fusermount3 is not installed.", "Install the package fuse3.")
+    if os.geteuid() != 0 and not os.stat(path).st_mode & 0o4000:
+        return Finding(
+            "fusermount3", WARNING, f"{path} is not setuid root.", "Without that only root can mount: reinstall fuse3."
+        )
+    return Finding("fusermount3", OK, f"{path} is there.")
+
+
+def check_allow_other(allowed: bool) -> Finding:
+    """user_allow_other in /etc/fuse.conf; root needs no leave."""
+    if allowed:
+        return Finding("user-allow-other", OK, "Users may mount with `-o allow_other`.")
+    return Finding(
+        "user-allow-other",
+        OK,
+        "Only root may mount with `-o allow_other`, which shows a mount to other users.",
+        "If you need that (containers, a web server): write the line user_allow_other into /etc/fuse.conf.",
+    )
+
+
+def check_place(root: Path) -> Finding:
+    """The file system that the library lies on, or would."""
+    existing = root
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    kind = place.filesystem_type(existing) or "unknown"
+    try:
+        place.check_suitable(root)
+    except MixfsError as error:
+        return Finding("file-system", PROBLEM, str(error), "Move the library to a local disk.")
+    return Finding("file-system", OK, f"{root} lies on {kind}.")
+
+
+def check_disk(root: Path) -> Finding:
+    """Free space where the library lies."""
+    existing = root
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    usage = shutil.disk_usage(existing)
+    text = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB are free."
+    if usage.free < LOW_DISK:
+        return Finding("disk", WARNING, text, "Make room: what doesn't fit will be refused.")
+    return Finding("disk", OK, text)
+
+
+def check_format(root: Path) -> Finding:
+    """The library's format."""
+    try:
+        if not (root / "format").exists():
+            return Finding(
+                "library", OK, f"There is no library in {root} yet.", "`mixfs import` or `mixfs mount` makes one."
+            )
+        form = place.read_format(root)
+    except (MixfsError, OSError) as error:
+        return Finding("library", PROBLEM, str(error), "Check the path and its permissions; `mixfs fsck` says more.")
+    if not os.access(root, os.W_OK):
+        return Finding(
+            "library", WARNING, f"{root} can't be written by you.", "Mount it with `-o ro`, or change its owner."
+        )
+    return Finding("library", OK, f"{root} has format {form.version}, which this MixFS writes.")
+
+
+def check_mounts(stale: Sequence[str], alive: Sequence[str]) -> Finding:
+    """Mounts whose daemon is gone or doesn't answer, and those that are well."""
+    if stale:
+        listed = ", ".join(stale)
+        return Finding(
+            "mounts", PROBLEM, f"The daemon of {listed} is gone or does not answer.",
+            f"`mixfs mount {stale[0]}` heals it; `mixfs umount --lazy {stale[0]}` takes it away.",
+        )  # fmt: skip
+    if alive:
+        return Finding("mounts", OK, f"Mounted at {', '.join(alive)}.")
+    return Finding("mounts", OK, "Nothing is mounted.")

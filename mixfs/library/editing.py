@@ -1,0 +1,303 @@
+"""What can be done to a library, each as a function over one write transaction.
+
+The mount, the command line and the Python API all call these; nothing else puts or deletes records. What a function
+takes away goes into a trash record first, whole, so that it can be restored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mixfs.errors import ExistsError, NotFoundError
+from mixfs.ids import Digest, derived_id, key16, new_id
+from mixfs.index import dentries
+from mixfs.library.projections import placement_place
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.names import safe_name, with_counter
+from mixfs.records import (
+    Annotation,
+    Edge,
+    Entry,
+    Folder,
+    Generation,
+    Placement,
+    Record,
+    Session,
+    Trash,
+    to_map,
+)
+
+SESSIONS = dentries.fixed("/sessions")
+INBOX = "Inbox"
+
+
+def free_name(view: View, directory: bytes, name: bytes) -> bytes:
+    """`name`, or the first ` (n)` of it that is free: found by doubling, then halving, the number."""
+    if view.dentry(directory, name) is None:
+        return name
+    taken, free = 1, 2
+    while view.dentry(directory, with_counter(name, free)) is not None:
+        taken, free = free, free * 2
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        if view.dentry(directory, with_counter(name, middle)) is None:
+            free = middle
+        else:
+            taken = middle
+    return with_counter(name, free)
+
+
+# -- sessions
+
+
+def create_session(
+    txn: Txn, title: str, *, session_id: str | None = None, user_id: str | None = None, user_name: str | None = None,
+    name: bytes | None = None,
+) -> Session:  # fmt: skip
+    """A new session; its directory's name follows from the title. Raises ExistsError for an id that is there."""
+    if session_id is not None and txn.get(Session, session_id) is not None:
+        raise ExistsError(f"There is a session with the id {session_id} already.")
+    return txn.put(
+        Session(
+            id=session_id or new_id(),
+            title=title,
+            name=free_name(txn, SESSIONS, name or safe_name(title)),
+            created_ns=txn.now_ns,
+            user_id=user_id,
+            user_name=user_name,
+        )
+    )
+
+
+def require_session(view: View, session_id: str) -> Session:
+    session = view.get(Session, session_id)
+    if session is None:
+        raise NotFoundError(f"There is no session with the id {session_id}. `mixfs sessions` lists them.")
+    return session
+
+
+def session_titled(txn: Txn, title: str) -> Session:
+    """The oldest session of a title, or a new one."""
+    return next(txn.sessions_titled(title), None) or create_session(txn, title)
+
+
+def retitle_session(txn: Txn, session_id: str, title: str, *, name: bytes | None = None) -> Session:
+    """Give a session another title; its directory is renamed to follow."""
+    session = require_session(txn, session_id)
+    wanted = name or safe_name(title)
+    if wanted != session.name:
+        wanted = free_name(txn, SESSIONS, wanted)
+    return txn.put(dataclasses.replace(session, title=title, name=wanted))
+
+
+def delete_session(txn: Txn, session_id: str) -> Trash:
+    """Move a session with all that belongs to it to the trash."""
+    session = require_session(txn, session_id)
+    members: list[Record] = [session]
+    for cls in (Folder, Placement, Entry, Edge, Generation):
+        members += txn.members(cls, session_id)
+    return trash(txn, members, session=session, name=session.name, reason="session deleted")
+
+
+def trash(
+    txn: Txn, records: Iterable[Record], *, name: bytes, reason: str, session: Session | None = None,
+    digest: Digest | None = None, keep: bool = False,
+) -> Trash:  # fmt: skip
+    """Write what is taken away into a trash record, then delete it (`keep`: the caller puts a new version)."""
+    taken = list(records)
+    kept = txn.put(
+        Trash(
+            id=new_id(),
+            deleted_ns=txn.now_ns,
+            reason=reason,
+            session_id=session.id if session else None,
+            session_title=session.title if session else "",
+            name=name,
+            digest=digest,
+            records=tuple([record.KIND, record.entity_id, to_map(record)] for record in taken),
+        )
+    )
+    if not keep:
+        for record in reversed(taken):
+            txn.delete(type(record), record.entity_id)
+    return kept
+
+
+# -- folders
+
+
+def folder_directory(session_id: str, folder_id: str | None) -> bytes:
+    """The directory key of images/ or of a folder below it."""
+    return b"p" + key16(folder_id or session_id)
+
+
+def ensure_folder(txn: Txn, session_id: str, parent_id: str | None, name: bytes) -> str:
+    """The id of a sub-folder of images/, made if it isn't there. A placement of that name makes it `name (2)`."""
+    directory = folder_directory(session_id, parent_id)
+    held = txn.dentry(directory, name)
+    if held is not None and held.is_directory:
+        folder = txn.get_raw(Folder, held.key[1:])
+        if folder is not None:
+            return folder.id
+    # The same id on every replica that makes the same folder, unless it was renamed since.
+    folder_id = derived_id(b"folder", session_id.encode(), (parent_id or "").encode(), name)
+    if txn.get(Folder, folder_id) is not None:
+        folder_id = new_id()
+    txn.put(
+        Folder(
+            id=folder_id,
+            session_id=session_id,
+            parent_id=parent_id,
+            name=free_name(txn, directory, name),
+            named_ns=txn.now_ns,
+        )
+    )
+    return folder_id
+
+
+def ensure_path(txn: Txn, session_id: str, path: Iterable[bytes]) -> str | None:
+    """The id of the folder at a path below images/, made where it isn't there; None for the empty path."""
+    folder_id: str | None = None
+    for name in path:
+        folder_id = ensure_folder(txn, session_id, folder_id, name)
+    return folder_id
+
+
+def rename_folder(txn: Txn, folder_id: str, parent_id: str | None, name: bytes) -> None:
+    """Rename or move a folder within its session; what is below follows."""
+    folder = txn.get(Folder, folder_id)
+    if folder is None:
+        raise NotFoundError("The folder is gone.")
+    directory = folder_directory(folder.session_id, parent_id)
+    held = txn.dentry(directory, name)
+    if held is not None and held.key != b"p" + key16(folder_id):
+        name = free_name(txn, directory, name)
+    txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.now_ns))
+
+
+# -- placements
+
+
+def find_placement(
+    view: View, session_id: str, folder_id: str | None, name: bytes, digest: Digest
+) -> Placement | None:
+    """The placement of the same bytes that came into the same folder under the same name."""
+    for placement in view.referrers(Placement, digest):
+        if (placement.session_id, placement.folder_id) == (session_id, folder_id) and name in (
+            placement.name,
+            placement.original_name,
+        ):
+            return placement
+    return None
+
+
+def place(txn: Txn, placement: Placement) -> Placement:
+    """Put a new placement under its name, or the first ` (n)` of it that is free."""
+    directory, wanted = placement_place(placement)
+    return txn.put(
+        dataclasses.replace(
+            placement,
+            name=free_name(txn, directory, wanted),
+            original_name=placement.original_name or placement.name,
+            named_ns=txn.now_ns,
+            added_ns=placement.added_ns or txn.now_ns,
+        )
+    )
+
+
+def require_placement(view: View, placement_id: str) -> Placement:
+    placement = view.get(Placement, placement_id)
+    if placement is None:
+        raise NotFoundError("The picture was deleted from its session.")
+    return placement
+
+
+def delete_placement(txn: Txn, placement_id: str, reason: str = "deleted") -> Trash:
+    """Move a placement to the trash."""
+    placement = require_placement(txn, placement_id)
+    session = txn.get(Session, placement.session_id)
+    return trash(txn, [placement], session=session, name=placement.name, digest=placement.digest, reason=reason)
+
+
+def overwrite_placement(txn: Txn, placement_id: str, **changes: Any) -> Placement:
+    """Give a placement other bytes; the older ones are kept in the trash."""
+    placement = require_placement(txn, placement_id)
+    if changes.get("digest", placement.digest) != placement.digest:
+        session = txn.get(Session, placement.session_id)
+        trash(
+            txn, [placement], session=session, name=placement.name, digest=placement.digest, reason="overwritten",
+            keep=True,
+        )  # fmt: skip
+    new = dataclasses.replace(placement, **changes)
+    before, after = placement_place(placement), placement_place(new)
+    if before != after:
+        new = dataclasses.replace(new, name=free_name(txn, *after), named_ns=txn.now_ns)
+    return txn.put(new)
+
+
+def move_placement(
+    txn: Txn, placement_id: str, session_id: str, folder_id: str | None, name: bytes, *, replace: bool = False
+) -> Placement:
+    """Move or rename a placement. With `replace`, what has the name goes to the trash; else ` (n)` is given."""
+    placement = require_placement(txn, placement_id)
+    moved = dataclasses.replace(placement, session_id=session_id, folder_id=folder_id, name=name)
+    directory, wanted = placement_place(moved)
+    held = txn.dentry(directory, wanted)
+    if held is not None and held.key != b"P" + key16(placement_id):
+        other = txn.get_raw(Placement, held.key[1:]) if held.key[:1] == b"P" else None
+        if replace and other is not None:
+            delete_placement(txn, other.id, "overwritten")
+        else:
+            moved = dataclasses.replace(moved, name=free_name(txn, directory, wanted))
+    if moved == placement:
+        return placement
+    return txn.put(dataclasses.replace(moved, named_ns=txn.now_ns))
+
+
+# -- annotations
+
+
+def annotate(txn: Txn, digest: Digest, **fields: Any) -> Annotation:
+    """Set tags, rating or comment of an image; fields that aren't named stay."""
+    held = txn.annotation(digest) or Annotation(digest=digest)
+    if "tags" in fields:
+        fields["tags"] = tuple(dict.fromkeys(tag.strip() for tag in fields["tags"] if tag.strip()))
+    new = dataclasses.replace(held, **fields)
+    return held if new == held else txn.put(new)
+
+
+# -- the canvas
+
+
+def replace_canvas(txn: Txn, session_id: str, entries: Mapping[str, Entry], edges: Mapping[str, Edge] | None) -> None:
+    """Make the canvas hold just these entries (and edges, unless None); what goes is kept in the trash.
+
+    Only what differs is put, so that saving an unchanged document changes nothing.
+    """
+    session = require_session(txn, session_id)
+    gone: list[Record] = []
+    for cls, wanted in ((Entry, entries), (Edge, edges)):
+        if wanted is None:
+            continue
+        held = {record.entity_id: record for record in txn.members(cls, session_id)}
+        gone += [record for entity_id, record in held.items() if entity_id not in wanted]
+        for entity_id, record in wanted.items():
+            if held.get(entity_id) != record:
+                txn.put(record)
+    if gone:
+        trash(txn, gone, session=session, name=b"canvas.json", reason="canvas entries removed")
+
+
+def generation_id_for(digest: Digest, session_id: str) -> str:
+    """The id of the generation that a picture's own metadata tells of: one for a picture in a session."""
+    return derived_id(b"generation", digest, session_id.encode())
+
+
+def image_id_for(digest: Digest) -> str:
+    """The id of an image: it follows from the digest, so that every replica gives the same."""
+    return derived_id(b"image", digest)
+
+

@@ -1,0 +1,216 @@
+"""Importing files and folders from outside the mount: several at once, in batched commits.
+
+A folder is a session, as in import/: `Trip/a.png` goes to the session Trip, a file by itself to Inbox. With `session`
+everything goes into that one. A file is reported only after its blob, journal item and index row are durable.
+
+Concurrency: files are copied, hashed and inspected in threads; the caller's thread commits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixfs.errors import MixfsError, UnsuitablePlace
+from mixfs.library import editing
+from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.transaction import Txn
+from mixfs.names import is_temporary
+
+if TYPE_CHECKING:
+    from mixfs.library.api import Library
+
+BATCH_FILES = 64
+BATCH_S = 0.5
+_IN_FLIGHT = 16
+
+
+@dataclass(slots=True)
+class Failure:
+    path: str
+    reason: str
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of each file. Every file is counted once; `failed` and `skipped` name theirs.
+
+    `imported` are pictures that are new; `deduplicated` files whose bytes the library had; `kept_as_files` new files
+    that are no readable picture; `bytes` what was read.
+    """
+
+    imported: int = 0
+    deduplicated: int = 0
+    kept_as_files: int = 0
+    bytes: int = 0
+    failed: list[Failure] = field(default_factory=list)
+    skipped: list[Failure] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        return self.imported + self.deduplicated + self.kept_as_files + len(self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to import and where it goes: session title, folders below images/, name."""
+
+    path: Path
+    session: str
+    folders: tuple[bytes, ...]
+    name: bytes
+
+
+def find_jobs(paths: Iterable[Path], session: str | None, report: ImportReport) -> Iterator[Job]:
+    """The files below `paths`, in order; what can't be listed is reported as failed."""
+    for path in paths:
+        # A relative path like "." has a name of its own only when resolved.
+        path = Path(os.path.abspath(path))
+        if not path.exists():
+            report.failed.append(Failure(str(path), "There is no such file or folder."))
+        elif path.is_dir():
+            yield from _walk(path, session or path.name or editing.INBOX, (), report)
+        else:
+            yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
+
+
+def _walk(folder: Path, session: str, folders: tuple[bytes, ...], report: ImportReport) -> Iterator[Job]:
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        report.failed.append(Failure(str(folder), f"The folder can't be listed: {error.strerror}."))
+        return
+    for entry in entries:
+        name, path = os.fsencode(entry.name), Path(entry.path)
+        if is_temporary(name):
+            report.skipped.append(Failure(str(path), "Hidden and temporary names are left out."))
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(path, session, (*folders, name), report)
+        elif entry.is_file():
+            yield Job(path, session, folders, name)
+        else:
+            report.skipped.append(Failure(str(path), "It is no regular file."))
+
+
+class Importer:
+    """One import into an open library."""
+
+    def __init__(self, library: Library, progress: Callable[[ImportReport], None] | None = None) -> None:
+        self._library = library
+        self._progress = progress or (lambda report: None)
+        self.report = ImportReport()
+
+    def run(self, paths: Iterable[Path], session: str | None = None) -> ImportReport:
+        """Import everything below `paths`; never raises for a single file's sake."""
+        checked = []
+        for path in paths:
+            refuse_own(self._library, path)
+            checked.append(path)
+        jobs = find_jobs(checked, session, self.report)
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="import") as threads:
+            self._pump(jobs, threads)
+        return self.report
+
+    def _pump(self, jobs: Iterator[Job], threads: ThreadPoolExecutor) -> None:
+        pending: dict[Future[Incoming | None], Job] = {}
+        ready: list[tuple[Job, Incoming]] = []
+        since = time.monotonic()
+        exhausted = False
+        while pending or ready or not exhausted:
+            while not exhausted and len(pending) < _IN_FLIGHT:
+                job = next(jobs, None)
+                if job is None:
+                    exhausted = True
+                else:
+                    pending[threads.submit(self._take, job)] = job
+            done, _ = wait(pending, timeout=BATCH_S, return_when=FIRST_COMPLETED) if pending else (set(), set())
+            for future in done:
+                job = pending.pop(future)
+                try:
+                    incoming = future.result()
+                except (OSError, MixfsError) as error:
+                    self.report.failed.append(Failure(str(job.path), getattr(error, "strerror", None) or str(error)))
+                else:
+                    if incoming is not None:
+                        ready.append((job, incoming))
+            due = len(ready) >= BATCH_FILES or time.monotonic() - since > BATCH_S or (exhausted and not pending)
+            if ready and due:
+                self._commit(ready)
+                ready, since = [], time.monotonic()
+
+    def _take(self, job: Job) -> Incoming | None:
+        """Copy, hash, publish and inspect one file (in a thread)."""
+        library = self._library
+        source = os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(source)
+            intake = library.staging.intake()
+            try:
+                size = intake.copy_from(source)
+            except BaseException:
+                intake.discard()
+                raise
+        finally:
+            os.close(source)
+        digest, _ = library.blobs.receive(intake)
+        with library.read() as view:
+            wanted = needs_inspection(view, digest)
+        return Incoming(
+            digest=digest,
+            size=size,
+            name=job.name,
+            mtime_ns=status.st_mtime_ns,
+            mode=status.st_mode & 0o777,
+            inspection=library.inspect(digest) if wanted else None,
+        )
+
+    def _commit(self, ready: list[tuple[Job, Incoming]]) -> None:
+        def write(txn: Txn) -> list[tuple[bool, str]]:
+            sessions: dict[str, str] = {}
+            out = []
+            for job, incoming in ready:
+                if job.session not in sessions:
+                    sessions[job.session] = editing.session_titled(txn, job.session).id
+                session_id = sessions[job.session]
+                folder_id = editing.ensure_path(txn, session_id, job.folders)
+                known = txn.blob(incoming.digest) is not None
+                placement, _ = admit(txn, incoming, session_id, folder_id, self._library.has_blob)
+                out.append((known, placement.area))
+            return out
+
+        try:
+            results = self._library.commit(write)
+        except (OSError, MixfsError) as error:
+            self.report.failed += [Failure(str(job.path), f"It could not be recorded: {error}") for job, _ in ready]
+            return
+        for (known, area), (_, incoming) in zip(results, ready, strict=True):
+            self.report.bytes += incoming.size
+            if known:
+                self.report.deduplicated += 1
+            elif area == "files":
+                self.report.kept_as_files += 1
+            else:
+                self.report.imported += 1
+        self._library.wish_thumbnails(incoming.digest for _, incoming in ready)
+        self._progress(self.report)
+
+
+def refuse_own(library: Library, path: Path) -> None:
+    """Importing from the library's own directory or its own mount would go round in a circle."""
+    real = os.path.realpath(path)
+    places = [os.path.realpath(library.root)]
+    mounted = library.mounted_at()
+    if mounted is not None:
+        places.append(os.path.realpath(mounted))
+    for place in places:
+        if real == place or real.startswith(place + "/"):
+            raise UnsuitablePlace(
+                f"{path} lies inside the library's own {'mount' if place != places[0] else 'directory'} {place}: "
+                "what is there is in the library already."
+            )

@@ -1,0 +1,216 @@
+"""Taking a file in: from bytes with a digest to records, by one set of rules for import/, the CLI and Python.
+
+What is no image, or an image that can't be decoded, is kept as a file of the session. The same bytes under the same
+name in the same folder are the same placement. A picture that carries a known generator's metadata makes a generation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixfs.ids import Digest
+from mixfs.library import documents, editing
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.media.sniff import IMAGE_TYPES
+from mixfs.media.types import EmbeddedMetadata, Inspection
+from mixfs.records import Blob, Generation, Image, ImageRef, Metadata, Placement
+
+_EMPTY: Mapping[str, bytes] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A file that is in the blob store and not yet named. `inspection` None: the library knows the blob already."""
+
+    digest: Digest
+    size: int
+    name: bytes
+    mtime_ns: int
+    mode: int = 0o644
+    xattrs: Mapping[str, bytes] = _EMPTY
+    inspection: Inspection | None = None
+    role: str = "output"
+
+
+def needs_inspection(view: View, digest: Digest) -> bool:
+    """False when all that a reader could find in a blob is in the library already."""
+    blob = view.blob(digest)
+    if blob is None:
+        return True
+    if blob.media_type not in IMAGE_TYPES:
+        return False
+    if view.image(digest) is None:
+        return True
+    metadata = view.get(Metadata, digest.hex())
+    return metadata is not None and metadata.reader is not None and view.generation_of(digest) is None
+
+
+def utc_offset_s(ns: int) -> int:
+    """This machine's offset from UTC at a time: kept with the record, so that dates stay the ones people saw."""
+    try:
+        return time.localtime(ns / 1e9).tm_gmtoff
+    except (OverflowError, ValueError, OSError):
+        return 0
+
+
+def admit_blob(txn: Txn, incoming: Incoming, blob_exists: Callable[[Digest], bool]) -> None:
+    """Put what is known of a blob by itself: its type, the picture, the raw metadata.
+
+    Called inside the transaction that names the blob; raises BlobMissing's cousin if it went away meanwhile.
+    """
+    inspection, digest = incoming.inspection, incoming.digest
+    if not blob_exists(digest):
+        raise FileNotFoundError(f"blob {digest.hex()} went away before it was named")
+    if txn.blob(digest) is None:
+        media_type = inspection.media_type if inspection else "application/octet-stream"
+        txn.put(Blob(digest=digest, size=incoming.size, media_type=media_type, added_ns=txn.now_ns))
+    if inspection is None or inspection.media_type not in IMAGE_TYPES:
+        return
+    if txn.image(digest) is None:
+        taken_ns = inspection.taken_ns or incoming.mtime_ns
+        txn.put(
+            Image(
+                digest=digest,
+                id=editing.image_id_for(digest),
+                media_type=inspection.media_type,
+                width=inspection.width,
+                height=inspection.height,
+                orientation=inspection.orientation,
+                frames=inspection.frames,
+                problem=inspection.problem,
+                taken_ns=taken_ns,
+                utc_offset_s=utc_offset_s(taken_ns),
+                size=incoming.size,
+                added_ns=txn.now_ns,
+            )
+        )
+    if txn.get(Metadata, digest.hex()) is None and (inspection.raw or inspection.metadata):
+        found = inspection.metadata
+        txn.put(
+            Metadata(
+                digest=digest,
+                raw=documents.pack_raw(found.raw if found else inspection.raw),
+                reader=found.reader if found else None,
+                reader_version=found.reader_version if found else 0,
+            )
+        )
+
+
+def area_of(txn: View, digest: Digest) -> str:
+    """images, or files for what is no readable image."""
+    image = txn.image(digest)
+    return "images" if image is not None and image.problem is None else "files"
+
+
+def admit(
+    txn: Txn, incoming: Incoming, session_id: str, folder_id: str | None, blob_exists: Callable[[Digest], bool], *,
+    placement_id: str | None = None, replaces: str | None = None, area: str | None = None,
+) -> tuple[Placement, bool]:  # fmt: skip
+    """Name a blob in a session; returns the placement and whether the session is changed by it.
+
+    `replaces` is the placement whose bytes these are a new version of; `placement_id` the id a new one gets; `area`
+    says where it is listed when that does not follow from the type.
+    """
+    admit_blob(txn, incoming, blob_exists)
+    digest = incoming.digest
+    area = area or area_of(txn, digest)
+    old = txn.get(Placement, replaces) if replaces is not None else None
+    if old is not None:
+        new = editing.overwrite_placement(
+            txn, old.id, digest=digest, size=incoming.size, mtime_ns=incoming.mtime_ns, mode=incoming.mode,
+            xattrs=dict(incoming.xattrs), area=area if old.area != area else old.area,
+        )  # fmt: skip
+        _generation(txn, incoming, new)
+        return new, new != old
+    if placement_id is None:
+        same = editing.find_placement(txn, session_id, folder_id, incoming.name, digest)
+        if same is not None:
+            return same, False
+    placement = editing.place(
+        txn,
+        Placement(
+            id=placement_id or editing.new_id(),
+            session_id=session_id,
+            folder_id=folder_id,
+            digest=digest,
+            name=incoming.name,
+            area=area,
+            role=incoming.role,
+            size=incoming.size,
+            mode=incoming.mode,
+            mtime_ns=incoming.mtime_ns,
+            xattrs=dict(incoming.xattrs),
+        ),
+    )
+    _generation(txn, incoming, placement)
+    return placement, True
+
+
+def _generation(txn: Txn, incoming: Incoming, placement: Placement) -> None:
+    """One generation for a picture in a session, from its metadata or like the one another session has."""
+    generation_id = editing.generation_id_for(incoming.digest, placement.session_id)
+    if txn.get(Generation, generation_id) is not None:
+        return
+    found = incoming.inspection.metadata if incoming.inspection else None
+    output = ImageRef(
+        digest=incoming.digest, name=documents.text_of(placement.name), role="output", size=incoming.size,
+        placement_id=placement.id,
+    )  # fmt: skip
+    if found is not None:
+        fields = generation_fields(found)
+    else:
+        known = txn.generation_of(incoming.digest)
+        if known is None or known.reader is None:
+            return
+        fields = {name: getattr(known, name) for name in _FOUND}
+    image = txn.image(incoming.digest)
+    time_ns = image.taken_ns if image else incoming.mtime_ns
+    txn.put(
+        Generation(
+            id=generation_id,
+            session_id=placement.session_id,
+            time_ns=time_ns,
+            utc_offset_s=utc_offset_s(time_ns),
+            outputs=(output,),
+            named_ns=txn.now_ns,
+            **fields,  # type: ignore[arg-type]
+        )
+    )
+
+
+_FOUND = (
+    "prompt", "negative_prompt", "generator", "generator_version", "model", "model_hash", "seed", "steps", "cfg",
+    "sampler", "scheduler", "width", "height", "loras", "parameters", "reader", "reader_version",
+)  # fmt: skip
+
+
+def generation_fields(found: EmbeddedMetadata) -> dict[str, object]:
+    """A reader's finding as the fields of a Generation."""
+    return {
+        "prompt": found.prompt,
+        "negative_prompt": found.negative_prompt,
+        "generator": found.generator,
+        "generator_version": found.version,
+        "model": found.model,
+        "model_hash": found.model_hash,
+        "seed": found.seed,
+        "steps": found.steps,
+        "cfg": found.cfg,
+        "sampler": found.sampler,
+        "scheduler": found.scheduler,
+        "width": found.width,
+        "height": found.height,
+        "loras": tuple([lora.name, lora.weight] for lora in found.loras),
+        "parameters": dict(found.parameters),
+        "reader": found.reader,
+        "reader_version": found.reader_version,
+    }
+
+
+def display_path(path: Path | str | bytes) -> str:
+    """A path for a message."""
+    return str(path) if not isinstance(path, bytes) else path.decode("utf-8", "replace")

@@ -1,0 +1,78 @@
+"""Staging: where files are written before they are blobs, a directory for each process that it holds locked.
+
+A directory whose lock can be had belongs to a process that is gone. What the mount left there is taken up again by
+the next mount (`mixfs/vfs/staging.py` keeps a log beside the files); what an import or the Python API left is of no
+use to anybody, because nothing was reported of it, and is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mixfs.blobs import Intake
+from mixfs.ids import new_id
+from mixfs.journal.files import make_directory_durably
+
+LOG = "log"
+
+
+class StagingArea:
+    """This process's directory below LIBRARY/staging/, made when it is first needed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.directory = root / f"{os.getpid()}-{new_id()[-12:]}"
+        self._lock_fd = -1
+
+    def open(self) -> Path:
+        """The directory, made and locked."""
+        if self._lock_fd < 0:
+            make_directory_durably(self.directory)
+            fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            self._lock_fd = fd
+        return self.directory
+
+    def intake(self) -> Intake:
+        """A new empty file to write into."""
+        return Intake(self.open() / new_id())
+
+    def close(self, *, keep: bool = False) -> None:
+        """Give the lock back; the directory goes too, unless `keep` (a mount that leaves files for the next one)."""
+        if self._lock_fd < 0:
+            return
+        if not keep:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        os.close(self._lock_fd)
+        self._lock_fd = -1
+
+
+def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
+    """(directory, lock's file descriptor) of each process that is gone; held locked until the caller closes the fd."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return
+    for name in names:
+        path = root / name
+        with contextlib.suppress(OSError):
+            fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            yield path, fd
+
+
+def sweep(root: Path) -> None:
+    """Remove what dead processes left that nobody will take up: directories without a log."""
+    for path, fd in abandoned(root):
+        if not (path / LOG).exists():
+            shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)

@@ -1,0 +1,120 @@
+"""Thumbnails: derived data in `thumbnails/ab/cdef….png`, made after an import and on demand, in worker processes.
+
+Concurrency: `wish` may be called from any thread and returns at once; `make_one` blocks on a worker process and on the
+disk. Rows (`h` in the key table) are written in batches, beside the journal: a rebuild takes them from the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cbor2
+
+from mixfs.ids import Digest
+from mixfs.index import keys
+from mixfs.library.projections import placement_place
+from mixfs.media.pool import ThumbnailFailed
+from mixfs.records import Placement
+
+if TYPE_CHECKING:
+    from mixfs.library.api import Library
+
+SIZE = 256
+
+
+class Thumbnails:
+    """The thumbnails of one open library, and the queue of those that are wished for."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self.root = library.root / "thumbnails"
+        self._wishes: OrderedDict[Digest, None] = OrderedDict()
+        self._condition = threading.Condition()
+        self._closed = False
+
+    def path(self, digest: Digest) -> Path:
+        text = digest.hex()
+        return self.root / text[:2] / f"{text[2:]}.png"
+
+    def wish(self, digest: Digest, *, first: bool = False) -> None:
+        """Have a thumbnail made when there is time; `first`: before the others."""
+        with self._condition:
+            self._wishes[digest] = None
+            if first:
+                self._wishes.move_to_end(digest, last=False)
+            self._condition.notify()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._wishes)
+
+    def next_wish(self, timeout_s: float | None = None) -> Digest | None:
+        """The next wish, waited for; None after `close` or at the timeout."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._wishes or self._closed, timeout_s)
+            if self._closed or not self._wishes:
+                return None
+            return self._wishes.popitem(last=False)[0]
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def make(self, digest: Digest) -> tuple[int, int] | None:
+        """Make the thumbnail of an image if there is none; returns `(size, mtime_ns)`, (0, 0) when none can be made.
+
+        None when the blob is no image of the library. The row isn't written: `record` does that, for many at once.
+        """
+        with self._library.read() as view:
+            image, row = view.image(digest), view.thumbnail(digest)
+        target = self.path(digest)
+        if image is None:
+            return None
+        if image.problem is not None:
+            return 0, 0
+        if row is not None and (row == (0, 0) or target.exists()):
+            return row
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary))
+            os.rename(temporary, target)
+            status = target.stat()
+            return status.st_size, status.st_mtime_ns
+        except ThumbnailFailed as error:
+            self._library.store.problems.report("no-thumbnail", str(error), digest=digest.hex())
+            return 0, 0
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def record(self, made: dict[Digest, tuple[int, int]]) -> None:
+        """Note thumbnails in the index and tell who remembers the listings that they appear in."""
+        self._library.store.annotate_index(
+            {keys.thumbnail(digest): cbor2.dumps(list(row)) for digest, row in made.items()},
+            lambda view: [
+                placement_place(placement)
+                for digest in made
+                for placement in view.referrers(Placement, digest)
+                if placement.area == "images"
+            ],
+        )
+
+    def missing(self, limit: int) -> list[Digest]:
+        """Up to `limit` images that have no thumbnail yet: what a daemon finds to do when it starts."""
+        from mixfs.records import Image
+
+        out: list[Digest] = []
+        with self._library.read() as view:
+            for image in view.records(Image):
+                if image.problem is None and view.thumbnail(image.digest) is None:
+                    out.append(image.digest)
+                    if len(out) >= limit:
+                        break
+        return out

@@ -1,0 +1,144 @@
+"""One look at a file: what it is, whether it decodes, and what is written in it. Pure; runs in a worker process."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, BinaryIO
+
+from mixfs.media import c2pa
+from mixfs.media.decoder import BadPicture, load_pixels, open_picture
+from mixfs.media.exif import Exif, parse_time, put_exif
+from mixfs.media.gif import MAX_FRAMES, scan_gif
+from mixfs.media.jpeg import scan_jpeg
+from mixfs.media.png import scan_png
+from mixfs.media.readers import read_metadata
+from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
+from mixfs.media.stealth import read_stealth
+from mixfs.media.texts import RawTexts
+from mixfs.media.types import EmbeddedMetadata, Inspection
+from mixfs.media.webp import scan_webp
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_TIFF_HEAD = 64 * 1024 * 1024
+"""Bytes of a TIFF in which its directories are looked for."""
+
+_STEALTH_TYPES = frozenset({"image/png", "image/webp"})
+
+
+def inspect_file(path: str) -> Inspection:
+    """Everything that is known of a file by its content. Never raises for bad content.
+
+    Raises OSError when the file can't be read, MemoryError when decoding needs more than there is.
+    """
+    with open(path, "rb") as file:
+        media_type = sniff(file.read(HEAD_SIZE))
+        if media_type not in IMAGE_TYPES:
+            return Inspection(media_type=media_type)
+        raw = RawTexts()
+        exif, jumbf, frames, cut = scan_container(file, media_type, raw)
+    if jumbf:
+        raw.put("c2pa", c2pa.summarise(jumbf))
+    width = height = None
+    problem: str | None = None
+    metadata: EmbeddedMetadata | None = None
+    try:
+        with open_picture(path, media_type) as picture:
+            width, height = picture.size
+            if media_type == "image/avif" and (packet := picture.info.get("exif")):
+                exif = put_exif(packet, raw)
+            if media_type != "image/gif":
+                frames = _frames(picture, media_type)
+            metadata = read_metadata(raw.items, width=width, height=height)
+            if media_type == "image/jpeg":
+                # A small scale reads every byte of the scans, and so finds what is cut short, at a third of the cost.
+                picture.draft(None, (max(1, width // 8), max(1, height // 8)))
+            load_pixels(picture)
+            if cut:
+                raise BadPicture("damaged or cut short: it ends in the middle of a frame")
+            if metadata is None and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
+                raw.put("stealth", hidden)
+    except BadPicture as error:
+        problem = str(error)
+        if width is None:
+            width, height = header_size(path, media_type)
+    if metadata is None:
+        metadata = read_metadata(raw.items, width=width, height=height)
+    return Inspection(
+        media_type=media_type,
+        width=width,
+        height=height,
+        orientation=exif.orientation if exif is not None else 1,
+        frames=max(1, frames),
+        taken_ns=_taken_ns(exif, raw, metadata),
+        metadata=metadata,
+        raw=raw.items,
+        problem=problem,
+    )
+
+
+def scan_container(file: BinaryIO, media_type: str, raw: RawTexts) -> tuple[Exif | None, bytes, int, bool]:
+    """A picture's texts, without its pixels: EXIF, C2PA's bytes, frames (GIF only), and whether a GIF is cut short."""
+    exif: Exif | None = None
+    jumbf, frames, cut = b"", 1, False
+    if media_type == "image/png":
+        exif, jumbf = scan_png(file, raw)
+    elif media_type == "image/jpeg":
+        exif, jumbf = scan_jpeg(file, raw)
+    elif media_type == "image/webp":
+        exif, jumbf = scan_webp(file, raw)
+    elif media_type == "image/gif":
+        frames, cut = scan_gif(file, raw)
+    elif media_type == "image/tiff":
+        file.seek(0)
+        exif = put_exif(file.read(MAX_TIFF_HEAD), raw)
+    return exif, jumbf, frames, cut
+
+
+def header_size(path: str, media_type: str) -> tuple[int | None, int | None]:
+    """Width and height as a PNG's, BMP's or GIF's header says them: for pictures that Pillow would not open."""
+    with open(path, "rb") as file:
+        head = file.read(32)
+    spans = {"image/png": (16, 4, "big"), "image/gif": (6, 2, "little"), "image/bmp": (18, 4, "little")}
+    if media_type not in spans or len(head) < 26:
+        return None, None
+    at, n, order = spans[media_type]
+    width = int.from_bytes(head[at : at + n], "big" if order == "big" else "little")
+    height = int.from_bytes(head[at + n : at + 2 * n], "big" if order == "big" else "little")
+    return (width, height) if 0 < width < 2**31 and 0 < height < 2**31 else (None, None)
+
+
+def _frames(picture: Image, media_type: str) -> int:
+    """Frames of an animation, as its header says; the pages of a TIFF are none."""
+    if media_type in ("image/tiff", "image/bmp", "image/jpeg"):
+        return 1
+    count = getattr(picture, "n_frames", 1)
+    return count if isinstance(count, int) and 1 <= count <= MAX_FRAMES else 1
+
+
+def _taken_ns(exif: Exif | None, raw: RawTexts, metadata: EmbeddedMetadata | None) -> int | None:
+    if exif is not None and exif.taken_ns is not None:
+        return exif.taken_ns
+    stamps: list[object] = []
+    if metadata is not None:
+        # Civitai's, and SwarmUI's day.
+        stamps = [metadata.parameters.get("Created Date"), metadata.parameters.get("date")]
+    stamps.append(raw.items.get("Creation Time"))
+    for stamp in stamps:
+        if isinstance(stamp, str) and (found := parse_time(stamp)) is not None:
+            return found
+    return None
+
+
+def inspect_bytes_texts(data: bytes) -> dict[str, str]:
+    """The texts of a picture in memory, without decoding it: for tests and for tools."""
+    raw = RawTexts()
+    media_type = sniff(data[:HEAD_SIZE])
+    if media_type in IMAGE_TYPES:
+        _, jumbf, _, _ = scan_container(io.BytesIO(data), media_type, raw)
+        if jumbf:
+            raw.put("c2pa", c2pa.summarise(jumbf))
+    return raw.items
+
+

@@ -1,0 +1,317 @@
+"""A pool of worker processes for everything that parses foreign bytes. Never imports a decoder itself.
+
+**Concurrency.** Every method may be called from any thread. A worker is owned by one caller from the moment it is taken
+from `_idle` until it is put back, so a worker does one job at a time and its pipes need no lock. `_lock` guards `_live`
+and `_closed` only and is never held while waiting. A caller waits for a free worker without a limit; a job's own time
+begins when its worker has it. `close()` kills what runs: its callers get PoolClosed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cbor2
+
+from mixfs.media.sniff import HEAD_SIZE, sniff
+from mixfs.media.types import Inspection, inspection_from_dict
+from mixfs.media.worker import MAX_MESSAGE
+
+JOBS_PER_WORKER = 2000
+"""Jobs after which a worker is replaced, so that a leak in a decoder stays small."""
+START_TIMEOUT_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class ThumbnailFailed(Exception):
+    """No thumbnail can be made of this file, now or later. The text is the reason, for a human."""
+
+
+class WorkerStartError(RuntimeError):
+    """A worker process did not start: the installation is broken, not a picture. The text has its last words."""
+
+
+class PoolClosed(RuntimeError):
+    """The pool was closed while, or before, the job was done."""
+
+
+class _Died(Exception):
+    """A worker went away in the middle of a job."""
+
+
+class _TimedOut(Exception):
+    pass
+
+
+class _Worker:
+    """One process and its pipes. Owned by one thread at a time."""
+
+    def __init__(self) -> None:
+        # Spawned, never forked: the caller may have an LMDB environment open. -P keeps the working directory off the
+        # import path, where a picture folder could hold a `PIL`.
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
+        self.jobs = 0
+        with tempfile.TemporaryFile() as errors:
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "mixfs.media.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    stderr=errors, close_fds=True, cwd="/", env=environment, bufsize=0,
+                )  # fmt: skip
+            except OSError as error:
+                raise WorkerStartError(f"can't start a worker with {sys.executable!r}: {error}") from error
+            try:
+                answer = self._receive(time.monotonic() + START_TIMEOUT_S)
+                if not isinstance(answer, dict) or "ready" not in answer:
+                    raise _Died
+            except (_Died, _TimedOut) as error:
+                self.kill()
+                errors.seek(0)
+                words = errors.read(65536).decode("utf-8", "replace").strip()[-1000:]
+                raise WorkerStartError(
+                    f"a worker did not start ({self.epitaph()}): {words or 'it said nothing'}"
+                ) from error
+
+    def run(self, job: dict[str, Any], timeout_s: float) -> Any:
+        """The worker's answer. Raises _Died or _TimedOut; the worker is of no more use then."""
+        deadline = time.monotonic() + timeout_s
+        body = cbor2.dumps(job)
+        assert self.process.stdin is not None
+        try:
+            # A job is a path or two: it fits into the pipe, so this can't block on a worker that doesn't read.
+            self.process.stdin.write(len(body).to_bytes(4, "big") + body)
+        except OSError as error:
+            raise _Died from error
+        self.jobs += 1
+        return self._receive(deadline)
+
+    def _receive(self, deadline: float) -> Any:
+        head = self._exactly(4, deadline)
+        size = int.from_bytes(head, "big")
+        if size > MAX_MESSAGE:
+            raise _Died
+        try:
+            return cbor2.loads(self._exactly(size, deadline))
+        except (cbor2.CBORDecodeError, RecursionError, ValueError) as error:
+            raise _Died from error
+
+    def _exactly(self, size: int, deadline: float) -> bytes:
+        assert self.process.stdout is not None
+        fd = self.process.stdout.fileno()
+        data = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            while len(data) < size:
+                left = deadline - time.monotonic()
+                if left <= 0 or not selector.select(left):
+                    raise _TimedOut
+                part = os.read(fd, min(size - len(data), 1 << 20))
+                if not part:
+                    raise _Died
+                data += part
+        return bytes(data)
+
+    def kill(self) -> None:
+        """End the process and reap it. Safe to call again."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def epitaph(self) -> str:
+        code = self.process.poll()
+        if code is None:
+            return "still running"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"killed by signal {-code}, {signal.Signals(-code).name}"
+            return f"killed by signal {-code}"
+        return f"exit status {code}"
+
+
+class WorkerPool:
+    """Inspects files and makes thumbnails in worker processes with limits on memory, time and files.
+
+    Bad content never raises: it is what `Inspection.problem` and `ThumbnailFailed` are for. Workers start when they are
+    first needed and are replaced after a crash, a time-out, or `JOBS_PER_WORKER` jobs.
+    """
+
+    def __init__(self, processes: int = 2) -> None:
+        if processes < 1:
+            raise ValueError("a pool needs a process")
+        self._lock = threading.Lock()
+        self._closed = False
+        self._live: set[_Worker] = set()
+        # Last in, first out: one busy caller keeps one worker warm instead of two.
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._processes = processes
+        for _ in range(processes):
+            self._idle.put(None)
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that run now."""
+        with self._lock:
+            return sorted(worker.process.pid for worker in self._live)
+
+    def inspect(self, path: str, timeout_s: float = 60) -> Inspection:
+        """What a file is and holds. Raises OSError when it can't be read, WorkerStartError, PoolClosed."""
+        path = os.path.abspath(path)
+        media_type = _sniff_file(path)
+        answer = self._job({"kind": "inspect", "path": path}, timeout_s)
+        if "ok" in answer:
+            try:
+                return inspection_from_dict(answer["ok"])
+            except (TypeError, ValueError, KeyError, AttributeError):
+                answer = {"error": "failed", "text": "the worker's answer made no sense"}
+        _raise_os(answer, path)
+        return Inspection(media_type=media_type, problem=_reason(answer))
+
+    def thumbnail(self, source: str, target: str, timeout_s: float = 60, *, size: int = 256) -> int:
+        """Write a PNG thumbnail to `target`; returns its size in bytes.
+
+        Raises ThumbnailFailed when none can be made, OSError when a file can't be read or written, WorkerStartError,
+        PoolClosed. `target` may be left behind half-written: give a temporary name.
+        """
+        source, target = os.path.abspath(source), os.path.abspath(target)
+        job = {"kind": "thumbnail", "source": source, "target": target, "size": size}
+        answer = self._job(job, timeout_s)
+        written = answer.get("ok")
+        if type(written) is int:
+            return written
+        _raise_os(answer, source)
+        raise ThumbnailFailed(_reason(answer))
+
+    def close(self) -> None:
+        """End all workers, busy ones too, and wait until they are gone. Safe to call again."""
+        with self._lock:
+            self._closed = True
+            live = list(self._live)
+            self._live.clear()
+        for worker in live:
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.kill()
+        # Each slot comes back when its caller has seen the end of its worker; then nothing of ours is left.
+        for _ in range(self._processes):
+            with contextlib.suppress(queue.Empty):
+                slot = self._idle.get(timeout=15)
+                if slot is not None:
+                    slot.kill()
+        for _ in range(self._processes):
+            self._idle.put(None)
+
+    def _job(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        """An answer of the worker, or one made up of how it ended: `killed`, `slow`."""
+        slot = self._idle.get()
+        worker: _Worker | None = slot
+        try:
+            # A worker that dies may have been killed by someone who wanted memory back: only a second
+            # death in the same job is the file's fault, since a picture is marked as bad for good.
+            for attempt in (1, 2):
+                worker = self._ready(worker)
+                try:
+                    answer = worker.run(job, timeout_s)
+                    if not isinstance(answer, dict):
+                        raise _Died
+                except _TimedOut:
+                    self._drop(worker)
+                    worker = None
+                    self._check_open()
+                    return {"error": "slow", "text": f"took longer than {timeout_s:g} s"}
+                except _Died:
+                    self._drop(worker)
+                    epitaph = worker.epitaph()
+                    worker = None
+                    self._check_open()
+                    if attempt == 2:
+                        return {"error": "killed", "text": epitaph}
+                    _log.warning("a media worker ended in the middle of a job (%s); trying once more", epitaph)
+                    continue
+                if answer.get("error") == "memory":
+                    self._drop(worker)
+                    worker = None
+                return answer
+            raise AssertionError("not reached")
+        finally:
+            self._idle.put(worker)
+
+    def _ready(self, worker: _Worker | None) -> _Worker:
+        self._check_open()
+        if worker is not None:
+            if worker.jobs < JOBS_PER_WORKER and worker.process.poll() is None:
+                return worker
+            self._drop(worker)
+        worker = _Worker()
+        with self._lock:
+            if not self._closed:
+                self._live.add(worker)
+                return worker
+        worker.kill()
+        raise PoolClosed("the pool of media workers was closed")
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.kill()
+        with self._lock:
+            self._live.discard(worker)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PoolClosed("the pool of media workers was closed")
+
+
+def _sniff_file(path: str) -> str:
+    with open(path, "rb") as file:
+        return sniff(file.read(HEAD_SIZE))
+
+
+def _raise_os(answer: dict[str, Any], path: str) -> None:
+    number = answer.get("errno")
+    if answer.get("error") == "os" and isinstance(number, int):
+        if number == errno.ENOMEM:
+            answer["error"] = "memory"
+            return
+        raise OSError(number, os.strerror(number), path)
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    """Words for a human of why there is no good answer."""
+    text = answer.get("text")
+    words = " ".join(text.split())[:500] if isinstance(text, str) else ""
+    match answer.get("error"):
+        case "memory":
+            return "the decoder needed too much memory"
+        case "slow":
+            return f"the decoder {words}"
+        case "killed":
+            return f"the decoder was ended ({words})"
+        case "bad":
+            return words
+        case _:
+            return f"the decoder failed ({words or 'no reason given'})"

@@ -1,0 +1,323 @@
+"""Values in a ComfyUI graph, wherever they come from: typed in, or linked through primitives, string and switch nodes.
+
+Every walk has a depth limit and takes its steps from the graph's budget, so cycles end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mixfs.media.readers.base import as_float, as_int, positive, unique_loras
+from mixfs.media.readers.graph import MAX_DEPTH, MAX_TEXT, Graph, Link, Node
+from mixfs.media.types import Lora
+
+_MAX_TEXTS = 60
+
+_ENCODED = (
+    ("populated_text",), ("text_g", "text_l"), ("t5xxl", "clip_l", "clip_g", "llama"), ("text",), ("prompt",),
+    ("text_positive", "text_negative"), ("caption",), ("tags",), ("wildcard_text",), ("mt5xl", "bert"),
+    ("text1", "text2"), ("string",), ("instruction",), ("user_prompt",),
+)  # fmt: skip
+"""Names under which text encoders take their text, the most telling first. A node gives the first group that it has."""
+
+_SIDES = {
+    "positive": ("positive", "positive_prompt", "pos_prompt", "prompt_positive", "text_positive", "positive_text",
+                 "cond_positive", "positive_g"),
+    "negative": ("negative", "negative_prompt", "neg_prompt", "prompt_negative", "text_negative", "negative_text",
+                 "cond_negative", "negative_g"),
+}  # fmt: skip
+
+_STRINGS = ("populated_text", "value", "text", "string", "String", "STRING", "Text", "prompt", "positive", "result",
+            "wildcard_text", "multiline_text", "text_string", "string_field", "text_0", "inputs", "in", "any",
+            "a")  # fmt: skip
+
+_NOT_CONDITIONING = frozenset({"clip", "model", "vae", "control_net", "image", "images", "mask", "style_model",
+                               "clip_vision_output", "clip_vision", "pixels", "latent", "samples", "latent_image",
+                               "gligen_textbox_model", "width", "height", "strength", "guidance"})  # fmt: skip
+
+_MODEL_NAMES = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "gguf_name", "diffusion_name", "checkpoint",
+                "ckpt", "unet", "model_path", "checkpoint_name", "diffusion_model", "model_file")  # fmt: skip
+
+
+_JOINABLE = ("text", "str", "prompt", "input", "a", "b", "c", "d", "prefix", "suffix", "prepend")
+
+
+class Values:
+    """Reads one graph. `guidance` is the distilled guidance (Flux) that the last conditioning passed through."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.guidance: float | None = None
+
+    # ---- single values
+
+    def number(self, inputs: Mapping[str, Any], *names: str) -> int | float | None:
+        """The first of the inputs that is a number, or is linked to one."""
+        for name in names:
+            found = self._number(inputs.get(name), name, 0)
+            if found is not None:
+                return found
+        return None
+
+    def _number(self, value: Any, name: str, depth: int) -> int | float | None:
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, int | float):
+            return value
+        if isinstance(value, str):
+            return as_int(value) if value.strip().lstrip("-").isdigit() else as_float(value)
+        node = self.graph.node(value)
+        if node is None or depth > MAX_DEPTH:
+            return None
+        for key in (name, "value", "seed", "noise_seed", "int", "INT", "float", "FLOAT", "number", "Number", "Value",
+                    "Xi", "steps", "cfg", "a"):  # fmt: skip
+            # A node's `steps` is no answer to a question for its seed.
+            meant = key == name or ("seed" in key and "seed" in name)
+            if key in node.inputs and (meant or key not in ("steps", "cfg", "seed", "noise_seed")):
+                found = self._number(node.inputs[key], name, depth + 1)
+            else:
+                continue
+            if found is not None:
+                return found
+        for _, link in node.links():
+            found = self._number(link, name, depth + 1)
+            if found is not None:
+                return found
+        return None
+
+    def text_of(self, inputs: Mapping[str, Any], *names: str) -> str | None:
+        """The first of the inputs that is text with content, or is linked to such."""
+        for name in names:
+            value = inputs.get(name)
+            node = self.graph.node(value)
+            text = value if isinstance(value, str) else None
+            if node is not None:
+                own = node.inputs.get(name)
+                text = own if isinstance(own, str) else self.string(value)
+            if text and text.strip():
+                return text.strip()
+        return None
+
+    def string(self, value: Any, depth: int = 0, side: str = "positive") -> str | None:
+        """Text, or what a linked string node yields: typed text, joins, switches, reroutes. None when it is unknown."""
+        if isinstance(value, str):
+            return value[:MAX_TEXT]
+        link = value
+        node = self.graph.node(link)
+        if node is None or depth > MAX_DEPTH:
+            return None
+        kind = node.kind.lower()
+        if "text_positive" in node.inputs and "text_negative" in node.inputs:
+            # SDXLPromptStyler and its kin: output 0 is the positive text, 1 the negative.
+            return self.string(node.inputs["text_negative" if link.slot == 1 else "text_positive"], depth + 1, side)
+        if any(word in kind for word in ("concat", "join", "append", "combine", "merge", "stringfunction")):
+            return self._joined(node, depth, side)
+        if "switch" in kind or "select" in kind:
+            index = as_int(self.number(node.inputs, "select", "index", "input"))
+            for name in (f"input{index}", f"text{index}", f"text_{index}", f"any_{index}", f"string{index}"):
+                if index is not None and name in node.inputs:
+                    return self.string(node.inputs[name], depth + 1, side)
+        if "replace" in kind and isinstance(node.inputs.get("find"), str) and node.inputs["find"]:
+            text = self.string(first_of(node.inputs, "text", "string"), depth + 1, side)
+            new = self.string(node.inputs.get("replace"), depth + 1, side)
+            return text.replace(node.inputs["find"], new or "")[:MAX_TEXT] if text else text
+        for name in (*_SIDES[side][1:], *_STRINGS) if side == "negative" else (*_STRINGS, *_SIDES[side][1:]):
+            if name in node.inputs:
+                text = self.string(node.inputs[name], depth + 1, side)
+                if text is not None and text.strip():
+                    return text
+        for name, nested in node.links():
+            if name in _NOT_CONDITIONING:
+                continue
+            text = self.string(nested, depth + 1, side)
+            if text is not None:
+                return text
+        typed = [v for n, v in node.inputs.items() if isinstance(v, str) and ("text" in n or "prompt" in n)]
+        return max(typed, key=len) if typed else None
+
+    def _joined(self, node: Node, depth: int, side: str) -> str | None:
+        delimiter = first_of(node.inputs, "delimiter", "separator", "delim", "linebreak_addition")
+        delimiter = delimiter if isinstance(delimiter, str) else " " if "text" in node.kind.lower() else ""
+        delimiter = {"\\n": "\n", "newline": "\n", "comma": ", ", "space": " ", "true": "\n", "false": ""}.get(
+            delimiter.lower(), delimiter
+        )
+        parts: list[str] = []
+        for name, value in node.inputs.items():
+            if len(parts) >= _MAX_TEXTS:
+                break
+            lowered = name.lower()
+            if not lowered.startswith(_JOINABLE):
+                continue
+            if lowered in ("delimiter", "clean_whitespace", "action", "tidy_tags", "case", "delim", "default"):
+                continue
+            part = self.string(value, depth + 1, side)
+            if part and part.strip():
+                parts.append(part)
+        return delimiter.join(parts)[:MAX_TEXT] if parts else None
+
+    # ---- prompts
+
+    def conditioning(self, inputs: Mapping[str, Any], side: str) -> str:
+        """The text behind a sampler's positive or negative input. Several texts are joined by line ends."""
+        self.guidance = None if side == "positive" else self.guidance
+        names = _SIDES[side] if side == "negative" else (*_SIDES[side], "conditioning", "cond1", "cond")
+        for name in names:
+            value = inputs.get(name)
+            if isinstance(value, str):
+                return value.strip()
+            if isinstance(value, Link):
+                texts: list[str] = []
+                self._encoded(value, side, texts, set(), 0)
+                return "\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_TEXT]
+        # Pipes carry everything in one link.
+        for name, value in inputs.items():
+            if isinstance(value, Link) and ("pipe" in name or "context" in name or name in ("ctx", "bus")):
+                texts = []
+                self._encoded(value, side, texts, set(), 0)
+                return "\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_TEXT]
+        return ""
+
+    def _encoded(self, link: Link, side: str, out: list[str], seen: set[tuple[str, int]], depth: int) -> None:
+        key = (link.id, link.slot)
+        node = self.graph.node(link)
+        if node is None or key in seen or depth > MAX_DEPTH or len(out) >= _MAX_TEXTS:
+            return
+        seen.add(key)
+        inputs = node.inputs
+        if node.kind == "ConditioningZeroOut":
+            return
+        guidance = as_float(inputs.get("guidance"))
+        if guidance is not None and side == "positive" and self.guidance is None:
+            self.guidance = guidance
+        pair = [name for name in ("positive", "negative") if isinstance(inputs.get(name), Link)]
+        if len(pair) == 2:
+            # Control nets and the like hand both sides through: output 0 is positive, 1 negative.
+            name = pair[link.slot] if link.slot < 2 and not _is_pipe(node) else side
+            self._encoded(inputs[name], side, out, seen, depth + 1)
+            return
+        for name in _SIDES[side]:
+            if name in inputs:
+                value = inputs[name]
+                if isinstance(value, Link) and not self._leads_to_text(value):
+                    self._encoded(value, side, out, seen, depth + 1)
+                elif (text := self.string(value, side=side)) is not None:
+                    out.append(text)
+                return
+        names = [name for name, _ in node.links() if name.startswith(("cond", "base_cond"))]
+        names.sort(key=lambda name: (name.endswith("from"), name))
+        for name in names:
+            # Boxes of text (GLIGEN) are laid over a prompt: the prompt comes first.
+            self._encoded(inputs[name], side, out, seen, depth + 1)
+        for group in _ENCODED:
+            texts = [self.string(inputs[name], side=side) for name in group if name in inputs]
+            if any(name in inputs for name in group):
+                found = [text for text in texts if text and text.strip()]
+                if found:
+                    out.extend(found)
+                    return
+        if names:
+            return
+        names = [name for name, _ in node.links() if name not in _NOT_CONDITIONING]
+        if "switch" in node.kind.lower() or "reroute" in node.kind.lower():
+            names = names[:1]
+        for name in names:
+            self._encoded(inputs[name], side, out, seen, depth + 1)
+
+    def _leads_to_text(self, link: Link) -> bool:
+        """A link named `positive` carries text or conditioning; text nodes have no CLIP."""
+        node = self.graph.node(link)
+        return node is not None and "clip" not in node.inputs and any(name in node.inputs for name in _STRINGS)
+
+    # ---- models
+
+    def model(self, link: object, sampler: Node) -> tuple[str | None, tuple[Lora, ...]]:
+        """The model's file name and the LoRAs on the way to it, in the order in which they were put on."""
+        loras: list[Lora] = []
+        name: str | None = None
+        if not isinstance(link, Link):
+            link = next((v for n, v in sampler.links() if "pipe" in n or "context" in n or n == "ctx"), None)
+        seen: set[str] = set()
+        node = self.graph.node(link)
+        while node is not None and node.id not in seen and len(seen) < MAX_DEPTH * 4:
+            seen.add(node.id)
+            loras.extend(reversed(self._loras(node, set())))
+            name = self.text_of(node.inputs, *_MODEL_NAMES)
+            if name is not None and not isinstance(node.inputs.get("model"), Link):
+                break
+            name = None
+            ahead = ("model", "model1", "model_a", "base_model", "ckpt_model", "unet", "MODEL")
+            nxt = next((node.inputs[n] for n in ahead if isinstance(node.inputs.get(n), Link)), None)
+            if nxt is None:
+                skip = {"clip", "vae", "image", "lora_stack", "positive", "negative", "latent", "ipadapter", "seed"}
+                nxt = next((v for n, v in node.links() if n not in skip), None)
+            node = self.graph.node(nxt)
+        return name, unique_loras(loras[::-1])
+
+    def _loras(self, node: Node, seen: set[str]) -> list[Lora]:
+        """What LoRAs a node puts on the model, stacks that it is given included."""
+        out: list[Lora] = []
+        if node.id in seen or len(seen) > MAX_DEPTH:
+            return out
+        seen.add(node.id)
+        inputs = node.inputs
+        for name in ("lora_stack", "optional_lora_stack", "loras_stack"):
+            stack = self.graph.node(inputs.get(name))
+            if stack is not None:
+                out += self._loras(stack, seen)
+        single = self.text_of(inputs, "lora_name", "lora")
+        if single:
+            weight = first_of(inputs, "strength_model", "lora_model_strength", "strength", "model_strength", "weight",
+                              "lora_weight")  # fmt: skip
+            out.append(Lora(name=single, weight=self._weight(weight)))
+        count = as_int(inputs.get("lora_count")) or 100
+        for key, value in inputs.items():
+            if isinstance(value, dict) and isinstance(value.get("lora"), str):
+                # rgthree's Power Lora Loader: {"on": true, "lora": "x.safetensors", "strength": 1}
+                if value.get("on", True):
+                    out.append(Lora(name=value["lora"], weight=as_float(value.get("strength"))))
+            elif key.startswith("lora_name_") and isinstance(value, str):
+                n = key.removeprefix("lora_name_")
+                on = str(inputs.get(f"switch_{n}", "On")).lower() not in ("off", "false")
+                if on and (as_int(n) or 0) <= count:
+                    weight = first_of(inputs, f"model_str_{n}", f"model_weight_{n}", f"lora_wt_{n}", f"strength_{n}")
+                    out.append(Lora(name=value, weight=self._weight(weight)))
+            elif key in ("lora_01", "lora_02", "lora_03", "lora_04") and isinstance(value, str):
+                out.append(Lora(name=value, weight=self._weight(inputs.get(key.replace("lora_", "strength_")))))
+        listed = inputs.get("loras")
+        for item in listed if isinstance(listed, list) else []:
+            if isinstance(item, dict) and isinstance(item.get("name"), str) and item.get("active", True):
+                out.append(Lora(name=item["name"], weight=as_float(item.get("strength"))))
+        return [lora for lora in out[:100] if lora.name.strip() and lora.name.lower() not in ("none", "undefined")]
+
+    def _weight(self, value: Any) -> float | None:
+        return as_float(self._number(value, "strength_model", 0))
+
+    # ---- size
+
+    def size(self, inputs: Mapping[str, Any]) -> tuple[int | None, int | None]:
+        """Width and height of the empty latent that a sampler begins with, through the nodes between."""
+        link = first_of(inputs, "latent_image", "latent", "samples", "latents", "optional_latent")
+        node = self.graph.node(link)
+        for _ in range(MAX_DEPTH):
+            if node is None:
+                break
+            for wide, high in (("width", "height"), ("empty_latent_width", "empty_latent_height")):
+                width = positive(as_int(self.number(node.inputs, wide)))
+                height = positive(as_int(self.number(node.inputs, high)))
+                if width and height:
+                    return width, height
+            if "pixels" in node.inputs or "image" in node.inputs:
+                break
+            node = self.graph.node(next((v for n, v in node.links() if "latent" in n or "samples" in n), None))
+        return None, None
+
+
+def first_of(inputs: Mapping[str, Any], *names: str) -> Any:
+    """The first of the names that is there at all."""
+    return next((inputs[name] for name in names if name in inputs), None)
+
+
+def _is_pipe(node: Node) -> bool:
+    kind = node.kind.lower()
+    return "pipe" in kind or "context" in kind

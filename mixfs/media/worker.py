@@ -1,0 +1,147 @@
+"""The process that touches foreign bytes. Runs `python -P -m mixfs.media.worker`, one job at a time over its pipes.
+
+A message is a 4-byte big-endian length and a CBOR map. CBOR, not pickle: whatever takes over a worker can send data to
+the parent, and nothing that runs. A thread reads the input, so that the end of it (the parent is gone, however it
+went) ends the process at once, in the middle of a job too. PR_SET_PDEATHSIG would not do: it fires when the *thread*
+that started the worker ends, and the pool's callers are threads that come and go.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+from typing import Any, BinaryIO
+
+import cbor2
+
+MEMORY_LIMIT = 2 * 1024**3
+"""Bytes of address space."""
+FILE_LIMIT = 64 * 1024**2
+"""Bytes of a file that a worker may write."""
+OPEN_FILES = 32
+CPU_PER_JOB_S = 120
+"""CPU seconds of one job: the soft limit, moved along before each. SIGXCPU ends the worker."""
+MAX_MESSAGE = 128 * 1024**2
+
+TEST_JOBS = "MIXFS_WORKER_TEST_JOBS"
+"""Environment variable that allows the jobs which the tests use to misbehave."""
+
+
+def write_message(stream: BinaryIO, message: Any) -> None:
+    body = cbor2.dumps(message)
+    stream.write(len(body).to_bytes(4, "big") + body)
+    stream.flush()
+
+
+def read_message(stream: BinaryIO) -> Any:
+    """The next message; None at the end of the stream, or when what comes is no message."""
+    head = stream.read(4)
+    size = int.from_bytes(head, "big")
+    if len(head) < 4 or size > MAX_MESSAGE:
+        return None
+    body = stream.read(size)
+    return cbor2.loads(body) if len(body) == size else None
+
+
+def limit_process() -> None:
+    """Limits on memory, files written, open files; no core dumps of other people's pictures."""
+    for kind, value in (
+        (resource.RLIMIT_AS, MEMORY_LIMIT),
+        (resource.RLIMIT_FSIZE, FILE_LIMIT),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))
+
+
+def limit_cpu() -> None:
+    """Give the next job its CPU seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(usage.ru_utime + usage.ru_stime) + CPU_PER_JOB_S
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job; the answer has `ok`, or `error` (`memory`, `os`, `bad`, `failed`) with its words."""
+    try:
+        return {"ok": _do(job)}
+    except MemoryError:
+        return {"error": "memory", "text": ""}
+    except OSError as error:
+        return {"error": "os", "errno": error.errno or 5, "text": error.strerror or str(error)}
+    except Exception as error:  # noqa: BLE001 - a fault in a reader is an answer, not the end of the worker
+        kind = "bad" if type(error).__name__ == "BadPicture" else "failed"
+        return {"error": kind, "text": f"{error}" if kind == "bad" else f"{type(error).__name__}: {error}"[:300]}
+
+
+def _do(job: dict[str, Any]) -> Any:
+    kind = job["kind"]
+    if kind == "inspect":
+        from mixfs.media.inspect import inspect_file
+        from mixfs.media.types import inspection_to_dict
+
+        return inspection_to_dict(inspect_file(job["path"]))
+    if kind == "thumbnail":
+        from mixfs.media.thumbnails import make_thumbnail
+
+        return make_thumbnail(job["source"], job["target"], job["size"])
+    if os.environ.get(TEST_JOBS):
+        return _misbehave(kind)
+    raise ValueError(f"unknown job {kind!r}")
+
+
+def _misbehave(kind: str) -> Any:
+    if kind == "hang":
+        signal.pause()
+    if kind == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == "memory":
+        return len(bytearray(4 * MEMORY_LIMIT))
+    if kind == "lie":
+        return {"media_type": 7}
+    if kind == "limits":
+        names = ("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_CPU")
+        return {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
+    raise ValueError(f"unknown job {kind!r}")
+
+
+def _read_jobs(stream: BinaryIO, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
+    while True:
+        try:
+            job = read_message(stream)
+        except (cbor2.CBORDecodeError, OSError):
+            job = None
+        if job is None:
+            os._exit(0)
+        jobs.put(job)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the parent's terminal is the parent's to handle.
+    limit_process()
+    # What a library prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    silent = os.open(os.devnull, os.O_RDWR)
+    os.dup2(silent, 1)
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()
+    write_message(answers, {"ready": os.getpid()})
+    os.dup2(silent, 2)  # Up to here errors are for the parent to report; libtiff's warnings are not.
+    try:
+        while True:
+            job = jobs.get()
+            limit_cpu()
+            write_message(answers, run_job(job))
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
