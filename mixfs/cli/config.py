@@ -1,0 +1,70 @@
+"""Which library is meant, and where MixFS keeps what is its own: the XDG directories and config.toml."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from mixfs.errors import UsageError
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """An XDG base directory; a relative value is to be ignored, as the specification says."""
+    value = os.environ.get(variable, "")
+    return Path(value) if Path(value).is_absolute() else Path.home() / default
+
+
+def config_home() -> Path:
+    return _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def config_file() -> Path:
+    return config_home() / "mixfs" / "config.toml"
+
+
+def state_directory() -> Path:
+    """Logs lie here."""
+    return _xdg("XDG_STATE_HOME", ".local/state") / "mixfs"
+
+
+def default_library() -> Path:
+    return _xdg("XDG_DATA_HOME", ".local/share") / "mixfs"
+
+
+def configured_library() -> Path | None:
+    """`library = "…"` of config.toml. Raises UsageError when the file makes no sense."""
+    path = config_file()
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no valid TOML ({error}). Correct it, or remove it.") from error
+    value = data.get("library")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise UsageError(f'{path}: library must be a path, as in library = "/data/pictures".')
+    # A relative path is meant from where it is written down, not from where a command happens to be run.
+    return path.parent / Path(value).expanduser()
+
+
+def find_library(option: Path | None = None) -> Path:
+    """The library's directory: --library, then MIXFS_LIBRARY, then config.toml, then the XDG data directory."""
+    if option is not None:
+        found: Path | None = option.expanduser()
+    elif from_environment := os.environ.get("MIXFS_LIBRARY"):
+        found = Path(from_environment).expanduser()
+    else:
+        found = configured_library()
+    return Path(os.path.abspath(found or default_library()))
+
+
+def log_file(library: Path) -> Path:
+    """Where the log of a library's daemon goes: named by the library's id, or by its directory before it has one."""
+    try:
+        library_id = tomllib.loads((library / "format").read_text())["library"]
+    except (OSError, ValueError, KeyError):
+        library_id = None
+    return state_directory() / f"{library_id if isinstance(library_id, str) else library.name or 'library'}.log"

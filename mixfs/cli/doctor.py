@@ -1,0 +1,54 @@
+"""`mixfs doctor`: can MixFS work here?"""
+
+from __future__ import annotations
+
+import shutil
+
+import typer
+
+from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.output import emit_json, plain, say
+
+_MARKS = {"ok": "ok", "warning": "!!", "problem": "NO"}
+
+
+def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
+    """Look for what may keep MixFS from working, and say what to do about it.
+
+    Exit code 0 when nothing stands in the way, else 1.
+    """
+    from mixfs.cli.config import find_library
+    from mixfs.daemon import mounts
+    from mixfs.library import doctor as checks
+
+    root = find_library(library)
+    points = list(dict.fromkeys(mount.mountpoint for mount in mounts.mixfs_mounts()))
+    alive = [point for point in points if mounts.answer(point) is mounts.Answer.ALIVE]
+    findings = [
+        checks.check_device(mounts.fuse_device_problem()),
+        checks.check_fusermount(shutil.which("fusermount3")),
+        checks.check_allow_other(mounts.user_allow_other()),
+        checks.check_place(root),
+        checks.check_disk(root),
+        checks.check_format(root),
+        checks.check_mounts([point for point in points if point not in alive], alive),
+    ]
+    healthy = all(finding.state != checks.PROBLEM for finding in findings)
+    if json:
+        emit_json(
+            {
+                "healthy": healthy,
+                "library": str(root),
+                "findings": [
+                    {"name": finding.name, "state": finding.state, "text": finding.text, "remedy": finding.remedy}
+                    for finding in findings
+                ],
+            }
+        )
+    else:
+        for finding in findings:
+            say(f"[{_MARKS[finding.state]}] {plain(finding.text)}")
+            if finding.remedy:
+                say(f"     {plain(finding.remedy)}")
+    if not healthy:
+        raise typer.Exit(1)

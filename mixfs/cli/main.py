@@ -1,0 +1,174 @@
+"""The `mixfs` command: its groups, and the one place where errors become a line on stderr and an exit code.
+
+One file for each command. What a command needs beyond its options is imported when it runs, so that `mixfs --help` is
+quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from mixfs import __version__
+from mixfs.cli import (
+    doctor,
+    export,
+    fsck,
+    import_,
+    log,
+    mount,
+    rebuild_index,
+    service,
+    sessions,
+    show,
+    stats,
+    umount,
+    wait,
+)
+from mixfs.cli.output import note, plain
+from mixfs.errors import MixfsError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+BUG = 70
+
+# A paragraph is one line here: typer breaks lines where the terminal ends.
+HELP = "\n\n".join(
+    (
+        "A library of AI-image work that you mount as a drive.",
+        "`mixfs mount ~/MixFS` shows the library as folders: copy pictures into ~/MixFS/import, and find them with "
+        "their prompts, models and thumbnails under ~/MixFS/sessions. `mixfs import` does the same without a mount.",
+    )
+)
+EPILOG = "\n\n".join(
+    (
+        "[bold]Exit codes[/bold]: 0 done · 1 something failed, and stderr says what · 2 wrong usage · 3 not in the "
+        "library · 4 the library can't be opened as it is · 5 damage was found · 6 can't mount or unmount · 70 a bug · "
+        "130 interrupted (Ctrl-C)",
+        "[bold]The library[/bold] is that of --library, else of MIXFS_LIBRARY, else `library = \"…\"` in "
+        "$XDG_CONFIG_HOME/mixfs/config.toml, else $XDG_DATA_HOME/mixfs (~/.local/share/mixfs).",
+    )
+)
+
+
+class Group(TyperGroup):
+    """A command group in which every error ends as one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            leave(INTERRUPTED)
+        except BrokenPipeError:
+            # Whoever read our output (head, less) has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            leave(BROKEN_PIPE)
+        except MixfsError as error:
+            fail(str(error) or (type(error).__doc__ or type(error).__name__).strip(), error.exit_code)
+        except OSError as error:
+            fail(os_words(error))
+
+
+def leave(code: int) -> NoReturn:
+    raise typer.Exit(code)
+
+
+def fail(words: str, code: int = 1) -> NoReturn:
+    note(words)
+    leave(code)
+
+
+def os_words(error: OSError) -> str:
+    """`FILE: what is wrong`, without Python's error number."""
+    words = error.strerror or str(error) or type(error).__name__
+    names = [plain(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' → '.join(names)}: {words}" if names else words
+
+
+app = typer.Typer(
+    name="mixfs",
+    cls=Group,
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mixfs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+_DRIVE, _IN_OUT, _LOOK, _CARE = "As a drive", "Pictures in and out", "What is there", "Looking after it"
+
+app.command("mount", rich_help_panel=_DRIVE)(mount.mount)
+app.command("umount", rich_help_panel=_DRIVE)(umount.umount)
+app.command("wait", rich_help_panel=_DRIVE)(wait.wait)
+app.add_typer(service.app, name="service", rich_help_panel=_DRIVE)
+app.command("import", rich_help_panel=_IN_OUT)(import_.import_)
+app.command("export", rich_help_panel=_IN_OUT)(export.export)
+app.command("sessions", rich_help_panel=_LOOK)(sessions.sessions)
+app.command("show", rich_help_panel=_LOOK)(show.show)
+app.command("stats", rich_help_panel=_LOOK)(stats.stats)
+app.command("log", rich_help_panel=_LOOK)(log.log)
+app.command("fsck", rich_help_panel=_CARE)(fsck.fsck)
+app.command("rebuild-index", rich_help_panel=_CARE)(rebuild_index.rebuild_index)
+app.command("doctor", rich_help_panel=_CARE)(doctor.doctor)
+
+
+def _keep_trace() -> str:
+    """Write the traceback of the exception at hand where it can be looked up; says where that is."""
+    from mixfs.cli.config import state_directory
+
+    try:
+        directory = state_directory()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = directory / "errors.log"
+        with path.open("a", errors="backslashreplace") as file:
+            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {sys.argv!r}\n{traceback.format_exc()}\n")
+    except OSError:
+        return ""
+    return f" Details are at the end of {path}."
+
+
+def main() -> NoReturn:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A name that the terminal's encoding lacks is shown as an escape, never a reason to fail.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last place where a bug can be kept from being a page of Python
+        what = f"{type(error).__name__}: {error}"
+        note(f"This is a bug in MixFS: {what}.{_keep_trace()} `mixfs fsck` checks the library.")
+        code = BUG
+    else:
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""`mixfs mount`: show the library as folders."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixfs.cli.config import find_library, log_file
+from mixfs.cli.options import LibraryOption
+from mixfs.cli.output import note, plain, say
+
+
+def mount(
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="MOUNTPOINT", help="An empty directory; made if need be.", show_default=False)
+    ],
+    library: LibraryOption = None,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", "-f", help="Stay in the foreground, with the log on stderr.")
+    ] = False,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("-o", metavar="OPTIONS", help="Mount options, with commas: ro, allow_other, nonempty, …"),
+    ] = None,
+) -> None:
+    """Mount the library.
+
+    Returns when the mount answers; the daemon goes on in the background and logs to the state directory
+    ($XDG_STATE_HOME/mixfs, else ~/.local/state/mixfs). A library is made where there is none. A mount that was left
+    behind by a crash is taken away first.
+    """
+    from mixfs.cli import launch
+    from mixfs.daemon import mounts
+    from mixfs.errors import MountError
+    from mixfs.library import place
+
+    root = find_library(library)
+    point = mounts.absolute(mountpoint)
+    wanted = [part for group in options or [] for part in group.split(",") if part]
+    read_only = "ro" in wanted
+    mounts.check_apart(point, str(root))
+    if _is_mounted(point, root):
+        say(f"{plain(point)} shows {plain(str(root))} already.")
+        return
+    problem = mounts.fuse_device_problem()
+    if problem:
+        raise MountError(problem)
+    if "allow_other" in wanted and os.geteuid() != 0 and not mounts.user_allow_other():
+        raise MountError(
+            "allow_other is for root only here. Write the line user_allow_other into /etc/fuse.conf, or leave it out."
+        )
+    if not read_only:
+        place.create(root)
+        served = mounts.read_mounted(root)
+        if served is not None and mounts.mount_at(served.mountpoint) is not None:
+            raise MountError(
+                f"{root} is mounted at {served.mountpoint} already (process {served.pid}). Unmount that first, or "
+                "mount with `-o ro`."
+            )
+    place.read_format(root)
+    mounts.check_mountpoint(point, nonempty="nonempty" in wanted)
+    # libfuse 3 mounts over anything and knows the option no more: it was for us.
+    command = launch.daemon_command(root, point, [option for option in wanted if option != "nonempty"])
+    if foreground:
+        sys.stdout.flush()
+        # In place of this process, so that a service manager watches the daemon itself.
+        os.execv(command[0], [*command, "--foreground"])
+    launch.start(command, log_file(root), lambda: note("the library is being opened; this may take a while …"))
+    say(f"{plain(str(root))} is mounted at {plain(point)}")
+
+
+def _is_mounted(point: str, root: Path) -> bool:
+    """True when this library is mounted there; a stale mount is taken away. Raises MountError for any other mount."""
+    from mixfs.daemon import mounts
+    from mixfs.errors import MountError
+
+    there = mounts.mount_at(point)
+    if there is None:
+        return False
+    if there.kind != mounts.KIND:
+        if there.kind.startswith("fuse") and mounts.answer(point) is mounts.Answer.STALE:
+            raise MountError(
+                f"{point} is a {there.kind} mount whose program is gone. `fusermount3 -u -z {point}` takes it away."
+            )
+        # A file system that someone keeps for this: mounted over, if it is empty.
+        return False
+    match mounts.answer(point):
+        case mounts.Answer.STALE:
+            mounts.lazy_unmount(point)
+            note(f"{point} was left behind by a daemon that is gone: unmounted it first.")
+            return False
+        case mounts.Answer.HUNG:
+            raise MountError(
+                f"A MixFS is mounted at {point} but does not answer. `mixfs umount --lazy {point}` takes it away."
+            )
+        case _:
+            pass
+    served = mounts.read_mounted(root)
+    if served is None or mounts.absolute(served.mountpoint) != point:
+        served = mounts.find_daemon(point)
+    if served is not None and os.path.realpath(served.library) == os.path.realpath(root):
+        return True
+    other = f"Another library, {served.library}," if served is not None else "Another library"
+    raise MountError(f"{other} is mounted at {point}. `mixfs umount {point}` first, or choose another mount point.")

@@ -1,0 +1,83 @@
+"""`mixfs umount`: take the mount away."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixfs.cli.options import LibraryOption
+from mixfs.cli.output import note, plain, say
+
+# What is being taken in is finished first; a big import on a slow disk takes its time.
+PATIENCE_S = 10
+LIMIT_S = 600
+
+
+def umount(
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", show_default=False)],
+    lazy: Annotated[
+        bool, typer.Option("--lazy", "-z", help="Take it away at once; who uses it keeps it until they are done.")
+    ] = False,
+    library: LibraryOption = None,
+) -> None:
+    """Unmount, and wait until the daemon is gone.
+
+    When somebody uses the mount, says who.
+    """
+    from mixfs.cli.config import find_library
+    from mixfs.daemon import mounts
+    from mixfs.errors import MountError
+
+    point = mounts.absolute(mountpoint)
+    there = mounts.mount_at(point)
+    if there is None:
+        listed = ", ".join(mount.mountpoint for mount in mounts.mixfs_mounts())
+        raise MountError(
+            f"{point} is not mounted. " + (f"MixFS is mounted at {listed}." if listed else "Nothing of MixFS is.")
+        )
+    if there.kind != mounts.KIND:
+        raise MountError(f"{point} is a mount of type {there.kind}, not of MixFS: it is left alone.")
+    # Asked before it is unmounted: the daemon takes the note of it away.
+    served = mounts.find_daemon(point) or mounts.read_mounted(find_library(library))
+    if served is not None and mounts.absolute(served.mountpoint) != point:
+        served = None
+    state = mounts.answer(point)
+    if state is mounts.Answer.HUNG and not lazy:
+        remedy = f"`mixfs umount --lazy {shlex.quote(point)}` unmounts it"
+        raise MountError(f"The daemon of {point} does not answer. {remedy}.")
+    if lazy or state is mounts.Answer.STALE:
+        mounts.lazy_unmount(point)
+        say(f"{plain(point)} is unmounted" + (": its daemon was gone" if state is mounts.Answer.STALE else ""))
+        return
+    words = mounts.unmount(point)
+    if words:
+        raise MountError(_why_not(point, words))
+    if served is not None and not _wait_gone(served.pid):
+        raise MountError(f"{point} is unmounted, but its daemon, process {served.pid}, is still at work.")
+    say(f"{plain(point)} is unmounted")
+
+
+def _wait_gone(pid: int) -> bool:
+    from mixfs.daemon import mounts
+
+    if mounts.wait_gone(pid, PATIENCE_S):
+        return True
+    note(f"the daemon, process {pid}, finishes what was copied in …")
+    return mounts.wait_gone(pid, LIMIT_S)
+
+
+def _why_not(point: str, words: str) -> str:
+    from mixfs.daemon import mounts
+
+    held = mounts.holders(point)
+    if not held and "busy" not in words:
+        return f"{point} can't be unmounted: {words}."
+    remedy = f"`mixfs umount --lazy {shlex.quote(point)}` unmounts it when they are done."
+    if not held:
+        return f"{point} is in use, by a process that you may not look into. {remedy}"
+    listed = "; ".join(f"{holder.name} (process {holder.pid}) has {holder.what}" for holder in held[:10])
+    more = f"; and {len(held) - 10} more" if len(held) > 10 else ""
+    return f"{point} is in use: {listed}{more}. Close them or leave the folder; or {remedy}"

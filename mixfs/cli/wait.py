@@ -1,0 +1,76 @@
+"""`mixfs wait`: until everything that was copied into the mount is in the library."""
+
+from __future__ import annotations
+
+import errno
+import json as json_module
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.output import emit_json, plain, say
+
+
+def wait(
+    mountpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MOUNTPOINT]", help="Else where the library is mounted.", show_default=False),
+    ] = None,
+    library: LibraryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Wait until what was copied in is taken in and safe.
+
+    Covers every file that was closed before the call. Files under temporary names (.part, .tmp, a leading dot, …) and
+    empty ones go on waiting for a real name or for content: those are listed.
+    """
+    from mixfs.daemon import mounts
+
+    point = mounts.absolute(mountpoint) if mountpoint is not None else _mounted(library)
+    waiting = _imported(point)
+    if json:
+        emit_json({"mountpoint": point, "waiting": waiting})
+        return
+    say("Everything that was copied in is in the library." if not waiting else "In the library, all but these names:")
+    for name in waiting:
+        say(f"  {plain(name)}")
+
+
+def _mounted(option: Path | None) -> str:
+    from mixfs.cli.config import find_library
+    from mixfs.daemon import mounts
+    from mixfs.errors import MountError
+
+    root = find_library(option)
+    served = mounts.read_mounted(root)
+    if served is None:
+        raise MountError(f"{root} is not mounted. Name the mount point, or mount it with `mixfs mount MOUNTPOINT`.")
+    return served.mountpoint
+
+
+def _imported(point: str) -> list[str]:
+    """Have the daemon finish (fsync), then read what it says is left. Raises MountError."""
+    from mixfs.errors import MountError
+
+    path = os.path.join(point, ".mixfs", "imported")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        # Opened anew: the content of a file in .mixfs/ is that of the moment of its opening.
+        with open(path, "rb") as file:
+            answer: dict[str, Any] = json_module.loads(file.read() or b"{}")
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(f"The daemon of {point} is gone. `mixfs mount {point}` heals that.") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise MountError(f"{point} is no mount of MixFS: there is no {path}.") from error
+        raise
+    except ValueError as error:
+        raise MountError(f"{path} makes no sense: {error}.") from error
+    return [str(name) for name in answer.get("waiting", [])]

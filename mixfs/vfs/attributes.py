@@ -1,0 +1,296 @@
+"""chmod, utimens, truncate, and extended attributes: requests on a `Tree`.
+
+Pictures show what is known of them as `user.mixfs.*` (read-only: setting one is accepted and has no effect, so that
+programs that copy attributes don't fail). `user.xdg.tags`, `user.xdg.comment` and `user.baloo.rating` are the
+annotation. Other `user.*` attributes of files and folders in import/ and images/ are kept as they came.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mixfs.errors import InvalidValue, MixfsError, NoAttribute, NotFoundError, NotSupported, ReadOnlyError
+from mixfs.ids import Digest
+from mixfs.index.dentries import Dentry
+from mixfs.library import editing
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.records import Annotation, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs.naming import READ_ONLY
+from mixfs.vfs.records_of import IMPORT_ROOT
+from mixfs.vfs.tree import Tree
+
+XATTR_LIMIT = 64 << 10
+CREATE, REPLACE = 1, 2
+
+
+async def set_attributes(
+    tree: Tree, key: bytes, *, mode: int | None = None, mtime_ns: int | None = None, size: int | None = None
+) -> Dentry:
+    """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored."""
+    if size is not None:
+        await tree.truncate(key, size)
+    if mode is not None or mtime_ns is not None:
+        async with tree.lock:
+            await _set(tree, key, None if mode is None else mode & 0o7777, mtime_ns)
+    with tree.library.read() as view:
+        return tree.attr(view, key)
+
+
+async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -> None:
+    staged = tree.staging.by_key(key)
+    if staged is not None and staged.intake is not None:
+        if mode is not None:
+            staged.mode = mode
+        if mtime_ns is not None:
+            os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
+        staged.changed()
+        tree.staging.note(staged)
+        return
+    tag = key[:1]
+    if tag == b"d":
+        if mtime_ns is not None:
+            tree.import_times[key] = mtime_ns
+        if key == IMPORT_ROOT:
+            return
+    elif tag == b"S" or key == b"p":
+        # A session's folder has the times and mode that it has; copying programs need not know.
+        return
+    elif tag not in (b"P", b"R", b"p"):
+        with tree.library.read() as view:
+            tree.attr(view, key)
+        raise ReadOnlyError(READ_ONLY)
+
+    def write(txn: Txn) -> None:
+        record: Any
+        if tag == b"d":
+            record = txn.get_raw(ImportFolder, key[1:])
+        elif tag == b"p":
+            record = txn.get_raw(Folder, key[1:])
+        else:
+            record = txn.get_raw(Receipt if tag == b"R" else Placement, key[1:])
+        if record is None:
+            if tag == b"p" and txn.get_raw(Session, key[1:]) is not None:
+                return
+            raise NotFoundError("It was deleted.")
+        changed = record if mode is None else dataclasses.replace(record, mode=mode)
+        if mtime_ns is not None and tag != b"p":
+            changed = dataclasses.replace(changed, mtime_ns=mtime_ns)
+        if changed != record:
+            txn.put(changed)
+
+    await tree.commit(write)
+
+
+# -- extended attributes
+
+
+class About:
+    """What the extended attributes of a node are made of."""
+
+    __slots__ = ("annotation", "digest", "generation", "kept", "placement", "view")
+
+    def __init__(self, tree: Tree, view: View, key: bytes) -> None:
+        self.view = view
+        self.placement: Placement | None = None
+        self.digest: Digest | None = None
+        self.kept: Mapping[str, bytes] = {}
+        staged = tree.staging.by_key(key)
+        tag = key[:1]
+        if staged is not None:
+            self.kept = staged.xattrs
+        elif tag == b"P":
+            self.placement = view.get_raw(Placement, key[1:])
+        elif tag == b"R":
+            receipt = view.get_raw(Receipt, key[1:])
+            if receipt is not None:
+                self.digest, self.kept = receipt.digest, receipt.xattrs
+                self.placement = view.get(Placement, receipt.placement_id) if receipt.placement_id else None
+        elif tag == b"d":
+            folder = view.get_raw(ImportFolder, key[1:])
+            self.kept = folder.xattrs if folder is not None else {}
+        elif tag == b"J":
+            self.digest = Digest(key[1:])
+            self.placement = next(view.referrers(Placement, self.digest), None)
+        elif key[:2] == b"De":
+            entry = view.get_raw(Entry, key[2:18])
+            self.digest = entry.digest if entry is not None else None
+        if self.placement is not None:
+            self.digest = self.digest or self.placement.digest
+            self.kept = {**self.placement.xattrs, **self.kept}
+        self.annotation: Annotation | None = None
+        self.generation: Generation | None = None
+        if self.digest is not None:
+            session_id = self.placement.session_id if self.placement else None
+            self.generation = view.generation_of(self.digest, session_id)
+            self.annotation = view.annotation(self.digest)
+
+
+def _session(about: About) -> str | None:
+    session = about.view.get(Session, about.placement.session_id) if about.placement else None
+    return session.title if session is not None else None
+
+
+def _media_type(about: About) -> str | None:
+    blob = about.view.blob(about.digest) if about.digest is not None else None
+    return blob.media_type if blob is not None else None
+
+
+def _problem(about: About) -> str | None:
+    image = about.view.image(about.digest) if about.digest is not None else None
+    return image.problem if image is not None else None
+
+
+def _generation(name: str) -> Callable[[About], Any]:
+    return lambda about: getattr(about.generation, name) if about.generation is not None else None
+
+
+def _annotation(name: str) -> Callable[[About], Any]:
+    def value(about: About) -> Any:
+        found = getattr(about.annotation, name) if about.annotation is not None else None
+        return (",".join(found) or None) if isinstance(found, tuple) else found
+
+    return value
+
+
+_SHOWN: dict[str, Callable[[About], Any]] = {
+    "user.mixfs.digest": lambda about: about.digest.hex() if about.digest is not None else None,
+    "user.mixfs.session": _session,
+    "user.mixfs.generation": _generation("id"),
+    "user.mixfs.prompt": _generation("prompt"),
+    "user.mixfs.negative_prompt": _generation("negative_prompt"),
+    "user.mixfs.model": _generation("model"),
+    "user.mixfs.seed": _generation("seed"),
+    "user.mixfs.original_name": lambda about: about.placement.original_name if about.placement else None,
+    "user.mixfs.problem": _problem,
+    "user.mime_type": _media_type,
+    "user.xdg.tags": _annotation("tags"),
+    "user.xdg.comment": _annotation("comment"),
+    "user.baloo.rating": _annotation("rating"),
+}
+_ANNOTATION = {"user.xdg.tags": "tags", "user.xdg.comment": "comment", "user.baloo.rating": "rating"}
+_OWN = "user.mixfs."
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    data = str(value).encode("utf-8", "surrogateescape")
+    return data if len(data) <= XATTR_LIMIT else data[:XATTR_LIMIT]
+
+
+def get(tree: Tree, view: View, key: bytes, name: str) -> bytes:
+    """One attribute's value. Raises NoAttribute, NotSupported for other namespaces."""
+    if not name.startswith("user."):
+        raise NoAttribute(name) if name.startswith("security.") else NotSupported(name)
+    if key[:1] not in (b"P", b"R", b"J", b"D", b"d"):
+        raise NoAttribute(name)
+    about = About(tree, view, key)
+    show = _SHOWN.get(name)
+    value = show(about) if show is not None else None
+    if value is None:
+        value = about.kept.get(name)
+    if value is None:
+        raise NoAttribute(name)
+    return _bytes(value)
+
+
+def names(tree: Tree, view: View, key: bytes) -> list[str]:
+    """The names of the attributes that a node has."""
+    if key[:1] not in (b"P", b"R", b"J", b"D", b"d"):
+        return []
+    about = About(tree, view, key)
+    shown = [name for name, show in _SHOWN.items() if show(about) is not None]
+    return shown + [name for name in about.kept if name not in shown]
+
+
+async def set_one(tree: Tree, key: bytes, name: str, value: bytes, flags: int = 0) -> None:
+    """Set an attribute. Raises NotSupported for other namespaces, ReadOnlyError, InvalidValue for a bad rating."""
+    if not name.startswith("user."):
+        raise NotSupported(name)
+    if flags & (CREATE | REPLACE):
+        with tree.library.read() as view:
+            there = name in names(tree, view, key)
+        if flags & CREATE and there:
+            raise _Exists(name)
+        if flags & REPLACE and not there:
+            raise NoAttribute(name)
+    await _change(tree, key, name, value)
+
+
+async def remove(tree: Tree, key: bytes, name: str) -> None:
+    """Remove an attribute. Raises NoAttribute."""
+    if not name.startswith("user."):
+        raise NotSupported(name)
+    with tree.library.read() as view:
+        get(tree, view, key, name)
+    await _change(tree, key, name, None)
+
+
+class _Exists(MixfsError):
+    errno = 17  # EEXIST, as setxattr(2) says for XATTR_CREATE
+
+
+async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> None:
+    if name.startswith(_OWN) or name == "user.mime_type":
+        return
+    tag = key[:1]
+    async with tree.lock:
+        staged = tree.staging.by_key(key)
+        if staged is not None:
+            staged.xattrs.pop(name, None)
+            if value is not None:
+                staged.xattrs[name] = value
+            staged.changed()
+            tree.staging.note(staged)
+            return
+        with tree.library.read() as view:
+            about = About(tree, view, key)
+        if name in _ANNOTATION:
+            digest = about.digest
+            if digest is None:
+                raise ReadOnlyError("Only pictures have tags, ratings and comments.")
+            fields = annotation_fields({name: value})
+            await tree.commit(lambda txn: editing.annotate(txn, digest, **fields))
+            return
+        if tag not in (b"P", b"R", b"d"):
+            raise ReadOnlyError(READ_ONLY)
+
+        def write(txn: Txn) -> None:
+            cls: Any = {b"P": Placement, b"R": Receipt, b"d": ImportFolder}[tag]
+            record = txn.get_raw(cls, key[1:])
+            if record is None:
+                raise NotFoundError("It was deleted.")
+            kept = {other: held for other, held in record.xattrs.items() if other != name}
+            if value is not None:
+                kept[name] = value
+            txn.put(dataclasses.replace(record, xattrs=kept))
+
+        await tree.commit(write)
+
+
+def annotation_fields(xattrs: Mapping[str, bytes | None]) -> dict[str, Any]:
+    """The annotation that attributes say. Raises InvalidValue for a rating that is no number from 0 to 10."""
+    out: dict[str, Any] = {}
+    for name, field in _ANNOTATION.items():
+        if name not in xattrs:
+            continue
+        value = xattrs[name]
+        text = value.decode("utf-8", "replace") if value is not None else ""
+        if field == "tags":
+            out["tags"] = text.split(",")
+        elif field == "comment":
+            out["comment"] = text or None
+        elif not text.strip():
+            out["rating"] = None
+        else:
+            try:
+                out["rating"] = int(text)
+            except ValueError:
+                out["rating"] = -1
+            if not 0 <= out["rating"] <= 10:
+                raise InvalidValue(f"user.baloo.rating must be a whole number from 0 to 10, not {text!r:.40}.")
+    return out

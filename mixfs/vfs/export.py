@@ -1,0 +1,180 @@
+"""A session's folder as plain files: the same tree that the mount shows, walked by the same views.
+
+The listing and the documents come from one state of the library; originals are copied after that, since they never
+change, and each is checked against its digest on the way. What is written becomes visible by one rename.
+Nothing is fsynced but that: it is a copy of what the library keeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixfs.blobs.intake import CHUNK
+from mixfs.errors import BlobDamaged, ExistsError, NotFoundError, UnsuitablePlace
+from mixfs.ids import Digest, key16
+from mixfs.index.dentries import Dentry
+from mixfs.journal.files import fsync_directory
+from mixfs.library.api import Library
+from mixfs.library.view import View
+from mixfs.records import Placement
+from mixfs.vfs.content import BlobContent, BytesContent
+from mixfs.vfs.context import Context
+from mixfs.vfs.routes import directory_view, file_view
+
+
+@dataclass(slots=True)
+class Exported:
+    """What was written."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def export_session(library: Library, session_id: str, target: Path) -> Exported:
+    """Write a session's folder to `target`, which must not exist or be empty; nothing is left there on failure.
+
+    Raises NotFoundError, ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, OSError.
+    """
+    session = library.session(session_id)
+    target = Path(os.path.abspath(target))
+    _check_target(library, target)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:60]}.", suffix=".part", dir=target.parent))
+    try:
+        exported = _Writer(library, beside).write(b"S" + key16(session.id))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(beside, 0o777 & ~umask)
+        # rename(2) puts a directory in the place of an empty one.
+        os.rename(beside, target)
+        fsync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+    return exported
+
+
+def _check_target(library: Library, target: Path) -> None:
+    try:
+        if os.listdir(target):
+            raise ExistsError(f"{target} is not empty: choose a folder that does not exist, or an empty one.")
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise NotFoundError(f"There is no folder {target.parent} to make {target.name} in.") from None
+    except NotADirectoryError:
+        raise ExistsError(f"{target} is a file: choose a folder that does not exist, or an empty one.") from None
+    real, root = os.path.realpath(target), os.path.realpath(library.root)
+    if real == root or real.startswith(root + "/"):
+        raise UnsuitablePlace(f"{target} lies inside the library {root}: choose a folder elsewhere.")
+
+
+class _Writer:
+    """Writes one tree."""
+
+    def __init__(self, library: Library, target: Path) -> None:
+        self._library, self._target = library, target
+        self._context = Context(library.root, time.time_ns())
+        self._copies: list[tuple[Path, Dentry, Digest, Mapping[str, bytes]]] = []
+        self._thumbnails: list[tuple[Path, Dentry, Path]] = []
+        self._folders: list[tuple[Path, Dentry]] = []
+        self._done = Exported()
+
+    def write(self, key: bytes) -> Exported:
+        with self._library.read() as view:
+            self._tree(view, key, self._target)
+        for path, dentry, digest, xattrs in self._copies:
+            self._copy_blob(path, dentry, digest)
+            for name, value in xattrs.items():
+                # Not every file system has them; the bytes are what matters.
+                with contextlib.suppress(OSError):
+                    os.setxattr(path, name, value)
+            _set_time(path, dentry)
+        for path, dentry, source in self._thumbnails:
+            # Derived, and it may be gone by now.
+            with contextlib.suppress(FileNotFoundError):
+                self._put(path, dentry, source.read_bytes())
+        # Times last, the deepest first: writing into a folder changes them.
+        for path, dentry in reversed(self._folders):
+            _set_time(path, dentry)
+        return self._done
+
+    def _tree(self, view: View, key: bytes, folder: Path) -> None:
+        for dentry in self._listing(view, key):
+            path = folder / os.fsdecode(dentry.name)
+            if dentry.is_directory:
+                path.mkdir()
+                self._folders.append((path, dentry))
+                self._tree(view, dentry.key, path)
+                continue
+            content = file_view(dentry.key).content(self._context, view, dentry.key)
+            if isinstance(content, BlobContent):
+                self._copies.append((path, dentry, content.digest, self._xattrs(view, dentry)))
+            elif isinstance(content, BytesContent):
+                self._put(path, dentry, content.data)
+            else:
+                self._thumbnails.append((path, dentry, content.path))
+
+    def _listing(self, view: View, key: bytes) -> Iterator[Dentry]:
+        for dentry, _ in directory_view(key).entries(self._context, view, key, b""):
+            yield dentry
+
+    @staticmethod
+    def _xattrs(view: View, dentry: Dentry) -> Mapping[str, bytes]:
+        """The attributes that a file was copied in with."""
+        placement = view.get_raw(Placement, dentry.key[1:]) if dentry.key[:1] == b"P" else None
+        return placement.xattrs if placement is not None else {}
+
+    def _put(self, path: Path, dentry: Dentry, data: bytes) -> None:
+        fd = self._create(path, dentry)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            self._count(len(data))
+        finally:
+            os.close(fd)
+        _set_time(path, dentry)
+
+    def _copy_blob(self, path: Path, dentry: Dentry, digest: Digest) -> None:
+        source = self._library.blobs.open(digest)
+        try:
+            fd = self._create(path, dentry)
+            try:
+                found, size = hashlib.sha256(), 0
+                while chunk := os.read(source, CHUNK):
+                    found.update(chunk)
+                    size += len(chunk)
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[os.write(fd, view) :]
+                if found.digest() != digest:
+                    raise BlobDamaged(
+                        f"{self._library.blobs.path(digest)} is not what was imported: its SHA-256 differs from its "
+                        "name. Nothing was exported; `mixfs fsck` lists all that is damaged."
+                    )
+                self._count(size)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(source)
+
+    @staticmethod
+    def _create(path: Path, dentry: Dentry) -> int:
+        # What is read-only in the mount is an ordinary file here: its owner may write it.
+        mode = (dentry.mode & 0o777) | 0o600
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+    def _count(self, size: int) -> None:
+        self._done.files += 1
+        self._done.bytes += size
+
+
+def _set_time(path: Path, dentry: Dentry) -> None:
+    os.utime(path, ns=(dentry.mtime_ns, dentry.mtime_ns))

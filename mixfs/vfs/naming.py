@@ -1,0 +1,292 @@
+"""Making and removing names: create, mkdir, unlink, rmdir, link. Each function is one request on a `Tree`.
+
+What can be changed: import/ (files and folders), sessions/ (mkdir, rmdir), images/ of a session and its folders, and
+the files that an editor keeps beside canvas.json while it saves. Everything else answers ReadOnlyError, to root too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+
+from mixfs.errors import (
+    ExistsError,
+    IsADirectory,
+    NameTooLong,
+    NotADirectory,
+    NotEmptyError,
+    NotFoundError,
+    NotPermitted,
+    ReadOnlyError,
+)
+from mixfs.ids import key16, new_id
+from mixfs.index.dentries import Dentry, fixed
+from mixfs.library import editing
+from mixfs.library.transaction import Txn
+from mixfs.names import MAX_NAME, is_temporary
+from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs.content import BlobContent
+from mixfs.vfs.records_of import bind, image_folder, import_folder, receipt_at, title_of
+from mixfs.vfs.routes import file_view
+from mixfs.vfs.staging import Staged
+from mixfs.vfs.tree import Handle, OpenNode, Tree
+
+SESSIONS = fixed("/sessions")
+READ_ONLY = "This part of the mount is made from the library and is read-only."
+_GOING = (b"thumbnails", b"metadata", b"files", b"canvas", b"generations")
+
+
+def check_name(name: bytes) -> None:
+    if len(name) > MAX_NAME:
+        raise NameTooLong(f"{name[:40]!r}… has {len(name)} bytes; a name may have {MAX_NAME}.")
+
+
+def note_change(tree: Tree, *directories: bytes) -> None:
+    """A program changed what stands in a folder of import/: its time is now."""
+    for directory in directories:
+        if directory[:1] == b"d":
+            tree.import_times[directory] = time.time_ns()
+
+
+async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: int) -> tuple[Dentry, Handle]:
+    """Make a file and open it. Raises ExistsError with O_EXCL, ReadOnlyError where files can't be made."""
+    check_name(name)
+    with tree.library.read() as view:
+        held = tree.lookup(view, directory, name)
+        if held is not None:
+            if flags & os.O_EXCL:
+                raise ExistsError("The name is taken.")
+            if held.is_directory:
+                raise IsADirectory("It is a folder.")
+            return held, tree.open(view, held.key, flags)
+        tag = _tag_for_new(tree, directory, name)
+    staged = tree.staging.create(directory, name, tag, mode & 0o7777)
+    staged.replaces = replaced_by(tree, directory, name)
+    if staged.replaces is not None:
+        tree.staging.note(staged)
+    note_change(tree, directory)
+    node = OpenNode(staged.key, staged=staged, handles=1)
+    writable = flags & os.O_ACCMODE != os.O_RDONLY
+    node.writers = int(writable)
+    tree.open_nodes[staged.key] = node
+    return staged.dentry(), Handle(node, writable, bool(flags & os.O_APPEND))
+
+
+def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
+    tag = directory[:1]
+    if tag == b"d":
+        return b"R"
+    if tag == b"p" and directory[1:] not in tree.context.going:
+        return b"P"
+    # vim tries whether it may write by a file named 4913.
+    if tag == b"S" and (is_temporary(name) or name == b"4913" or name.startswith((b"canvas.json", b"session.json"))):
+        return b"P"
+    raise ReadOnlyError(READ_ONLY)
+
+
+def replaced_by(tree: Tree, directory: bytes, name: bytes) -> str | None:
+    """The placement that a new file of this name is a new version of: its old version was renamed away to be kept."""
+    vacated = tree.vacated.pop((directory, name), None)
+    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < 300 else None
+
+
+async def make_node(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:
+    """mknod(2) of a regular file."""
+    dentry, handle = await create(tree, directory, name, mode, os.O_WRONLY | os.O_EXCL)
+    await tree.release(handle)
+    return dentry
+
+
+async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:
+    """A folder of import/ (a top one is a session), a session, or a folder below images/."""
+    check_name(name)
+    tag = directory[:1]
+    mode &= 0o7777
+    async with tree.lock:
+        with tree.library.read() as view:
+            if tree.lookup(view, directory, name) is not None:
+                raise ExistsError("The name is taken.")
+            if directory == SESSIONS or (tag == b"p" and directory[1:] not in tree.context.going):
+                pass
+            elif tag == b"d":
+                import_folder(view, directory)
+            else:
+                raise ReadOnlyError(READ_ONLY)
+
+        def write(txn: Txn) -> None:
+            if directory == SESSIONS:
+                editing.create_session(txn, title_of(name), name=name)
+            elif tag == b"p":
+                session_id, parent_id = image_folder(txn, directory)
+                folder_id = editing.ensure_folder(txn, session_id, parent_id, name)
+                folder = txn.get(Folder, folder_id)
+                if folder is not None and folder.mode != mode:
+                    txn.put(dataclasses.replace(folder, mode=mode))
+            else:
+                parent = import_folder(txn, directory)
+                new = ImportFolder(
+                    id=new_id(), parent_id=parent.id if parent else None, name=name, mode=mode,
+                    mtime_ns=time.time_ns(), named_ns=txn.now_ns,
+                )  # fmt: skip
+                txn.put(new)
+                if parent is None and not is_temporary(name):
+                    bind(txn, new)
+
+        await tree.commit(write, (directory, name))
+        note_change(tree, directory)
+    with tree.library.read() as view:
+        found = tree.lookup(view, directory, name)
+    if found is None:
+        raise NotFoundError("The folder was removed as soon as it was made.")
+    return found
+
+
+async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
+    """Remove a file's name. In import/ only the receipt goes; in sessions/ the picture goes to the trash."""
+    async with tree.lock:
+        with tree.library.read() as view:
+            dentry = tree.lookup(view, directory, name)
+            if dentry is None:
+                raise NotFoundError("There is no such file.")
+            if dentry.is_directory:
+                raise IsADirectory("It is a folder.")
+            if directory[:1] == b"S" and directory[1:] in tree.context.going:
+                return
+            stored = view.dentry(directory, name) if directory[:1] in (b"d", b"p") else None
+        staged = tree.staging.at(directory, name)
+        if staged is None and directory[:1] not in (b"d", b"p"):
+            raise ReadOnlyError(READ_ONLY)
+        if stored is not None:
+            await remove_record(tree, directory, name, stored)
+        if staged is not None:
+            drop(tree, staged)
+        note_change(tree, directory)
+
+
+async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> None:
+    """Delete the receipt, or trash the placement, that a name in import/ or images/ stands for."""
+
+    def write(txn: Txn) -> None:
+        if stored.key[:1] == b"R":
+            receipt = txn.get_raw(Receipt, stored.key[1:])
+            if receipt is not None:
+                txn.delete(Receipt, receipt.id)
+            return
+        placement = txn.get_raw(Placement, stored.key[1:])
+        if placement is not None:
+            editing.delete_placement(txn, placement.id)
+
+    await tree.commit(write, (directory, name))
+
+
+def drop(tree: Tree, staged: Staged) -> None:
+    """Take a staged file's name away; its bytes go with the last handle."""
+    tree.staging.unlink(staged)
+    if staged.key not in tree.open_nodes:
+        tree.staging.discard(staged)
+
+
+async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
+    """rmdir(2). A session goes to the trash when nothing but what is generated is left of it."""
+    async with tree.lock:
+        with tree.library.read() as view:
+            dentry = tree.lookup(view, directory, name)
+            if dentry is None:
+                raise NotFoundError("There is no such folder.")
+            if not dentry.is_directory:
+                raise NotADirectory("It is no folder.")
+            key, tag = dentry.key, dentry.key[:1]
+            if directory[:1] == b"S":
+                _remove_session_part(tree, view, directory, name, key)
+                return
+            if directory == SESSIONS:
+                session = view.get_raw(Session, key[1:])
+                held = any(
+                    next(view.members(cls, session.id), None) is not None for cls in (Placement, Entry, Generation)
+                ) if session is not None and key[1:] not in tree.context.going else False
+                if held or tree.staging.names(key) or tree.staging.names(b"p" + key[1:]):
+                    raise NotEmptyError("The session still has pictures, canvas entries or generations.")
+            elif tag == b"d" or (tag == b"p" and directory[:1] == b"p"):
+                if next(tree.entries(view, key, b""), None) is not None:
+                    raise NotEmptyError("The folder is not empty.")
+            else:
+                raise ReadOnlyError(READ_ONLY)
+
+        def write(txn: Txn) -> None:
+            if tag == b"S":
+                session = txn.get_raw(Session, key[1:])
+                if session is not None:
+                    editing.delete_session(txn, session.id)
+            elif tag == b"d":
+                folder = txn.get_raw(ImportFolder, key[1:])
+                if folder is not None:
+                    txn.delete(ImportFolder, folder.id)
+            else:
+                bound = txn.get_raw(Folder, key[1:])
+                if bound is not None:
+                    txn.delete(Folder, bound.id)
+
+        await tree.commit(write, (directory, name))
+        tree.import_times.pop(key, None)
+        if tag == b"S":
+            tree.context.going.pop(key[1:], None)
+        note_change(tree, directory)
+
+
+def _remove_session_part(tree: Tree, view: object, directory: bytes, name: bytes, key: bytes) -> None:
+    """`rm -r` of a session: it takes images/ first, and when that is gone, what is generated steps out of its way."""
+    going = tree.context.going
+    raw = directory[1:]
+    if name == b"images":
+        if next(tree.entries(view, key, b""), None) is not None:  # type: ignore[arg-type]
+            raise NotEmptyError("images/ is not empty.")
+        going[raw] = time.monotonic()
+    elif name in _GOING and raw in going:
+        going[raw] = time.monotonic()
+    else:
+        raise ReadOnlyError(READ_ONLY)
+
+
+async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
+    """link(2) into import/: a second file of the same bytes, with a receipt of its own (tar has no fallback)."""
+    check_name(name)
+    if directory[:1] != b"d":
+        raise NotPermitted("Links can be made in import/ only: copy the file instead.")
+    async with tree.lock:
+        with tree.library.read() as view:
+            if tree.lookup(view, directory, name) is not None:
+                raise ExistsError("The name is taken.")
+            source = tree.staging.by_key(key)
+            content = None if source is not None else file_view(key).content(tree.context, view, key)
+            dentry = tree.attr(view, key)
+        if source is None and not isinstance(content, BlobContent):
+            raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
+        staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
+        fd = tree.library.blobs.open(content.digest) if isinstance(content, BlobContent) else -1
+        intake = staged.intake
+        assert intake is not None
+
+        def copy() -> None:
+            from_fd = fd if fd >= 0 else source.intake.fd if source is not None and source.intake is not None else -1
+            at = 0
+            while chunk := os.pread(from_fd, 1 << 20, at):
+                at += intake.write(chunk, at)
+            os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
+
+        try:
+            await tree.in_thread(copy)
+        except BaseException:
+            tree.staging.discard(staged)
+            raise
+        finally:
+            if fd >= 0:
+                os.close(fd)
+        staged.closed = True
+        tree.staging.note(staged)
+        note_change(tree, directory)
+        tree.wake()
+        return staged.dentry()
+
+
+__all__ = ["check_name", "create", "key16", "link", "make_directory", "make_node", "receipt_at", "remove_directory"]

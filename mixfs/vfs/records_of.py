@@ -1,0 +1,122 @@
+"""From node keys back to the records behind them: what the changing half of the tree needs to know of a place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from mixfs.errors import NotFoundError
+from mixfs.ids import key16
+from mixfs.library import editing
+from mixfs.library.projections import import_directory, placement_place
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.names import is_temporary
+from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs.views.mirrors import given_name
+
+IMPORT_ROOT = b"d" + bytes(16)
+
+
+class Place(NamedTuple):
+    """Where a file of its own stands, and what a new version of it takes over."""
+
+    directory: bytes
+    name: bytes
+    mode: int
+    placement_id: str | None
+    xattrs: Mapping[str, bytes]
+
+
+def place_of(view: View, key: bytes) -> Place | None:
+    """The place of a placement's or receipt's node; None when it was deleted."""
+    if key[:1] == b"R":
+        receipt = view.get_raw(Receipt, key[1:])
+        if receipt is None:
+            return None
+        directory = import_directory(receipt.parent_id)
+        name = given_name(view, directory, receipt.name, key)
+        return Place(directory, name, receipt.mode, receipt.placement_id, receipt.xattrs)
+    placement = view.get_raw(Placement, key[1:])
+    if placement is None:
+        return None
+    directory, wanted = placement_place(placement)
+    return Place(directory, given_name(view, directory, wanted, key), placement.mode, placement.id, placement.xattrs)
+
+
+def import_folder(view: View, directory: bytes) -> ImportFolder | None:
+    """The record of a folder of import/; None for import/ itself. Raises NotFoundError."""
+    if directory == IMPORT_ROOT:
+        return None
+    folder = view.get_raw(ImportFolder, directory[1:])
+    if folder is None:
+        raise NotFoundError("The folder is gone.")
+    return folder
+
+
+def image_folder(view: View, directory: bytes) -> tuple[str, str | None]:
+    """`(session id, folder id or None)` of images/ or a folder below it. Raises NotFoundError."""
+    session = view.get_raw(Session, directory[1:])
+    if session is not None:
+        return session.id, None
+    folder = view.get_raw(Folder, directory[1:])
+    if folder is None:
+        raise NotFoundError("The folder is gone.")
+    return folder.session_id, folder.id
+
+
+def ancestors(view: View, folder: ImportFolder | None) -> Iterator[ImportFolder]:
+    """A folder of import/ and those above it."""
+    while folder is not None:
+        yield folder
+        folder = view.get(ImportFolder, folder.parent_id) if folder.parent_id is not None else None
+
+
+def waits(view: View, directory: bytes, name: bytes) -> bool:
+    """True for a file that waits for a real name, its own or that of a folder that it is in."""
+    if is_temporary(name):
+        return True
+    if directory[:1] != b"d" or directory == IMPORT_ROOT:
+        return False
+    folder = view.get_raw(ImportFolder, directory[1:])
+    return any(is_temporary(above.name) for above in ancestors(view, folder))
+
+
+def bind(txn: Txn, folder: ImportFolder | None) -> tuple[str, str | None]:
+    """The session and folder that a folder of import/ stands for, made and noted where that isn't so yet.
+
+    A top folder is bound to the oldest session of its name, or a new one, and stays bound when that is retitled.
+    """
+    if folder is None:
+        return editing.session_titled(txn, editing.INBOX).id, None
+    if folder.parent_id is None:
+        if folder.session_id is not None and txn.get(Session, folder.session_id) is not None:
+            return folder.session_id, None
+        session = editing.session_titled(txn, title_of(folder.name))
+        txn.put(dataclasses.replace(folder, session_id=session.id, folder_id=None))
+        return session.id, None
+    session_id, parent_id = bind(txn, txn.get(ImportFolder, folder.parent_id))
+    if folder.folder_id is not None and folder.session_id == session_id:
+        bound = txn.get(Folder, folder.folder_id)
+        if bound is not None and bound.parent_id == parent_id:
+            return session_id, bound.id
+    folder_id = editing.ensure_folder(txn, session_id, parent_id, folder.name)
+    held = txn.get(ImportFolder, folder.id)
+    if held is not None:
+        txn.put(dataclasses.replace(held, session_id=session_id, folder_id=folder_id))
+    return session_id, folder_id
+
+
+def title_of(name: bytes) -> str:
+    """The title that a folder's name gives; bytes that are no UTF-8 become U+FFFD."""
+    return name.decode("utf-8", "replace")
+
+
+def receipt_at(view: View, directory: bytes, name: bytes) -> Receipt | None:
+    dentry = view.dentry(directory, name)
+    return view.get_raw(Receipt, dentry.key[1:]) if dentry is not None and dentry.key[:1] == b"R" else None
+
+
+def session_key(session_id: str) -> bytes:
+    return b"S" + key16(session_id)

@@ -1,0 +1,93 @@
+"""Files whose bytes are a blob: placements, receipts, pictures in the views over everything, canvas entries."""
+
+from __future__ import annotations
+
+import stat
+
+from mixfs.errors import NotFoundError, Outdated
+from mixfs.ids import Digest
+from mixfs.index.dentries import Dentry
+from mixfs.library import documents
+from mixfs.library.projections import entry_file, image_time
+from mixfs.library.view import View
+from mixfs.records import Entry, Placement, Receipt
+from mixfs.vfs.content import BlobContent, BytesContent, Content
+from mixfs.vfs.context import Context
+from mixfs.vfs.views.base import file
+
+
+class PlacementFile:
+    """A file in images/ or files/ of a session."""
+
+    def _record(self, view: View, key: bytes) -> Placement:
+        placement = view.get_raw(Placement, key[1:])
+        if placement is None:
+            raise NotFoundError("The picture was deleted from its session.")
+        return placement
+
+    def attr(self, context: Context, view: View, key: bytes) -> Dentry:
+        placement = self._record(view, key)
+        found = file(placement.name, key, placement.size, placement.mtime_ns, stat.S_IFREG | placement.mode)
+        return found._replace(ctime_ns=max(placement.added_ns, placement.named_ns))
+
+    def content(self, context: Context, view: View, key: bytes) -> Content:
+        return BlobContent(self._record(view, key).digest)
+
+
+class ReceiptFile:
+    """A file in import/ that was taken in."""
+
+    def _record(self, view: View, key: bytes) -> Receipt:
+        receipt = view.get_raw(Receipt, key[1:])
+        if receipt is None:
+            raise NotFoundError("The file is gone from import/.")
+        return receipt
+
+    def attr(self, context: Context, view: View, key: bytes) -> Dentry:
+        receipt = self._record(view, key)
+        return file(receipt.name, key, receipt.size, receipt.mtime_ns, stat.S_IFREG | receipt.mode)
+
+    def content(self, context: Context, view: View, key: bytes) -> Content:
+        return BlobContent(self._record(view, key).digest)
+
+
+class SharedImage:
+    """A picture as images/ and the by-* views show it: one node wherever it stands there."""
+
+    def attr(self, context: Context, view: View, key: bytes) -> Dentry:
+        image = view.image(Digest(key[1:]))
+        if image is None:
+            raise NotFoundError("The picture is gone.")
+        mtime_ns, _ = image_time(image, view.generations_of(image.digest))
+        return file(b"", key, image.size, mtime_ns)._replace(ctime_ns=image.added_ns)
+
+    def content(self, context: Context, view: View, key: bytes) -> Content:
+        return BlobContent(Digest(key[1:]))
+
+
+class EntryFile:
+    """A canvas entry: text as text, an image as the image, others as JSON."""
+
+    def _record(self, view: View, key: bytes) -> tuple[Entry, bytes]:
+        entry = view.get_raw(Entry, key[2:18])
+        if entry is None:
+            raise NotFoundError("The canvas entry is gone.")
+        _, data = entry_file(entry)
+        is_image = entry.type == "image" and entry.digest is not None
+        if not is_image and documents.revision(data).to_bytes(8, "little") != key[18:]:
+            raise Outdated("The canvas entry has changed.")
+        return entry, data
+
+    def attr(self, context: Context, view: View, key: bytes) -> Dentry:
+        entry, data = self._record(view, key)
+        size = len(data)
+        if entry.type == "image" and entry.digest is not None:
+            blob = view.blob(entry.digest)
+            size = blob.size if blob else 0
+        return file(b"", key, size, entry.named_ns)
+
+    def content(self, context: Context, view: View, key: bytes) -> Content:
+        entry, data = self._record(view, key)
+        if entry.type == "image" and entry.digest is not None:
+            return BlobContent(entry.digest)
+        return BytesContent(data)
