@@ -29,6 +29,13 @@ class Intake:
         # How far the digest has come; -1 when what it saw is no longer what the file begins with.
         self._hashed = 0 if os.fstat(self.fd).st_size == 0 else -1
 
+    @classmethod
+    def twin(cls, other: Intake) -> Intake:
+        """The same file and what is known of its digest, with a descriptor of its own."""
+        twin = cls(other.path, exists=True)
+        twin._hash, twin._hashed = other._hash.copy(), other._hashed
+        return twin
+
     @property
     def size(self) -> int:
         return os.fstat(self.fd).st_size

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cbor2
 import inotify_simple
@@ -280,13 +280,13 @@ class Library:
 
     def put_entry(self, entry: Entry) -> Entry:
         """Add or replace a canvas entry."""
-        return self._put_member(entry)
+        return cast(Entry, self._put_member(entry))
 
     def put_edge(self, edge: Edge) -> Edge:
-        return self._put_member(edge)
+        return cast(Edge, self._put_member(edge))
 
     def put_generation(self, generation: Generation) -> Generation:
-        return self._put_member(generation)
+        return cast(Generation, self._put_member(generation))
 
     def _put_member(self, record: Any) -> Any:
         def write(txn: Txn) -> Any:
@@ -375,7 +375,7 @@ class Library:
     def follow_changes(
         self, since: Position | None = None, *, stop: threading.Event | None = None, poll_ms: int = 1000
     ) -> Iterator[Change]:
-        """As `changes`, then waiting for more, by whichever process, until `stop` is set (looked at every `poll_ms`)."""
+        """As `changes`, then waiting for more, by whichever process, until `stop` is set (looked at each `poll_ms`)."""
         position = since if since is not None else self.store.written_end()
         with inotify_simple.INotify() as watch:
             self.store.journal.directory.mkdir(parents=True, exist_ok=True)

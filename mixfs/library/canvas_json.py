@@ -12,7 +12,7 @@ from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.records import Edge, Entry, Session
+from mixfs.records import Edge, Entry
 
 LIMIT = 64 << 20
 

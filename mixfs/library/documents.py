@@ -213,7 +213,12 @@ def _a1111_value(value: Any) -> str:
 def image_workflow(about: About) -> bytes:
     """NAME.workflow.json: the ComfyUI graph as the picture carried it; empty when there is none."""
     texts = raw_texts(about.metadata)
-    return texts.get("workflow", "").encode("utf-8", "replace")
+    found = texts.get("workflow", "")
+    if not found:
+        # ComfyUI's WebP and JPEG savers put it into an EXIF field, behind its name.
+        fields = (text.strip() for key, text in texts.items() if key.startswith("exif:"))
+        found = next((text[9:].lstrip() for text in fields if text[:9].lower() == "workflow:"), "")
+    return found.encode("utf-8", "replace")
 
 
 def image_xmp(about: About) -> bytes:

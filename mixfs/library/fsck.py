@@ -429,7 +429,9 @@ def _check_blobs(
     unnamed = [digest for digest in held if digest not in named]
     if unnamed:
         size = sum(held[digest] for digest in unnamed)
-        report.notes.append(f"{len(unnamed):,} blobs ({size:,} bytes) are named by nothing: they only take up space.")
+        whole = not any(problem.kind.startswith("journal-") for problem in report.problems)
+        words = "they only take up space" if whole else "keep them, what named them may be in the damaged journal"
+        report.notes.append(f"{len(unnamed):,} blobs ({size:,} bytes) are named by nothing: {words}.")
 
 
 def rebuild(root: Path) -> None:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixfs.ids import Digest
+from mixfs.ids import Digest, new_id
 from mixfs.library import documents, editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES
 from mixfs.media.types import EmbeddedMetadata, Inspection
 from mixfs.records import Blob, Generation, Image, ImageRef, Metadata, Placement
-
-_EMPTY: Mapping[str, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +29,7 @@ class Incoming:
     name: bytes
     mtime_ns: int
     mode: int = 0o644
-    xattrs: Mapping[str, bytes] = _EMPTY
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
     inspection: Inspection | None = None
     role: str = "output"
 
@@ -133,7 +131,7 @@ def admit(
     placement = editing.place(
         txn,
         Placement(
-            id=placement_id or editing.new_id(),
+            id=placement_id or new_id(),
             session_id=session_id,
             folder_id=folder_id,
             digest=digest,

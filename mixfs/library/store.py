@@ -101,6 +101,10 @@ class Store:
         """Call `listener` after every commit of this process, from the thread that committed."""
         self._listeners.append(listener)
 
+    def is_current(self) -> bool:
+        """False when the index was replaced or deleted under our feet: `refresh` then reopens it."""
+        return self._engine.is_current()
+
     def refresh(self) -> bool:
         """Reopen an index that was replaced or deleted under our feet; True when it was."""
         if self._engine.is_current():

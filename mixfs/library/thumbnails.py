@@ -19,7 +19,7 @@ from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.library.projections import placement_place
 from mixfs.media.pool import ThumbnailFailed
-from mixfs.records import Placement
+from mixfs.records import Image, Placement
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -60,6 +60,16 @@ class Thumbnails:
             if self._closed or not self._wishes:
                 return None
             return self._wishes.popitem(last=False)[0]
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def make_if_missing(self, digest: Digest) -> tuple[int, int] | None:
+        """As `make`, but None when its row is there already: there is nothing to record then."""
+        with self._library.read() as view:
+            row = view.thumbnail(digest)
+        return self.make(digest) if row is None or (row != (0, 0) and not self.path(digest).exists()) else None
 
     def close(self) -> None:
         with self._condition:
@@ -108,8 +118,6 @@ class Thumbnails:
 
     def missing(self, limit: int) -> list[Digest]:
         """Up to `limit` images that have no thumbnail yet: what a daemon finds to do when it starts."""
-        from mixfs.records import Image
-
         out: list[Digest] = []
         with self._library.read() as view:
             for image in view.records(Image):

@@ -23,6 +23,7 @@ from mixfs.errors import (
 )
 from mixfs.index.dentries import Dentry
 from mixfs.library import canvas_json, editing
+from mixfs.library.projections import import_directory
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.names import is_temporary
@@ -83,9 +84,9 @@ def _check(view: View, tree: Tree, source: Dentry, target: Dentry | None, flags:
         raise NotADirectory("A folder can't replace a file.")
     if target.is_directory and not source.is_directory:
         raise IsADirectory("A file can't replace a folder.")
-    if target.is_directory and target.key != source.key and target.key[:1] != b"S":
-        if next(tree.entries(view, target.key, b""), None) is not None:
-            raise NotEmptyError("The folder of the new name is not empty.")
+    other = target.is_directory and target.key != source.key and target.key[:1] != b"S"
+    if other and next(tree.entries(view, target.key, b""), None) is not None:
+        raise NotEmptyError("The folder of the new name is not empty.")
 
 
 # -- files
@@ -128,9 +129,10 @@ async def _rename_record(
     def write(txn: Txn) -> None:
         vacated.clear()
         if stored.key[:1] == b"P":
-            placement = editing.require_placement(txn, _placement_id(txn, stored.key))
             session_id, folder_id = image_folder(txn, new_directory)
-            editing.move_placement(txn, placement.id, session_id, folder_id, new_name, replace=True)
+            editing.move_placement(
+                txn, _placement_id(txn, stored.key), session_id, folder_id, new_name, replace=True
+            )
             return
         receipt = txn.get_raw(Receipt, stored.key[1:])
         if receipt is None:
@@ -148,9 +150,9 @@ async def _rename_record(
                 vacated.append(placement.id)
         elif placement is not None:
             session_id, folder_id = bind(txn, parent)
-            if replaced is not None and replaced.placement_id not in (None, placement.id):
-                if txn.get(Placement, replaced.placement_id or "") is not None:
-                    editing.delete_placement(txn, replaced.placement_id or "", "overwritten")
+            over = txn.get(Placement, replaced.placement_id or "") if replaced is not None else None
+            if over is not None and over.id != placement.id:
+                editing.delete_placement(txn, over.id, "overwritten")
             editing.move_placement(txn, placement.id, session_id, folder_id, new_name)
             moved = dataclasses.replace(moved, session_id=session_id)
         txn.put(moved)
@@ -355,8 +357,6 @@ def _rebind_below(txn: Txn, folder_id: str) -> None:
     folder = txn.get(ImportFolder, folder_id)
     if folder is None:
         return
-    from mixfs.library.projections import import_directory
-
     for dentry in list(txn.dentries(import_directory(folder_id))):
         if dentry.key[:1] == b"d":
             child = txn.get_raw(ImportFolder, dentry.key[1:])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -44,12 +44,14 @@ from mixfs.vfs.context import Context
 from mixfs.vfs.records_of import place_of
 from mixfs.vfs.routes import THUMBNAILS, directory_view, file_view, view_of
 from mixfs.vfs.staging import Staged, Staging
+from mixfs.vfs.views.fixed import status_key
 
 T = TypeVar("T")
 
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
 _NOWAIT = os.RWF_NOWAIT
+IMPORTED = status_key("imported")
 _DOCUMENTS = {b"DC": "canvas.json", b"DS": "session.json"}
 
 
@@ -100,7 +102,7 @@ class Tree:
     # Called when there may be something to take in.
     wake: Callable[[], None] = lambda: None
     # `sync` on .mixfs/imported: takes in all that was closed.
-    take_all_in: Callable[[], object] | None = None
+    take_all_in: Callable[[], Awaitable[object]] | None = None
     # Names that were just left by a rename to a temporary name: the file that comes next is a new version.
     vacated: dict[tuple[bytes, bytes], tuple[str, float]] = field(default_factory=dict)
     import_times: dict[bytes, int] = field(default_factory=dict)
@@ -176,7 +178,7 @@ class Tree:
     def _with_scratch(
         self, listed: Iterator[tuple[Dentry, bytes]], staged: dict[bytes, Staged], after: bytes
     ) -> Iterator[tuple[Dentry, bytes]]:
-        """A session's folder: the fixed names, then what an editor keeps there while it saves (places begin with NUL)."""
+        """A session's fixed names, then what an editor keeps there while it saves (places begin with NUL)."""
         if after[:1] != b"\0":
             yield from listed
         for name in sorted(name for name in staged if b"\0" + name > after):
@@ -264,7 +266,7 @@ class Tree:
             raise NotFoundError(f"{content.path} is gone.") from None
         return OpenNode(key, fd=fd, live=content.growing, attr=dentry)
 
-    async def read(self, handle: Handle, offset: int, size: int) -> bytes | memoryview:
+    async def read(self, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Bytes at an offset: from the page cache at once, from the disk in a thread."""
         node = handle.node
         if node.edit is not None:
@@ -379,6 +381,20 @@ class Tree:
             self.flushed(handle)
             await self.release(handle)
 
+    async def truncate_open(self, handle: Handle) -> None:
+        """O_TRUNC: the file begins anew, and what it was is not copied first."""
+        node = handle.node
+        if node.edit is not None:
+            node.edit.clear()
+            node.edited = True
+            return
+        staged = await self.writable(node, empty=True)
+        async with staged.io:
+            intake = staged.intake
+            if intake is not None:
+                self._reopened(staged)
+                await self.in_thread(lambda: intake.truncate(0))
+
     # -- closing
 
     async def flush(self, handle: Handle) -> None:
@@ -455,6 +471,9 @@ class Tree:
     async def fsync(self, handle: Handle) -> None:
         """Make a staged file's bytes, and that it exists, durable."""
         staged = handle.node.staged
+        if handle.node.key == IMPORTED and self.take_all_in is not None:
+            await self.take_all_in()
+            return
         if staged is None or staged.intake is None:
             return
         fd = staged.intake.fd

@@ -19,7 +19,6 @@ from mixfs.vfs.views.base import directory, file, in_order
 from mixfs.vfs.views.canvas import Canvas
 from mixfs.vfs.views.mirrors import given_name
 
-
 _TAGS = {"prompt.txt": b"1", "generation.json": b"2", "parameters.json": b"3"}
 _NAMES = {tag: name for name, tag in _TAGS.items()}
 

@@ -1,0 +1,45 @@
+"""`python -m mixfs.daemon`: the process behind a mount, started by `mixfs mount`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mixfs.daemon import logs
+from mixfs.errors import MixfsError
+
+
+def main() -> int:
+    """Serve one mount; the exit code is that of the error that ended it, else 0."""
+    parser = argparse.ArgumentParser(prog="mixfs.daemon", description="Serve a MixFS mount (use `mixfs mount`).")
+    parser.add_argument("--library", type=Path, required=True)
+    parser.add_argument("--mountpoint", type=Path, required=True)
+    parser.add_argument("--option", action="append", default=[])
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--ready-fd", type=int, default=-1)
+    parser.add_argument("--foreground", action="store_true")
+    arguments = parser.parse_args()
+    logs.configure(arguments.log, stderr=arguments.foreground)
+
+    from mixfs.daemon.run import run
+
+    def tell(line: str) -> None:
+        if arguments.ready_fd >= 0:
+            os.write(arguments.ready_fd, line.encode("utf-8", "replace") + b"\n")
+            os.close(arguments.ready_fd)
+            arguments.ready_fd = -1
+
+    try:
+        run(arguments.library, arguments.mountpoint, set(arguments.option), lambda: tell("ready"), arguments.log)
+    except MixfsError as error:
+        tell(f"error: {' '.join(str(error).split())}")
+        if arguments.foreground:
+            print(f"mixfs: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""A mount's life: open the library, take up what a killed daemon left, mount, serve, and leave nothing undone.
+
+One trio nursery holds the FUSE session, the intake, the invalidation and the signals. A background task that fails is
+logged and begun again: the daemon does not die of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import trio
+
+from mixfs.daemon.invalidation import Invalidation
+from mixfs.daemon.notify import notify
+from mixfs.daemon.status import Status
+from mixfs.errors import LibraryBusy, MixfsError
+from mixfs.fuse.mount import KernelCache, Mount
+from mixfs.fuse.operations import Operations
+from mixfs.ids import Digest
+from mixfs.journal.files import write_durably
+from mixfs.library.api import Library
+from mixfs.library.staging import StagingArea
+from mixfs.vfs.context import Context
+from mixfs.vfs.inodes import Inodes
+from mixfs.vfs.routes import view_of
+from mixfs.vfs.staging import Staging
+from mixfs.vfs.taking_in import TakingIn
+from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.fixed import ROOT
+
+log = structlog.get_logger("mixfs.daemon")
+
+# How long a stopping daemon goes on taking in what was closed; the rest waits in staging for the next mount.
+LAST_INTAKE_S = 20.0
+_THUMBNAILS_AT_START = 100_000
+
+
+class Daemon:
+    """One mounted library."""
+
+    def __init__(self, root: Path, mountpoint: Path, options: set[str], log_file: Path | None = None) -> None:
+        self._mountpoint = mountpoint
+        self._read_only = "ro" in options
+        self.library = Library.open(root)
+        self._lock_fd = -1
+        try:
+            if not self._read_only:
+                self._claim()
+            status = Status(self.library, log_file)
+            context = Context(self.library.root, time.time_ns(), status=status.files())
+            staging = Staging(StagingArea(self.library.root / "staging"))
+            self.tree = Tree(self.library, context, staging)
+            self._recover(staging)
+            self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)
+            self.mount = Mount(self.operations, mountpoint, options)
+            self.cache = KernelCache(self.operations)
+            self.taking_in = TakingIn(self.tree)
+            status.attach(self.operations, self.cache, self.taking_in)
+        except BaseException:
+            self.library.close()
+            raise
+
+    def _claim(self) -> None:
+        """One writing mount a library. The kernel frees the claim when we die."""
+        fd = os.open(self.library.root / "mount.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            where = self.library.mounted_at() or "another place"
+            raise LibraryBusy(
+                f"{self.library.root} is mounted at {where} already. Unmount it there, or mount it here with -o ro."
+            ) from None
+        self._lock_fd = fd
+        data = {"pid": os.getpid(), "mountpoint": str(self._mountpoint), "library": str(self.library.root)}
+        write_durably(self.library.root / "mounted", json.dumps(data).encode())
+
+    def _recover(self, staging: Staging) -> None:
+        def exists(directory: bytes) -> bool:
+            with self.library.read() as view:
+                try:
+                    view_of(directory).attr(self.tree.context, view, directory)
+                except MixfsError:
+                    return False
+            return True
+
+        found = staging.recover(self.library.root / "staging", exists)
+        if found:
+            log.info("recovered", files=len(found), closed=sum(staged.closed for staged in found))
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until unmounted or told to stop."""
+        invalidation = Invalidation(self.tree, self.cache)
+        thumbnails = [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
+        for thread in thumbnails:
+            thread.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._signals)
+                nursery.start_soon(_supervise, "invalidation", invalidation.run)
+                nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
+                nursery.start_soon(self._announce, ready)
+                await self.mount.serve()
+                nursery.cancel_scope.cancel()
+        finally:
+            log.info("stopping")
+            notify("STOPPING=1")
+            self.library.thumbnails.close()
+            with trio.move_on_after(LAST_INTAKE_S, shield=True):
+                await self.taking_in.take_all()
+            for thread in thumbnails:
+                await trio.to_thread.run_sync(thread.join)
+
+    async def _announce(self, ready: Callable[[], None]) -> None:
+        await self.operations.answering.wait()
+        log.info("mounted", mountpoint=str(self._mountpoint), library=str(self.library.root), pid=os.getpid())
+        notify("READY=1", f"STATUS=mounted at {self._mountpoint}")
+        ready()
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                log.info("signal", number=number)
+                self.mount.stop()
+                return
+
+    def _make_thumbnails(self) -> None:
+        """A thread of its own: makes what is wished for, and notes it in the index for many at once."""
+        thumbnails = self.library.thumbnails
+        if threading.current_thread().name.endswith("0"):
+            for missing in thumbnails.missing(_THUMBNAILS_AT_START):
+                thumbnails.wish(missing)
+        made: dict[Digest, tuple[int, int]] = {}
+        since = time.monotonic()
+        while True:
+            digest = thumbnails.next_wish(0.2 if made else None)
+            if digest is not None:
+                try:
+                    row = thumbnails.make_if_missing(digest)
+                except Exception as error:
+                    log.exception("thumbnail_failed", digest=digest.hex(), error=repr(error))
+                    continue
+                if row is not None:
+                    made[digest] = row
+            if made and (digest is None or len(made) >= 64 or time.monotonic() - since > 0.5):
+                try:
+                    thumbnails.record(made)
+                except Exception as error:
+                    log.exception("thumbnails_not_recorded", error=repr(error))
+                made, since = {}, time.monotonic()
+            if digest is None and thumbnails.closed:
+                return
+
+    def close(self) -> None:
+        """After `run`, or instead of it."""
+        self.tree.close()
+        if self._lock_fd >= 0:
+            with contextlib.suppress(OSError):
+                (self.library.root / "mounted").unlink()
+            os.close(self._lock_fd)
+        self.library.close()
+
+
+async def _supervise(name: str, task: Callable[[], Awaitable[None]]) -> None:
+    """Begin a background task again when it fails: what it was to do waits in the library."""
+    while True:
+        try:
+            await task()
+            return
+        except Exception as error:
+            log.exception("task_failed", task=name, error=repr(error))
+            await trio.sleep(1)
+
+
+def run(root: Path, mountpoint: Path, options: set[str], ready: Callable[[], None], log_file: Path | None) -> None:
+    """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
+    daemon = Daemon(root, mountpoint, options, log_file)
+    mounted = False
+    try:
+        daemon.mount.open()
+        mounted = True
+        trio.run(daemon.run, ready)
+    finally:
+        if mounted:
+            daemon.mount.close()
+        daemon.close()
+        log.info("stopped")

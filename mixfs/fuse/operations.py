@@ -1,0 +1,414 @@
+"""The only pyfuse3.Operations: converts, counts lookups, maps errors to errno; nothing else.
+
+Concurrency: handlers run as trio tasks on the event loop. `lookup`, `getattr` and each page of `readdir` read the index
+and answer with no `await` between, so that what the kernel is told was true when it was told. No handler invalidates:
+one task (`mixfs/daemon/invalidation.py`) does.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import pyfuse3
+import structlog
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
+
+from mixfs.errors import MixfsError, NotADirectory, NotFoundError
+from mixfs.index.dentries import Dentry
+from mixfs.library.view import View
+from mixfs.vfs import attributes, naming, renaming
+from mixfs.vfs.inodes import Inodes
+from mixfs.vfs.tree import Handle, Tree
+
+log = structlog.get_logger("mixfs.fuse")
+
+# Long: the kernel keeps what it was told until it is told to forget it. Timeouts are not how changes are seen.
+TIMEOUT_S = 24 * 3600.0
+_LIVE_TAGS = (b".",)
+# Node keys of files begin with one of these; all others are directories.
+FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b".")
+_SECURITY = b"security."
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+def handler(function: F) -> F:
+    """Wrap a request: domain errors become their errno, anything else EIO and a log line. Nothing escapes."""
+    name = function.__name__
+
+    @functools.wraps(function)
+    async def wrapped(self: Operations, *args: Any) -> Any:
+        self.counts[name] += 1
+        try:
+            return await function(self, *args)
+        except FUSEError:
+            raise
+        except MixfsError as error:
+            self.errors[name] += 1
+            raise FUSEError(error.errno) from None
+        except OSError as error:
+            self.errors[name] += 1
+            log.warning("os_error", operation=name, error=str(error), errno=error.errno)
+            raise FUSEError(error.errno or errno.EIO) from None
+        except trio.Cancelled:
+            raise
+        except Exception as error:
+            self.errors[name] += 1
+            log.exception("handler_failed", operation=name, error=repr(error))
+            raise FUSEError(errno.EIO) from None
+
+    return cast(F, wrapped)
+
+
+class _Directory:
+    """One opendir(3): its key, and the place behind each entry given so far (the cookies)."""
+
+    __slots__ = ("key", "places")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.places: list[bytes] = [b""]
+
+
+class Operations(pyfuse3.Operations):
+    """The requests of one mount, over a `Tree`."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: Tree, inodes: Inodes, *, read_only: bool = False) -> None:
+        super().__init__()
+        self._tree = tree
+        self.inodes = inodes
+        self._uid, self._gid = tree.context.uid, tree.context.gid
+        self._read_only = read_only
+        self._handles: dict[int, Handle] = {}
+        self._directories: dict[int, _Directory] = {}
+        self._next = 1
+        self.counts: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.served_bytes = 0
+        # Set once the kernel's first request was answered.
+        self.answering = trio.Event()
+
+    def init(self) -> None:
+        self.answering.set()
+
+    # -- helpers
+
+    def _key(self, ino: int) -> bytes:
+        try:
+            return self.inodes.key(ino)
+        except KeyError:
+            raise FUSEError(errno.ESTALE) from None
+
+    def _fill(self, dentry: Dentry, ino: int) -> EntryAttributes:
+        entry = EntryAttributes()
+        entry.st_ino = ino
+        entry.st_mode = dentry.mode
+        entry.st_nlink = 2 if dentry.key[:1] == b"J" else 1
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
+        entry.st_size = dentry.size
+        entry.st_blocks = (dentry.size + 511) >> 9
+        entry.st_blksize = 131072
+        entry.st_atime_ns = dentry.mtime_ns
+        entry.st_mtime_ns = dentry.mtime_ns
+        entry.st_ctime_ns = dentry.ctime_ns
+        timeout = 0.0 if dentry.key[:1] in _LIVE_TAGS else TIMEOUT_S
+        entry.entry_timeout = timeout
+        entry.attr_timeout = timeout
+        return entry
+
+    def _given(self, dentry: Dentry) -> EntryAttributes:
+        """Attributes for a name that the kernel is about to remember: counts one lookup."""
+        ino = self.inodes.ino(dentry.key, dentry.ino)
+        entry = self._fill(dentry, ino)
+        self.inodes.remember(ino, dentry.key)
+        return entry
+
+    def _view(self) -> Any:
+        return self._tree.library.read()
+
+    def _attr(self, view: View, ino: int) -> EntryAttributes:
+        key = self._key(ino)
+        try:
+            return self._fill(self._tree.attr(view, key), ino)
+        except NotFoundError:
+            # ESTALE makes the kernel look the name up again, where ENOENT would be the answer for good.
+            raise FUSEError(errno.ESTALE) from None
+
+    def _directory_key(self, ino: int) -> bytes:
+        key = self._key(ino)
+        if key[:1] in FILE_TAGS:
+            raise NotADirectory("It is no folder.")
+        return key
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise FUSEError(errno.EROFS)
+
+    # -- names
+
+    @handler
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        parent = self._directory_key(parent_inode)
+        with self._view() as view:
+            dentry = self._tree.lookup(view, parent, name)
+            if dentry is not None:
+                return self._given(dentry)
+        if parent[:1] == b"t":
+            dentry = await self._tree.lookup_thumbnail(parent, name)
+            if dentry is not None:
+                with self._view() as view:
+                    dentry = self._tree.lookup(view, parent, name)
+                    if dentry is not None:
+                        return self._given(dentry)
+            raise FUSEError(errno.ENOENT)
+        # A negative dentry, kept until the name appears and is invalidated.
+        nothing = EntryAttributes()
+        nothing.st_ino = 0
+        nothing.entry_timeout = TIMEOUT_S
+        return nothing
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for ino, lookups in inode_list:
+            self.inodes.forget(ino, lookups)
+
+    @handler
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        with self._view() as view:
+            return self._attr(view, inode)
+
+    @handler
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        self._check_writable()
+        key = self._key(inode)
+        mode = attr.st_mode if fields.update_mode else None
+        mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
+        size = attr.st_size if fields.update_size else None
+        if mode is None and mtime_ns is None and size is None:
+            # Owner and access time: accepted and ignored.
+            with self._view() as view:
+                return self._attr(view, inode)
+        dentry = await attributes.set_attributes(self._tree, key, mode=mode, mtime_ns=mtime_ns, size=size)
+        return self._fill(dentry, inode)
+
+    @handler
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        self._check_writable()
+        if mode & 0o170000 not in (0, 0o100000):
+            raise FUSEError(errno.EPERM)
+        parent = self._directory_key(parent_inode)
+        return self._given(await naming.make_node(self._tree, parent, name, mode & ~ctx.umask))
+
+    @handler
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        self._check_writable()
+        parent = self._directory_key(parent_inode)
+        return self._given(await naming.make_directory(self._tree, parent, name, mode & ~ctx.umask))
+
+    @handler
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_writable()
+        await naming.unlink(self._tree, self._directory_key(parent_inode), name)
+
+    @handler
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_writable()
+        await naming.remove_directory(self._tree, self._directory_key(parent_inode), name)
+
+    @handler
+    async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        raise FUSEError(errno.EPERM)
+
+    @handler
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        raise FUSEError(errno.EINVAL)
+
+    @handler
+    async def rename(
+        self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes, flags: int,
+        ctx: RequestContext,
+    ) -> None:  # fmt: skip
+        self._check_writable()
+        old, new = self._directory_key(parent_inode_old), self._directory_key(parent_inode_new)
+        await renaming.rename(self._tree, old, name_old, new, name_new, flags)
+
+    @handler
+    async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
+        self._check_writable()
+        parent = self._directory_key(new_parent_inode)
+        return self._given(await naming.link(self._tree, self._key(inode), parent, new_name))
+
+    # -- files
+
+    def _opened(self, handle: Handle) -> FileInfo:
+        fh = self._next
+        self._next += 1
+        self._handles[fh] = handle
+        info = FileInfo(fh=fh)
+        if handle.node.live:
+            info.direct_io = True
+        else:
+            # Bytes under an ino change only by writes through this mount, which the kernel sees.
+            info.keep_cache = True
+        return info
+
+    @handler
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        key = self._key(inode)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._check_writable()
+        with self._view() as view:
+            handle = self._tree.open(view, key, flags)
+        if flags & os.O_TRUNC and handle.writable:
+            try:
+                await self._tree.truncate_open(handle)
+            except BaseException:
+                await self._tree.release(handle)
+                raise
+        return self._opened(handle)
+
+    @handler
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        self._check_writable()
+        parent = self._directory_key(parent_inode)
+        dentry, handle = await naming.create(self._tree, parent, name, mode & ~ctx.umask, flags)
+        if flags & os.O_TRUNC and handle.writable:
+            await self._tree.truncate_open(handle)
+        return self._opened(handle), self._given(dentry)
+
+    def _handle(self, fh: int) -> Handle:
+        try:
+            return self._handles[fh]
+        except KeyError:
+            raise FUSEError(errno.EBADF) from None
+
+    @handler
+    async def read(self, fh: int, off: int, size: int) -> Any:
+        data = await self._tree.read(self._handle(fh), off, size)
+        self.served_bytes += len(data)
+        return data
+
+    @handler
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._tree.write(self._handle(fh), off, buf)
+
+    @handler
+    async def flush(self, fh: int) -> None:
+        await self._tree.flush(self._handle(fh))
+
+    @handler
+    async def release(self, fh: int) -> None:
+        handle = self._handles.pop(fh, None)
+        if handle is not None:
+            await self._tree.release(handle)
+
+    @handler
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._tree.fsync(self._handle(fh))
+
+    # -- directories
+
+    @handler
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        directory = _Directory(self._directory_key(inode))
+        fh = self._next
+        self._next += 1
+        self._directories[fh] = directory
+        return fh
+
+    @handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        directory = self._directories[fh]
+        places = directory.places
+        if start_id >= len(places):
+            return
+        if start_id == 0:
+            # Also rewinddir(3): begin anew with what is there now.
+            del places[1:]
+        next_id = start_id + 1
+        inodes, fill, reply = self.inodes, self._fill, pyfuse3.readdir_reply
+        with self._view() as view:
+            for dentry, place in self._tree.entries(view, directory.key, places[start_id]):
+                ino = inodes.ino(dentry.key, dentry.ino)
+                if not reply(token, dentry.name, fill(dentry, ino), next_id):
+                    return
+                inodes.remember(ino, dentry.key)
+                if next_id < len(places):
+                    places[next_id] = place
+                else:
+                    places.append(place)
+                next_id += 1
+
+    @handler
+    async def releasedir(self, fh: int) -> None:
+        self._directories.pop(fh, None)
+
+    @handler
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        # The kernel holds the directory's lock meanwhile: bounded, and waiting for no intake.
+        with trio.move_on_after(5):
+            await self._tree.fsync_directory()
+
+    # -- attributes
+
+    @handler
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        if name.startswith(_SECURITY):
+            # Each write(2) makes the kernel ask for security.capability: answered before anything else.
+            raise FUSEError(errno.ENODATA)
+        with self._view() as view:
+            return attributes.get(self._tree, view, self._key(inode), _text(name))
+
+    @handler
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        with self._view() as view:
+            found = attributes.names(self._tree, view, self._key(inode))
+        return [name.encode("utf-8", "surrogateescape") for name in found]
+
+    @handler
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._check_writable()
+        await attributes.set_one(self._tree, self._key(inode), _text(name), value)
+
+    @handler
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_writable()
+        await attributes.remove(self._tree, self._key(inode), _text(name))
+
+    @handler
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        return True
+
+    @handler
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found = os.statvfs(self._tree.library.root)
+        out = StatvfsData()
+        out.f_bsize, out.f_frsize = found.f_bsize, found.f_frsize
+        out.f_blocks, out.f_bfree, out.f_bavail = found.f_blocks, found.f_bfree, found.f_bavail
+        out.f_files, out.f_ffree, out.f_favail = found.f_files, found.f_ffree, found.f_favail
+        out.f_namemax = 255
+        return out
+
+    def stacktrace(self) -> None:
+        log.info("stacktrace", time=time.time())
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")

@@ -1,0 +1,334 @@
+"""The background intake: takes files in after their last release and one quiet second.
+
+For each batch: look (digest and inspection, while programs may still change the file), then, under the tree's lock and
+only for what did not change meanwhile, publish (note the digest, move the bytes into the blob store) and commit once.
+A kill at any instant leaves each file in staging, or as a blob whose digest the staging log names, or committed.
+
+Concurrency: one task runs `run`; `take_all` may be called by any other and waits for its own round.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import time
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from mixfs.blobs import Intake
+from mixfs.errors import MixfsError
+from mixfs.ids import Digest, id_of_key
+from mixfs.library import editing
+from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.transaction import Txn
+from mixfs.media.types import Inspection
+from mixfs.records import Placement, Receipt
+from mixfs.vfs.attributes import annotation_fields
+from mixfs.vfs.records_of import bind, image_folder, import_folder, waits
+from mixfs.vfs.staging import Staged
+from mixfs.vfs.tree import Tree
+
+QUIET_S = 1.0
+LONGEST_QUIET_S = 300.0
+RETRY_S = 30.0
+BATCH = 64
+_ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
+
+log = structlog.get_logger("mixfs.taking_in")
+
+
+@dataclass(slots=True)
+class Looked:
+    """A staged file as it was looked at: valid while its version is the same."""
+
+    staged: Staged
+    version: int
+    size: int
+    mtime_ns: int
+    inspection: Inspection | None
+    digest: Digest
+
+
+class TakingIn:
+    """The intake of one mount."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._wake = trio.Event()
+        self._round = trio.Lock()
+        self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
+        self.taken = 0
+        tree.wake = self._woken
+        tree.take_all_in = self.take_all
+
+    def _woken(self) -> None:
+        self._wake.set()
+
+    # -- what is ready
+
+    def _writers(self, staged: Staged) -> int:
+        node = self._tree.open_nodes.get(staged.key)
+        return node.writers if node is not None else 0
+
+    def _candidate(self, staged: Staged) -> bool:
+        """Closed, named, not empty, and in a place from which files are taken in."""
+        if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed or self._writers(staged):
+            return False
+        return staged.digest is not None or (staged.intake is not None and staged.intake.size > 0)
+
+    def _quiet_s(self, staged: Staged) -> float:
+        """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
+        count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
+        if time.monotonic() - last > 2 * LONGEST_QUIET_S:
+            return QUIET_S
+        return min(LONGEST_QUIET_S, QUIET_S * float(1 << min(10, max(0, count - 1))))
+
+    def _due_at(self, staged: Staged) -> float:
+        return max(staged.touched + self._quiet_s(staged), staged.retry_at)
+
+    def waiting(self) -> list[str]:
+        """The names that are not taken in now: temporary ones, empty ones, open ones."""
+        with self._tree.library.read() as view:
+            out = []
+            for staged in self._tree.staging:
+                if staged.linked and staged.directory[:1] in (b"d", b"p"):
+                    temporary = waits(view, staged.directory, staged.name)
+                    if temporary or not self._candidate(staged):
+                        out.append(staged.name.decode("utf-8", "replace"))
+        return sorted(out)
+
+    # -- the task
+
+    async def run(self) -> None:
+        """Take in whatever is due, for as long as the mount lives."""
+        while True:
+            self._wake = trio.Event()
+            pause = await self._take_due()
+            with trio.move_on_after(pause):
+                await self._wake.wait()
+                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks.
+                await trio.sleep(0.05)
+
+    async def _take_due(self) -> float:
+        now = time.monotonic()
+        ready: list[Staged] = []
+        next_due = now + 3600
+        with self._tree.library.read() as view:
+            for staged in self._tree.staging:
+                if not self._candidate(staged) or waits(view, staged.directory, staged.name):
+                    continue
+                due = self._due_at(staged)
+                if due <= now:
+                    ready.append(staged)
+                else:
+                    next_due = min(next_due, due)
+        for start in range(0, len(ready), BATCH):
+            async with self._round:
+                await self._take(ready[start : start + BATCH])
+        return max(0.01, next_due - time.monotonic()) if not ready else 0.01
+
+    async def take_all(self) -> list[str]:
+        """Take in all that was closed before this call, without the quiet second; returns the names that wait."""
+        async with self._round:
+            with self._tree.library.read() as view:
+                ready = [
+                    staged
+                    for staged in self._tree.staging
+                    if self._candidate(staged) and not waits(view, staged.directory, staged.name)
+                ]
+            for start in range(0, len(ready), BATCH):
+                await self._take(ready[start : start + BATCH])
+        return self.waiting()
+
+    # -- one batch
+
+    async def _take(self, batch: list[Staged]) -> None:
+        looked: list[Looked] = []
+
+        async def look(staged: Staged) -> None:
+            found = await self._look(staged)
+            if found is not None:
+                looked.append(found)
+
+        async with trio.open_nursery() as nursery:
+            for staged in batch:
+                nursery.start_soon(look, staged)
+        async with self._tree.lock:
+            ready = [item for item in looked if self._unchanged(item)]
+            if ready:
+                await self._publish_and_commit(ready)
+
+    def _unchanged(self, item: Looked) -> bool:
+        return item.staged.version == item.version and self._candidate(item.staged)
+
+    async def _look(self, staged: Staged) -> Looked | None:
+        """Digest and inspect a file that may still change; None when it did, or can't be read now."""
+        version = staged.version
+        library = self._tree.library
+
+        def work() -> tuple[int, int, Digest, Inspection | None]:
+            if staged.intake is None:
+                assert staged.digest is not None
+                path, digest = library.blobs.path(staged.digest), staged.digest
+                status = os.stat(path)
+            else:
+                path, digest = staged.intake.path, staged.intake.digest()
+                status = os.fstat(staged.intake.fd)
+            with library.read() as view:
+                wanted = needs_inspection(view, digest)
+            inspection = library.pool.inspect(str(path)) if wanted else None
+            return status.st_size, status.st_mtime_ns, digest, inspection
+
+        try:
+            async with staged.io:
+                size, mtime_ns, digest, inspection = await self._tree.in_thread(work)
+        except (OSError, MixfsError) as error:
+            self._failed(staged, error)
+            return None
+        if staged.version != version:
+            return None
+        return Looked(staged, version, size, mtime_ns, inspection, digest)
+
+    def _failed(self, staged: Staged, error: BaseException) -> None:
+        """Keep the file where it is, say why, and try again later: nothing is lost."""
+        staged.retry_at = time.monotonic() + RETRY_S
+        log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
+        self._tree.library.store.problems.report(
+            "not-taken-in",
+            f"The file stays in import/ and is tried again: {error}",
+            name=staged.name.decode("utf-8", "replace"),
+        )
+
+    async def _publish_and_commit(self, ready: list[Looked]) -> None:
+        tree = self._tree
+        for item in ready:
+            if item.staged.digest is None:
+                item.staged.digest = item.digest
+                tree.staging.note(item.staged)
+        sync_log = any(item.staged.synced for item in ready)
+
+        def publish() -> list[tuple[Looked, BaseException | None]]:
+            if sync_log:
+                # A file that was fsynced is found after power loss by its name in staging, or by its digest here.
+                tree.staging.sync()
+            out: list[tuple[Looked, BaseException | None]] = []
+            for item in ready:
+                error: BaseException | None = None
+                intake = item.staged.intake
+                if intake is not None:
+                    try:
+                        # The descriptor stays open for who reads meanwhile: `receive` closes its own.
+                        twin = Intake.twin(intake)
+                        tree.library.blobs.receive(twin)
+                    except (OSError, MixfsError) as failure:
+                        error = failure
+                out.append((item, error))
+            return out
+
+        published: list[Looked] = []
+        for item, error in await tree.in_thread(publish):
+            if error is not None:
+                item.staged.digest = None
+                tree.staging.note(item.staged)
+                self._failed(item.staged, error)
+            else:
+                published.append(item)
+        if not published:
+            return
+        try:
+            await self._commit(published)
+        except (OSError, MixfsError) as error:
+            if len(published) == 1:
+                self._failed(published[0].staged, error)
+                return
+            # One of them spoils the batch: take them one by one.
+            for item in published:
+                try:
+                    await self._commit([item])
+                except (OSError, MixfsError) as single:
+                    self._failed(item.staged, single)
+
+    async def _commit(self, items: list[Looked]) -> None:
+        tree = self._tree
+
+        def write(txn: Txn) -> None:
+            for item in items:
+                self._admit(txn, item)
+
+        known = [(item.staged.directory, item.staged.name) for item in items]
+        await tree.commit(write, *known)
+        now = time.monotonic()
+        for item in items:
+            staged = item.staged
+            count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
+            self._rewrites[staged.directory, staged.name] = (count + 1 if now - last < 600 else 1, now)
+            tree.staging.taken_in(staged)
+            self._settle_open(staged, item.digest)
+            if staged.intake is not None:
+                staged.intake.close()
+                staged.intake = None
+        self.taken += len(items)
+        tree.library.wish_thumbnails(item.digest for item in items)
+        log.info("taken_in", files=len(items))
+        if len(self._rewrites) > 10_000:
+            self._rewrites = {place: held for place, held in self._rewrites.items() if now - held[1] < 600}
+
+    def _settle_open(self, staged: Staged, digest: Digest) -> None:
+        """Who holds the file open reads on from the blob: the same bytes."""
+        node = self._tree.open_nodes.get(staged.key)
+        if node is None or node.staged is not staged:
+            return
+        node.fd = self._tree.library.blobs.open(digest)
+        node.staged = None
+        with self._tree.library.read() as view:
+            node.attr = self._tree.attr(view, staged.key)
+
+    def _admit(self, txn: Txn, item: Looked) -> None:
+        staged, library = item.staged, self._tree.library
+        kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
+        incoming = Incoming(
+            digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns,
+            mode=stat.S_IMODE(staged.mode), xattrs=kept, inspection=item.inspection,
+        )  # fmt: skip
+        if staged.directory[:1] == b"p":
+            self._admit_in_session(txn, staged, incoming)
+        else:
+            parent = import_folder(txn, staged.directory)
+            session_id, folder_id = bind(txn, parent)
+            held = txn.get_raw(Receipt, staged.key[1:])
+            replaces = staged.replaces or (held.placement_id if held is not None else None)
+            old = txn.get(Placement, replaces) if replaces is not None else None
+            placement, _ = admit(
+                txn, incoming, session_id, folder_id, library.has_blob, replaces=old.id if old is not None else None
+            )
+            receipt_id = held.id if held is not None else id_of_key(staged.key[1:])
+            txn.put(
+                Receipt(
+                    id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
+                    digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
+                    placement_id=placement.id, session_id=session_id, xattrs=kept, named_ns=txn.now_ns,
+                )
+            )  # fmt: skip
+            self._keep_time(txn, staged.directory)
+        fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})
+        if fields:
+            editing.annotate(txn, item.digest, **fields)
+
+    def _admit_in_session(self, txn: Txn, staged: Staged, incoming: Incoming) -> None:
+        session_id, folder_id = image_folder(txn, staged.directory)
+        held = txn.get_raw(Placement, staged.key[1:])
+        admit(
+            txn, incoming, session_id, folder_id, self._tree.library.has_blob, area="images",
+            replaces=held.id if held is not None else None,
+            placement_id=None if held is not None else id_of_key(staged.key[1:]),
+        )  # fmt: skip
+
+    def _keep_time(self, txn: Txn, directory: bytes) -> None:
+        """Write the time of a folder of import/ into its record, now that something is committed there anyway."""
+        folder = import_folder(txn, directory)
+        mtime_ns = self._tree.import_times.get(directory)
+        if folder is not None and mtime_ns is not None and folder.mtime_ns != mtime_ns:
+            txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))

@@ -1,0 +1,196 @@
+"""`mixfs fsck` and `rebuild-index` on libraries that were damaged in all ways that are cheap to make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+from cli_home import Home
+
+from mixfs.journal import frames
+
+
+def segment(home: Home) -> Path:
+    (found,) = (home.library / "journal").rglob("*.seg")
+    return found
+
+
+def a_blob(home: Home) -> Path:
+    return min(path for path in (home.library / "blobs").rglob("*") if path.is_file())
+
+
+def flip(path: Path, at: int) -> None:
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def in_index(home: Home, change: Callable[[lmdb.Transaction], None]) -> None:
+    environment = lmdb.open(str(home.library / "index"), map_size=1 << 30, lib_version=0)
+    with environment.begin(write=True) as txn:
+        change(txn)
+    environment.close()
+
+
+def kinds(home: Home, code: int = 5) -> set[str]:
+    report = home.run("fsck", "--json", code=code).json
+    assert report["clean"] is (code == 0)
+    for problem in report["problems"]:
+        assert problem.keys() == {"kind", "where", "reason", "remedy"} and all(problem.values())
+    return {problem["kind"] for problem in report["problems"]}
+
+
+def listing(home: Home) -> list[str]:
+    return [item["name"] for item in home.run("show", "Trip", "--json").json["placements"]]
+
+
+def test_a_library_that_is_well(filled: Home) -> None:
+    before = {path: path.stat().st_mtime_ns for path in filled.library.rglob("*") if "staging" not in path.parts
+              and path.name != "lock.mdb"}  # fmt: skip
+    report = filled.run("fsck", "--json").json
+    assert report["clean"] and report["problems"] == [] and report["notes"] == []
+    assert report["blobs"] == 3 and report["commits"] == 1 and report["rows"] > 20
+    assert "all is well" in filled.run("fsck").out
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+    assert os.listdir(filled.library / "staging") == []
+
+
+def test_a_flipped_bit_in_an_original(fresh: Home) -> None:
+    flip(a_blob(fresh), 3)
+    ran = fresh.run("fsck", code=5)
+    assert str(a_blob(fresh)) in ran.err and "back-up" in ran.err
+    assert kinds(fresh) == {"blob-damaged"}
+
+
+def test_an_original_that_is_gone(fresh: Home) -> None:
+    a_blob(fresh).unlink()
+    assert kinds(fresh) == {"blob-missing"}
+
+
+def test_an_original_that_nothing_names_is_only_mentioned(fresh: Home) -> None:
+    path = fresh.library / "blobs" / "ba" / "7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"abc")
+    report = fresh.run("fsck", "--json").json
+    assert report["clean"] and "named by nothing" in report["notes"][0]
+
+
+def test_damage_in_the_middle_of_the_journal(fresh: Home) -> None:
+    (fresh.path / "more.txt").write_text("more")
+    fresh.run("import", fresh.path / "more.txt")
+    flip(segment(fresh), 200)
+    assert "journal-damaged" in kinds(fresh)
+
+
+def test_damage_at_the_end_of_the_journal(fresh: Home) -> None:
+    flip(segment(fresh), segment(fresh).stat().st_size - 5)
+    assert kinds(fresh) == {"journal-damaged"}
+    report = fresh.run("fsck", "--json", code=5).json
+    assert not any("only take up space" in note for note in report["notes"])
+
+
+def test_a_journal_that_lost_acknowledged_commits(fresh: Home) -> None:
+    path = segment(fresh)
+    header = frames.HEAD_SIZE + len(frames.decode_at(memoryview(path.read_bytes()), 0) or b"")
+    os.truncate(path, header)
+    assert kinds(fresh) == {"journal-short"}
+    # Nobody can open it as it is, and the message says how to go on.
+    assert "rebuild-index" in fresh.run("stats", code=5).err
+    fresh.run("rebuild-index")
+    assert fresh.run("stats", "--json").json["images"] == 0
+    assert kinds(fresh, 0) == set()
+
+
+def test_a_write_that_was_cut_short_is_no_damage(fresh: Home) -> None:
+    with segment(fresh).open("ab") as file:
+        file.write(frames.encode(b"never finished")[:-3])
+    assert kinds(fresh, 0) == set()
+    # With no index, nobody can say that it was never acknowledged.
+    shutil.rmtree(fresh.library / "index")
+    assert kinds(fresh) == {"journal-damaged"}
+
+
+def test_an_index_that_is_gone_is_only_mentioned(fresh: Home) -> None:
+    before = listing(fresh)
+    shutil.rmtree(fresh.library / "index")
+    report = fresh.run("fsck", "--json").json
+    assert report["clean"] and "made again" in report["notes"][0]
+    assert listing(fresh) == before
+
+
+@pytest.mark.parametrize("prefix", [b"r", b"d", b"n", b"z", b"s", b"c"])
+def test_a_changed_row_of_the_index(fresh: Home, prefix: bytes) -> None:
+    before = listing(fresh)
+
+    def change(txn: lmdb.Transaction) -> None:
+        cursor = txn.cursor()
+        assert cursor.set_range(prefix)
+        key, value = cursor.item()
+        assert key[:1] == prefix
+        txn.put(key, value[:-1] + bytes([value[-1] ^ 1]) if value else b"x")
+
+    in_index(fresh, change)
+    assert kinds(fresh) >= {"index-differs"}
+    fresh.run("rebuild-index")
+    assert kinds(fresh, 0) == set()
+    assert listing(fresh) == before
+
+
+def test_a_lost_row_and_one_too_many(fresh: Home) -> None:
+    def lose(txn: lmdb.Transaction) -> None:
+        cursor = txn.cursor()
+        cursor.set_range(b"d")
+        cursor.delete()
+
+    in_index(fresh, lose)
+    reasons = [problem["reason"] for problem in fresh.run("fsck", "--json", code=5).json["problems"]]
+    assert any("in the journal and not in the index" in reason for reason in reasons)
+    fresh.run("rebuild-index")
+    in_index(fresh, lambda txn: txn.put(b"d" + bytes(17) + b"ghost", b"x" * 60) and None)
+    reasons = [problem["reason"] for problem in fresh.run("fsck", "--json", code=5).json["problems"]]
+    assert any("in the index and not in the journal" in reason for reason in reasons)
+
+
+def test_a_row_that_can_t_be_read(fresh: Home) -> None:
+    in_index(fresh, lambda txn: txn.put(b"e" + b"\xff" * 8, b"\xff\xff") and None)
+    assert kinds(fresh) == {"index-damaged"}
+    fresh.run("rebuild-index")
+    assert kinds(fresh, 0) == set()
+
+
+def test_an_index_that_is_no_index(fresh: Home) -> None:
+    before = listing(fresh)
+    (fresh.library / "index" / "data.mdb").write_bytes(os.urandom(1 << 16))
+    assert kinds(fresh) == {"index-damaged"}
+    fresh.run("rebuild-index")
+    assert kinds(fresh, 0) == set()
+    assert listing(fresh) == before
+
+
+def test_a_copied_library_is_well(fresh: Home) -> None:
+    shutil.copytree(fresh.library, fresh.path / "copy")
+    (fresh.path / "more.txt").write_text("more")
+    fresh.run("import", fresh.path / "more.txt", "--library", fresh.path / "copy")
+    assert fresh.run("fsck", "--json", "--library", fresh.path / "copy").json["commits"] == 2
+
+
+def test_beside_an_import(fresh: Home) -> None:
+    folder = fresh.path / "Many"
+    folder.mkdir()
+    for i in range(300):
+        (folder / f"{i}.txt").write_text(str(i))
+    importing = subprocess.Popen(fresh.command("import", folder), env=fresh.env, stdout=subprocess.DEVNULL)
+    with importing:
+        while importing.poll() is None:
+            fresh.run("fsck")
+    assert importing.returncode == 0
+    assert fresh.run("fsck", "--json").json["blobs"] == 303
