@@ -13,7 +13,7 @@ from mixfs.cli.output import count, emit_json, human_bytes, plain, say
 
 def export(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="Title, folder name or id.", show_default=False)],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder, or an empty one.", show_default=False)],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", parser=Path, help="A new folder, or an empty one.")],
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:

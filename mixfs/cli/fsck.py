@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.options import JsonOption, LibraryOption, existing_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, say
 
 DAMAGED = 5
@@ -20,10 +21,9 @@ def fsck(library: LibraryOption = None, json: JsonOption = False) -> None:
     Every original is read and compared with its SHA-256, every item of the journal with its checksum, and the index
     with the journal. May run while the library is mounted. Exit code 0 only when all is well, else 5.
     """
-    from mixfs.cli.config import find_library
     from mixfs.library import fsck as checking
 
-    root = find_library(library)
+    root = existing_library(library)
     with _progress() as progress:
         report = checking.check(root, progress)
     if json:
@@ -31,7 +31,7 @@ def fsck(library: LibraryOption = None, json: JsonOption = False) -> None:
             {
                 "clean": report.clean, "library": str(root), "blobs": report.blobs, "blob_bytes": report.blob_bytes,
                 "commits": report.commits, "rows": report.rows,
-                "problems": [checking.describe(problem) for problem in report.problems], "notes": report.notes,
+                "problems": [asdict(problem) for problem in report.problems], "notes": report.notes,
             }
         )  # fmt: skip
     else:

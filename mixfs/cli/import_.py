@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files and folders.", show_default=False)],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=Path, help="Files and folders.")],
     session: Annotated[
         str | None, typer.Option("--session", metavar="TITLE", help="Put everything into the session of this title.")
     ] = None,
@@ -64,7 +64,7 @@ def _print(report: ImportReport, seconds: float) -> None:
     if report.kept_as_files:
         parts.append(f"{report.kept_as_files:,} kept as {'a file' if report.kept_as_files == 1 else 'files'}")
     if report.skipped:
-        parts.append(f"{report.skipped and len(report.skipped):,} skipped (hidden or temporary names)")
+        parts.append(f"{len(report.skipped):,} skipped (hidden or temporary names)")
     if report.failed:
         parts.append(f"{len(report.failed):,} failed")
     say(f"{', '.join(parts)}: {human_bytes(report.bytes)} in {seconds:.1f} s")

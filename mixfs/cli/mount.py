@@ -15,9 +15,7 @@ from mixfs.cli.output import note, plain, say
 
 
 def mount(
-    mountpoint: Annotated[
-        Path, typer.Argument(metavar="MOUNTPOINT", help="An empty directory; made if need be.", show_default=False)
-    ],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="An empty directory; made if need be.")],
     library: LibraryOption = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay in the foreground, with the log on stderr.")

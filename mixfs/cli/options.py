@@ -12,11 +12,12 @@ from mixfs.cli.config import find_library
 if TYPE_CHECKING:
     from mixfs.library.api import Library
 
+# `parser=Path` wherever a path is taken: typer's own path type looks at the file, which hangs below a hung mount.
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
         "--library",
-        metavar="DIR",
+        metavar="DIR", parser=Path,
         help="The library's directory. Else MIXFS_LIBRARY, then config.toml, then $XDG_DATA_HOME/mixfs.",
         show_default=False,
     ),
@@ -24,15 +25,21 @@ LibraryOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else, on stdout.")]
 
 
-def open_library(option: Path | None, *, create: bool = False, read_only: bool = False) -> Library:
-    """The library that is meant. Raises NotALibrary when there is none and `create` is False."""
+def existing_library(option: Path | None) -> Path:
+    """The directory of the library that is meant. Raises NotALibrary when there is none."""
     from mixfs.errors import NotALibrary
-    from mixfs.library.api import Library
 
     root = find_library(option)
-    if not create and not (root / "format").exists():
+    if not (root / "format").exists():
         raise NotALibrary(
             f"{root} is no MixFS library. Make one there with `mixfs import` or `mixfs mount`, or name another with "
             "--library, MIXFS_LIBRARY or config.toml."
         )
-    return Library.open(root, create=create, read_only=read_only)
+    return root
+
+
+def open_library(option: Path | None, *, create: bool = False) -> Library:
+    """The library that is meant. Raises NotALibrary when there is none and `create` is False."""
+    from mixfs.library.api import Library
+
+    return Library.open(find_library(option) if create else existing_library(option), create=create)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixfs.cli.options import LibraryOption
+from mixfs.cli.options import LibraryOption, existing_library
 from mixfs.cli.output import plain, say
 
 
@@ -11,9 +11,8 @@ def rebuild_index(library: LibraryOption = None) -> None:
 
     Shows the same folders and files afterwards. Nothing else of the library is touched, and it may be mounted.
     """
-    from mixfs.cli.config import find_library
     from mixfs.library import fsck
 
-    root = find_library(library)
+    root = existing_library(library)
     fsck.rebuild(root)
     say(f"The index of {plain(str(root))} was made again.")

@@ -54,7 +54,7 @@ def _show_path(place: tuple[str, str], option: Path | None, json: bool) -> None:
     from mixfs.ids import digest_from_hex
 
     mountpoint, below = place
-    path = os.path.join(mountpoint, below)
+    path = os.path.join(mountpoint, below) if below else mountpoint
     daemon = mounts.find_daemon(mountpoint)
     if option is None and daemon is not None:
         option = Path(daemon.library)

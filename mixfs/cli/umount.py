@@ -17,7 +17,7 @@ LIMIT_S = 600
 
 
 def umount(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", help="Where it is mounted.", show_default=False)],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="Where it is mounted.")],
     lazy: Annotated[
         bool, typer.Option("--lazy", "-z", help="Take it away at once; who uses it keeps it until they are done.")
     ] = False,

@@ -15,9 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cbor2
 
@@ -25,72 +23,21 @@ from mixfs.blobs import LocalBlobs
 from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, IndexFull, JournalDamaged
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
-from mixfs.index.dentries import Changes
-from mixfs.index.engine import Engine, ReadTxn, prefix_end
+from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import LmdbEngine
 from mixfs.journal import START, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
+from mixfs.library.fsck_report import REBUILD, RESTORE, SENSELESS, Report
+from mixfs.library.fsck_rows import check_thumbnails, compare, decode_rest
 from mixfs.library.projections import DERIVATION
 from mixfs.library.staging import StagingArea
-from mixfs.library.store import apply_item, noted_position
-from mixfs.library.view import SessionRow, View
-from mixfs.records import KINDS, Blob, Image, Placement, Receipt, Trash, from_map
+from mixfs.library.store import apply_item, noted_position, written_end
+from mixfs.library.view import View
+from mixfs.records import Blob, Image, Placement, Receipt, Trash, from_map
 
-# So many of one kind are told one by one, and the rest counted: one lost segment can be a million rows.
-TOLD = 100
 _BATCH = 500
 _THREADS = 4
-_RESTORE = "Restore it from a back-up"
-_REBUILD = "`mixfs rebuild-index` makes the index again from the journal"
-
-# Rows that follow from the records alone; the others count commits, or times at which replicas met.
-_COMPARED = (b"r", b"d", b"s", b"i", b"t", b"w", b"c")
-_COMPARED_ALONE = (b"n", b"x", b"y", b"z")
-_ROWS = {
-    b"r": "record", b"d": "directory entry", b"s": "member of a session", b"i": "reference to a blob", b"t": "title",
-    b"w": "views of an image", b"c": "counter", b"n": "directory", b"x": "family of names", b"y": "displaced name",
-    b"z": "session", b"h": "thumbnail", b"e": "event", b"m": "note", b"q": "inode",
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is not as it should be. `kind` is for programs, `where` a path or a row, `remedy` what to do."""
-
-    kind: str
-    where: str
-    reason: str
-    remedy: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What was looked at and what was found. `notes` are no damage: they go away by themselves, or cost only space."""
-
-    blobs: int = 0
-    blob_bytes: int = 0
-    commits: int = 0
-    rows: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    _counts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def clean(self) -> bool:
-        return not self.problems
-
-    def add(self, kind: str, where: str, reason: str, remedy: str) -> None:
-        """Add a problem, or count it when many of its kind were told already."""
-        number = self._counts[kind] = self._counts.get(kind, 0) + 1
-        if number <= TOLD:
-            self.problems.append(Problem(kind, where, reason, remedy))
-
-    def finish(self) -> None:
-        for kind, number in self._counts.items():
-            if number > TOLD:
-                self.notes.append(f"{number - TOLD:,} more problems of the kind {kind} are not listed one by one.")
-
 
 # What is being done, how far it is, and of how much (bytes for blobs; 0 when that isn't known).
 Progress = Callable[[str, int, int], None]
@@ -176,10 +123,10 @@ def _replay(
                 positions[journal.replica] = item.end
         except FormatTooNew:
             raise
-        except (JournalDamaged, ValueError, TypeError, AttributeError) as error:
+        except (JournalDamaged, *SENSELESS) as error:
             # A frame whose checksum holds and whose content doesn't: a header that is no map, say.
             report.add("journal-damaged", str(journal.directory), f"It can't be read: {error}.",
-                       f"{_RESTORE}, then run `mixfs rebuild-index`.")  # fmt: skip
+                       f"{RESTORE}, then run `mixfs rebuild-index`.")  # fmt: skip
         _apply(fresh, journal, batch, report)
 
 
@@ -191,7 +138,7 @@ def _apply(fresh: Engine, journal: Journal, batch: list[Item], report: Report) -
                 for item in batch:
                     try:
                         apply_item(txn, journal.replica, item.payload or b"")
-                    except (ValueError, TypeError, KeyError, LookupError, AttributeError) as error:
+                    except SENSELESS as error:
                         bad.append((item, str(error)))
             break
         except IndexFull:
@@ -208,7 +155,7 @@ def _damaged_frame(journal: Journal, item: Item, report: Report, words: str = ""
         "journal-damaged",
         str(path),
         f"Bytes {item.start.offset} to {item.end.offset} are not what was written{': ' + words if words else ''}.",
-        f"{_RESTORE}, then run `mixfs rebuild-index`. What stood there is lost otherwise; the rest is not.",
+        f"{RESTORE}, then run `mixfs rebuild-index`. What stood there is lost otherwise; the rest is not.",
     )
 
 
@@ -227,7 +174,7 @@ def _check_index(
     try:
         index = _open_index(path)
     except (IndexDamaged, OSError) as error:
-        report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{_REBUILD}.")
+        report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{REBUILD}.")
         return
     try:
         with index.read() as txn:
@@ -238,11 +185,11 @@ def _check_index(
             _replay(fresh, journals, positions, noted, report, lambda phase, done, total: None)
             if _same_ground(journals, positions, noted, report):
                 with fresh.read() as wanted:
-                    _compare(wanted, txn, len(journals) == 1, report)
-            _decode_all(txn, report)
-            _check_thumbnails(root / "thumbnails", txn, report)
-    except (IndexDamaged, ValueError, TypeError, LookupError) as error:
-        report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{_REBUILD}.")
+                    compare(wanted, txn, len(journals) == 1, report)
+            decode_rest(txn, report)
+            check_thumbnails(root / "thumbnails", txn, report)
+    except (IndexDamaged, *SENSELESS) as error:
+        report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{REBUILD}.")
     finally:
         index.close()
 
@@ -292,79 +239,14 @@ def _torn_tail(journal: Journal, here: Position, noted: Position | None, report:
             str(journal.directory),
             f"It ends at segment {here.segment}, byte {here.offset}; the index has seen segment {noted.segment}, byte "
             f"{noted.offset}: acknowledged commits are missing.",
-            f"{_RESTORE}, or go on with what is there: {_REBUILD}.",
+            f"{RESTORE}, or go on with what is there: {REBUILD}.",
         )
 
 
 def _only_header(journal: Journal, here: Position, there: Position) -> bool:
+    """Whether nothing but the header of a segment lies between two positions."""
     low, high = sorted((here, there))
-    return not any(item.end <= high for item in journal.read(low))
-
-
-def _compare(wanted: ReadTxn, held: ReadTxn, alone: bool, report: Report) -> None:
-    """Both sides in the order of keys, row by row."""
-    if alone and wanted.get(keys.META_STAMP) != held.get(keys.META_STAMP):
-        _differs(keys.META_STAMP, "is not as the journal has it", report)
-    for prefix in _COMPARED + (_COMPARED_ALONE if alone else ()):
-        ours, theirs = (iter(txn.scan(prefix, prefix_end(prefix))) for txn in (wanted, held))
-        a, b = next(ours, None), next(theirs, None)
-        while a is not None or b is not None:
-            report.rows += 1
-            if a == b:
-                a, b = next(ours, None), next(theirs, None)
-            elif b is None or (a is not None and a[0] < b[0]):
-                assert a is not None
-                _differs(a[0], "is in the journal and not in the index", report)
-                a = next(ours, None)
-            elif a is None or b[0] < a[0]:
-                _differs(b[0], "is in the index and not in the journal", report)
-                b = next(theirs, None)
-            else:
-                _differs(a[0], "is not as the journal has it", report)
-                a, b = next(ours, None), next(theirs, None)
-
-
-def _differs(key: bytes, words: str, report: Report) -> None:
-    report.add("index-differs", _row_words(key), f"The index's row {words}.", f"{_REBUILD}.")
-
-
-def _row_words(key: bytes) -> str:
-    """A key of the index in words."""
-    name = _ROWS.get(key[:1], "row")
-    if key[:1] == b"d":
-        return f"{name} {key[18:].decode('utf-8', 'backslashreplace')!r} in {key[1:18].hex()}"
-    if key[:1] == b"r" and key[1] in KINDS:
-        return f"{KINDS[key[1]].__name__} {key[2:].hex()}"
-    return f"{name} {key[1:].hex()}"
-
-
-def _decode_all(txn: ReadTxn, report: Report) -> None:
-    """Try every value that isn't compared: what can't be read would fail whoever needs it."""
-    for prefix, decode in ((b"e", Changes.load), (b"m", cbor2.loads), (b"z", _decode_session)):
-        for key, value in txn.scan(prefix, prefix_end(prefix)):
-            try:
-                decode(value)
-            except (ValueError, TypeError, LookupError, EOFError, AttributeError) as error:
-                report.add("index-damaged", _row_words(key), f"Its value can't be read: {error}.", f"{_REBUILD}.")
-
-
-def _decode_session(value: bytes) -> None:
-    SessionRow(cbor2.loads(value))
-
-
-def _check_thumbnails(directory: Path, txn: ReadTxn, report: Report) -> None:
-    """The rows of thumbnails against the files: sizes that a listing shows must be true."""
-    for key, value in txn.scan(b"h", prefix_end(b"h")):
-        text = key[1:].hex()
-        path = directory / text[:2] / f"{text[2:]}.png"
-        try:
-            size, mtime_ns = cbor2.loads(value)
-            status = path.stat() if size else None
-        except (ValueError, TypeError, EOFError, FileNotFoundError):
-            report.add("index-differs", str(path), "The index does not have it as it is.", f"{_REBUILD}.")
-            continue
-        if status is not None and (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
-            report.add("index-differs", str(path), "The index does not have it as it is.", f"{_REBUILD}.")
+    return high <= written_end(journal) and not any(item.end <= high for item in journal.read(low))
 
 
 # -- the blobs
@@ -401,7 +283,7 @@ def _check_blobs(
         if digest not in held:
             report.add(
                 "blob-missing", str(blobs.path(digest)), f"It is missing; {who} names it.",
-                f"{_RESTORE}, or import the same file again.",
+                f"{RESTORE}, or import the same file again.",
             )  # fmt: skip
 
     def examine(digest: Digest) -> tuple[Digest, str]:
@@ -422,7 +304,7 @@ def _check_blobs(
                 namer = named.get(digest)
                 report.add(
                     "blob-damaged", str(blobs.path(digest)), words + (f" {namer[1]} names it." if namer else ""),
-                    f"{_RESTORE}, or move it away and import the same file again.",
+                    f"{RESTORE}, or move it away and import the same file again.",
                 )  # fmt: skip
             progress("blobs", done, total)
     report.blobs, report.blob_bytes = len(held), total
@@ -440,24 +322,16 @@ def rebuild(root: Path) -> None:
     `Store.rebuild_index` does it beside whoever reads the old one. Where the library can't even be opened with the old
     one, that is moved out of the way first: opening then makes a new one.
     """
-    place.read_format(root)
     try:
         with Library.open(root, create=False) as library:
             library.store.rebuild_index()
         return
     except FormatTooNew:
         raise
-    except (IndexDamaged, JournalDamaged, ValueError, TypeError, LookupError):
+    except (IndexDamaged, JournalDamaged, *SENSELESS):
+        # The index can't even be opened, or says of the journal what is no longer so.
         pass
     with place.FileLock(root / "lock"), contextlib.suppress(FileNotFoundError):
         # The name is one that a rebuild sweeps once the new index stands.
         os.rename(root / "index", root / f"index.old-{os.getpid()}")
     Library.open(root, create=False).close()
-
-
-def describe(problem: Problem) -> dict[str, Any]:
-    """A problem as plain data."""
-    return {"kind": problem.kind, "where": problem.where, "reason": problem.reason, "remedy": problem.remedy}
-
-
-__all__ = ["Problem", "Report", "check", "describe", "rebuild"]

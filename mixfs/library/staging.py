@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,17 @@ class StagingArea:
         self.root = root
         self.directory = root / f"{os.getpid()}-{new_id()[-12:]}"
         self._lock_fd = -1
+        # Importing threads ask at once, and flock on a second descriptor of one process waits for the first.
+        self._opening = threading.Lock()
 
     def open(self) -> Path:
-        """The directory, made and locked."""
-        if self._lock_fd < 0:
-            make_directory_durably(self.directory)
-            fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            self._lock_fd = fd
+        """The directory, made and locked. Any thread may call it."""
+        with self._opening:
+            if self._lock_fd < 0:
+                make_directory_durably(self.directory)
+                fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                self._lock_fd = fd
         return self.directory
 
     def intake(self) -> Intake:

@@ -161,7 +161,7 @@ def test_a_daemon_that_is_ready(tmp_path: Path) -> None:
 
 def test_a_daemon_that_says_why_not(tmp_path: Path) -> None:
     code = "tell('error: no room in here\\n'); sys.exit(4)"
-    with pytest.raises(MountError, match="^no room in here$") as caught:
+    with pytest.raises(MountError, match=r"^no room in here$") as caught:
         launch.start(fake(tmp_path, code), tmp_path / "a.log")
     assert caught.value.exit_code == 4
 
@@ -173,7 +173,7 @@ def test_a_daemon_that_dies(tmp_path: Path) -> None:
         launch.start(fake(tmp_path, "print('ValueError: no', file=sys.stderr); sys.exit(3)"), log)
     assert caught.value.exit_code == 6
     log.write_text("from another time\n")
-    with pytest.raises(MountError, match="killed by signal 9.*said nothing"):
+    with pytest.raises(MountError, match=r"killed by signal 9.*said nothing"):
         launch.start(fake(tmp_path, "os.kill(os.getpid(), 9)"), log)
 
 
@@ -203,3 +203,10 @@ def test_mount_refuses_bad_places(fresh: Home, tmp_path: Path) -> None:
     assert "not empty" in fresh.run("mount", tmp_path / "full", code=6).err
     assert "is a file" in fresh.run("mount", tmp_path / "full" / "mine", code=6).err
     assert "no folder" in fresh.run("mount", tmp_path / "no" / "where", code=6).err
+
+
+def test_a_mount_that_hangs_is_named_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda path: time.sleep(1))
+    began = time.monotonic()
+    assert mounts.answer("/", 0.1) is mounts.Answer.HUNG
+    assert time.monotonic() - began < 0.9
