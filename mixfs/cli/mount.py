@@ -15,7 +15,7 @@ from mixfs.cli.output import note, plain, say
 
 
 def mount(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="An empty directory; made if need be.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="An empty or a new folder.")],
     library: LibraryOption = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay in the foreground, with the log on stderr.")
@@ -40,10 +40,11 @@ def mount(
     point = mounts.absolute(mountpoint)
     wanted = [part for group in options or [] for part in group.split(",") if part]
     read_only = "ro" in wanted
-    mounts.check_apart(point, str(root))
+    # First of all: below a mount that hangs, nothing may be looked at.
     if _is_mounted(point, root):
         say(f"{plain(point)} shows {plain(str(root))} already.")
         return
+    mounts.check_apart(point, str(root))
     problem = mounts.fuse_device_problem()
     if problem:
         raise MountError(problem)

@@ -316,7 +316,7 @@ def wait_gone(pid: int, timeout_s: float) -> bool:
 
 def check_apart(mountpoint: str, library: str) -> None:
     """Raise UnsuitablePlace when mount point and library lie inside each other."""
-    point, root = os.path.realpath(mountpoint), os.path.realpath(library)
+    point, root = absolute(mountpoint), os.path.realpath(library)
     if _is_below(point, root):
         raise UnsuitablePlace(f"The mount point {point} lies inside the library {root}. Choose another mount point.")
     if _is_below(root, point):

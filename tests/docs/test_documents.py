@@ -16,6 +16,7 @@ from mixfs.cli.main import app
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INDENTED = re.compile(r"(?:^|(?<=\n\n))((?: {4}[^\n]*\n|\n(?= {4}))+)")
 _INLINE = re.compile(r"`((?:\.venv/bin/)?mixfs [^`\n]+)`")
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)|!\[[^\]\n]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
@@ -23,12 +24,13 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 
 def commands_in(text: str) -> Iterator[str]:
     """The `mixfs …` command lines of code blocks and of inline code."""
-    for block in _FENCE.findall(text):
+    rest = _FENCE.sub("\n", text)
+    for block in (*_FENCE.findall(text), *_INDENTED.findall(rest)):
         for line in block.replace("\\\n", " ").splitlines():
             line = re.sub(r"^\s*[$#] ", "", line).strip()
             if re.match(r"(?:\S*/)?mixfs( |$)", line) and not line.startswith("mixfs:"):
                 yield line
-    yield from _INLINE.findall(_FENCE.sub("", text))
+    yield from _INLINE.findall(_INDENTED.sub("", rest))
 
 
 def check_command(line: str) -> None:
@@ -37,6 +39,8 @@ def check_command(line: str) -> None:
     command: Any = typer.main.get_command(app)
     while words and words[0] and not words[0].startswith("-") and hasattr(command, "commands"):
         name = words.pop(0).strip("[]")
+        if name == "COMMAND":
+            return
         # A table may name several at once: install|uninstall|status.
         found = [command.commands.get(part) for part in name.split("|")]
         assert all(found), f"`{line}`: mixfs has no command {name!r}"
@@ -55,7 +59,10 @@ def test_the_check_itself() -> None:
         with pytest.raises(AssertionError):
             check_command(wrong)
     text = "`mixfs stats` and\n```\n$ mixfs log --follow  # on\nmixfs: a message\n.venv/bin/mixfs fsck\n```\n"
-    assert list(commands_in(text)) == ["mixfs log --follow  # on", ".venv/bin/mixfs fsck", "mixfs stats"]
+    text += "like\n\n    cp a b\n    mixfs wait # now\n\n    mixfs doctor\n\nand so on\n"
+    assert list(commands_in(text)) == [
+        "mixfs log --follow  # on", ".venv/bin/mixfs fsck", "mixfs wait # now", "mixfs doctor", "mixfs stats",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

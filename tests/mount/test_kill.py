@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -141,6 +142,7 @@ def test_a_daemon_killed_at_a_call_of_the_intake_takes_all_in_when_it_is_back(
 ) -> None:
     digests = make_files(tmp_path / "source", 40, when)
     live.start()
+    (live.point / "import" / "Trip").mkdir()
     tracer = subprocess.Popen(
         ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={when}",
          "-p", str(live.pid)],
@@ -165,8 +167,6 @@ def test_a_daemon_killed_at_a_call_of_the_intake_takes_all_in_when_it_is_back(
     live.buried()
     tracer.stderr.close()
     tracer.wait(timeout=DEADLINE_S)
-    import hashlib
-
     for n in range(later + 1):
         digests[f"later-{n}"] = hashlib.sha256(b"later %d" % n).hexdigest()
     acknowledged += [f"later-{n}" for n in range(later)]
