@@ -38,6 +38,11 @@ def main() -> int:
         if arguments.foreground:
             print(f"mixfs: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        tell(f"error: {error}")
+        if arguments.foreground:
+            print(f"mixfs: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -290,7 +290,13 @@ class Operations(pyfuse3.Operations):
         parent = self._directory_key(parent_inode)
         dentry, handle = await naming.create(self._tree, parent, name, mode & ~ctx.umask, flags)
         if flags & os.O_TRUNC and handle.writable:
-            await self._tree.truncate_open(handle)
+            try:
+                await self._tree.truncate_open(handle)
+            except BaseException:
+                await self._tree.release(handle)
+                raise
+            with self._view() as view:
+                dentry = self._tree.attr(view, dentry.key)
         return self._opened(handle), self._given(dentry)
 
     def _handle(self, fh: int) -> Handle:

@@ -149,9 +149,9 @@ class Library:
         """Where a daemon says it has mounted this library."""
         try:
             data = json.loads((self.root / "mounted").read_text())
-            os.kill(int(data["pid"]), 0)
-        except PermissionError:
-            return str(data["mountpoint"])
+            # After a crash the number may be another process's by now.
+            if b"mixfs" not in Path(f"/proc/{int(data['pid'])}/cmdline").read_bytes():
+                return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return str(data["mountpoint"])

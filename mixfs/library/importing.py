@@ -66,20 +66,27 @@ class Job:
     name: bytes
 
 
-def find_jobs(paths: Iterable[Path], session: str | None, report: ImportReport) -> Iterator[Job]:
-    """The files below `paths`, in order; what can't be listed is reported as failed."""
+def find_jobs(
+    paths: Iterable[Path], session: str | None, report: ImportReport, own: frozenset[str] = frozenset()
+) -> Iterator[Job]:
+    """The files below `paths`, in order; what can't be listed is reported as failed. Folders in `own` are left out."""
     for path in paths:
         # A relative path like "." has a name of its own only when resolved.
         path = Path(os.path.abspath(path))
         if not path.exists():
             report.failed.append(Failure(str(path), "There is no such file or folder."))
         elif path.is_dir():
-            yield from _walk(path, session or path.name or editing.INBOX, (), report)
+            yield from _walk(path, session or path.name or editing.INBOX, (), report, own)
         else:
             yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
 
 
-def _walk(folder: Path, session: str, folders: tuple[bytes, ...], report: ImportReport) -> Iterator[Job]:
+def _walk(
+    folder: Path, session: str, folders: tuple[bytes, ...], report: ImportReport, own: frozenset[str]
+) -> Iterator[Job]:
+    if os.path.realpath(folder) in own:
+        report.skipped.append(Failure(str(folder), "It is the library itself, or its mount."))
+        return
     try:
         with os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
@@ -91,7 +98,7 @@ def _walk(folder: Path, session: str, folders: tuple[bytes, ...], report: Import
         if is_temporary(name):
             report.skipped.append(Failure(str(path), "Hidden and temporary names are left out."))
         elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(path, session, (*folders, name), report)
+            yield from _walk(path, session, (*folders, name), report, own)
         elif entry.is_file():
             yield Job(path, session, folders, name)
         else:
@@ -112,7 +119,7 @@ class Importer:
         for path in paths:
             refuse_own(self._library, path)
             checked.append(path)
-        jobs = find_jobs(checked, session, self.report)
+        jobs = find_jobs(checked, session, self.report, frozenset(own_places(self._library)))
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="import") as threads:
             self._pump(jobs, threads)
         return self.report
@@ -187,7 +194,12 @@ class Importer:
         try:
             results = self._library.commit(write)
         except (OSError, MixfsError) as error:
-            self.report.failed += [Failure(str(job.path), f"It could not be recorded: {error}") for job, _ in ready]
+            if len(ready) > 1:
+                # One of them spoils the batch: take them one by one.
+                for one in ready:
+                    self._commit([one])
+                return
+            self.report.failed.append(Failure(str(ready[0][0].path), f"It could not be recorded: {error}"))
             return
         for (known, area), (_, incoming) in zip(results, ready, strict=True):
             self.report.bytes += incoming.size
@@ -201,13 +213,16 @@ class Importer:
         self._progress(self.report)
 
 
+def own_places(library: Library) -> list[str]:
+    """The library's directory and, when it is mounted, its mount point."""
+    mounted = library.mounted_at()
+    return [os.path.realpath(library.root)] + ([os.path.realpath(mounted)] if mounted is not None else [])
+
+
 def refuse_own(library: Library, path: Path) -> None:
     """Importing from the library's own directory or its own mount would go round in a circle."""
     real = os.path.realpath(path)
-    places = [os.path.realpath(library.root)]
-    mounted = library.mounted_at()
-    if mounted is not None:
-        places.append(os.path.realpath(mounted))
+    places = own_places(library)
     for place in places:
         if real == place or real.startswith(place + "/"):
             raise UnsuitablePlace(

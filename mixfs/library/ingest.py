@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixfs.errors import BlobMissing
 from mixfs.ids import Digest, new_id
 from mixfs.library import documents, editing
 from mixfs.library.transaction import Txn
@@ -58,11 +59,11 @@ def utc_offset_s(ns: int) -> int:
 def admit_blob(txn: Txn, incoming: Incoming, blob_exists: Callable[[Digest], bool]) -> None:
     """Put what is known of a blob by itself: its type, the picture, the raw metadata.
 
-    Called inside the transaction that names the blob; raises BlobMissing's cousin if it went away meanwhile.
+    Called inside the transaction that names the blob. Raises BlobMissing when it went away meanwhile.
     """
     inspection, digest = incoming.inspection, incoming.digest
     if not blob_exists(digest):
-        raise FileNotFoundError(f"blob {digest.hex()} went away before it was named")
+        raise BlobMissing(f"Blob {digest.hex()} went away before it was named: import the file again.")
     if txn.blob(digest) is None:
         media_type = inspection.media_type if inspection else "application/octet-stream"
         txn.put(Blob(digest=digest, size=incoming.size, media_type=media_type, added_ns=txn.now_ns))
@@ -120,7 +121,7 @@ def admit(
     if old is not None:
         new = editing.overwrite_placement(
             txn, old.id, digest=digest, size=incoming.size, mtime_ns=incoming.mtime_ns, mode=incoming.mode,
-            xattrs=dict(incoming.xattrs), area=area if old.area != area else old.area,
+            xattrs=dict(incoming.xattrs), area=area,
         )  # fmt: skip
         _generation(txn, incoming, new)
         return new, new != old

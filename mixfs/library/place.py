@@ -21,7 +21,7 @@ _DIRECTORIES = ("blobs", "journal", "staging", "thumbnails", "quarantine")
 
 # mmap and flock are not to be trusted there.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs", "fuse.rclone"}
-_NETWORK |= {"fuse.mixfs", "fuse.s3fs", "fuse.glusterfs", "ncpfs", "lustre", "virtiofs"} - {"virtiofs"}
+_NETWORK |= {"fuse.mixfs", "fuse.s3fs", "fuse.glusterfs", "ncpfs", "lustre"}
 
 
 @dataclass(frozen=True, slots=True)

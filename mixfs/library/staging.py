@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mixfs.blobs import Intake
 from mixfs.ids import new_id
-from mixfs.journal.files import make_directory_durably
+from mixfs.journal.files import fsync_directory, make_directory_durably
 
 LOG = "log"
 
@@ -36,9 +36,13 @@ class StagingArea:
         """The directory, made and locked. Any thread may call it."""
         with self._opening:
             if self._lock_fd < 0:
-                make_directory_durably(self.directory)
-                fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                # Locked under a hidden name first: nobody may find the directory without its lock held, and sweep it.
+                hidden = self.root / f".{self.directory.name}"
+                make_directory_durably(hidden)
+                fd = os.open(hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(fd, fcntl.LOCK_EX)
+                os.rename(hidden, self.directory)
+                fsync_directory(self.root)
                 self._lock_fd = fd
         return self.directory
 
@@ -63,6 +67,9 @@ def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
     except FileNotFoundError:
         return
     for name in names:
+        if name.startswith("."):
+            # Just being made. One that a killed process left behind is empty and harmless.
+            continue
         path = root / name
         with contextlib.suppress(OSError):
             fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

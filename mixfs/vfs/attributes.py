@@ -56,7 +56,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
             tree.import_times[key] = mtime_ns
         if key == IMPORT_ROOT:
             return
-    elif tag == b"S" or key == b"p":
+    elif tag == b"S":
         # A session's folder has the times and mode that it has; copying programs need not know.
         return
     elif tag not in (b"P", b"R", b"p"):

@@ -181,7 +181,11 @@ class Staging:
         fresh = self.path / f"{LOG}.new"
         data = b"".join(frames.encode(cbor2.dumps(staged.state())) for staged in self if staged.linked)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        os.write(fd, data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        # What an fsync made durable in the old log must be so in the new one before it takes its place.
+        os.fdatasync(fd)
         os.rename(fresh, self.path / LOG)
         os.close(self._log)
         self._log = fd

@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import trio
@@ -169,28 +170,30 @@ class TakingIn:
         version = staged.version
         library = self._tree.library
 
-        def work() -> tuple[int, int, Digest, Inspection | None]:
+        def measure() -> tuple[Path, Digest, os.stat_result]:
             if staged.intake is None:
                 assert staged.digest is not None
-                path, digest = library.blobs.path(staged.digest), staged.digest
-                status = os.stat(path)
-            else:
-                path, digest = staged.intake.path, staged.intake.digest()
-                status = os.fstat(staged.intake.fd)
+                path = library.blobs.path(staged.digest)
+                return path, staged.digest, os.stat(path)
+            return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
+
+        def inspect() -> Inspection | None:
             with library.read() as view:
                 wanted = needs_inspection(view, digest)
-            inspection = library.pool.inspect(str(path)) if wanted else None
-            return status.st_size, status.st_mtime_ns, digest, inspection
+            return library.pool.inspect(str(path)) if wanted else None
 
         try:
             async with staged.io:
-                size, mtime_ns, digest, inspection = await self._tree.in_thread(work)
+                path, digest, status = await self._tree.in_thread(measure)
+            # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
+            inspection = await self._tree.in_thread(inspect)
         except (OSError, MixfsError) as error:
-            self._failed(staged, error)
+            if staged.version == version:
+                self._failed(staged, error)
             return None
         if staged.version != version:
             return None
-        return Looked(staged, version, size, mtime_ns, inspection, digest)
+        return Looked(staged, version, status.st_size, status.st_mtime_ns, inspection, digest)
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""

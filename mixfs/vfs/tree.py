@@ -279,9 +279,11 @@ class Tree:
             count = os.preadv(fd, [buffer], offset, _NOWAIT)
             if count == size:
                 return buffer
+            if offset + count >= os.fstat(fd).st_size:
+                return memoryview(buffer)[:count]
         except BlockingIOError:
             count = 0
-        # A short read may be the end of the page cache's part and not the file's.
+        # A short read was the end of the page cache's part and not the file's.
         rest = memoryview(buffer)[count:]
 
         def read_rest() -> int:
@@ -421,6 +423,8 @@ class Tree:
             canvas_json.check(name, bytes(node.edit))
         except InvalidValue as error:
             self.library.store.problems.report("invalid-document", f"{name} was not saved: {error}", name=name)
+            # The program was told: the last release is not to try it again.
+            node.edited = False
             raise
 
     async def release(self, handle: Handle) -> None:
@@ -434,10 +438,12 @@ class Tree:
                 self.wake()
         if node.handles:
             return
-        edit = node.edit if node.edited else None
         self._drop_if_unused(node)
-        if edit:
-            await self._save_document(node, bytes(edit))
+        if node.edit and node.edited:
+            await self._save_document(node, bytes(node.edit))
+        elif node.edit is not None:
+            # Nothing is saved: the kernel must not keep what was written as the document's bytes and size.
+            self.forget_name(b"S" + node.key[2:18], _DOCUMENTS[node.key[:2]].encode())
 
     async def _save_document(self, node: OpenNode, data: bytes) -> None:
         name = _DOCUMENTS[node.key[:2]]
@@ -489,7 +495,7 @@ class Tree:
 
     async def fsync_directory(self) -> None:
         """What is closed becomes durable, in bounded time; waits for no intake."""
-        await self.in_thread(self.staging.sync)
+        await trio.to_thread.run_sync(self.staging.sync, abandon_on_cancel=True, limiter=self._readers)
 
     # -- a session that `rm -r` is at work on
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from live import Live, environment, living, needs_fuse, python, sha256, until
+
 from mixfs.ids import Digest, new_id
 from mixfs.library import editing
 from mixfs.library.api import Library

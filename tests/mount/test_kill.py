@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from live import DEADLINE_S, Live, environment, everything, living, needs_fuse, python, sha256, until
+
 from mixfs.media.samples import make_sample
 
 pytestmark = [pytest.mark.mount, needs_fuse]

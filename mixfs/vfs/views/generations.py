@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mixfs.errors import NotFoundError, Outdated
-from mixfs.ids import ino_of, key16
-from mixfs.index.dentries import READ_ONLY_FILE_MODE, Dentry
+from mixfs.ids import key16
+from mixfs.index.dentries import Dentry
 from mixfs.library import documents
 from mixfs.library.projections import GENERATION_SIZES, generation_name
 from mixfs.library.view import View
@@ -18,6 +18,7 @@ from mixfs.vfs.context import Context
 from mixfs.vfs.views.base import directory, file, in_order
 from mixfs.vfs.views.canvas import Canvas
 from mixfs.vfs.views.mirrors import given_name
+from mixfs.vfs.views.pictures import SharedImage
 
 _TAGS = {"prompt.txt": b"1", "generation.json": b"2", "parameters.json": b"3"}
 _NAMES = {tag: name for name, tag in _TAGS.items()}
@@ -90,6 +91,9 @@ class GenerationDocument:
         return BytesContent(self._find(view, key)[1])
 
 
+_SHARED = SharedImage()
+
+
 class GenerationImages:
     """inputs/ or outputs/ of a generation: its pictures, as the views over everything share them."""
 
@@ -99,7 +103,7 @@ class GenerationImages:
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         return directory(b"", key, require(view, key[1:]).time_ns)
 
-    def _names(self, view: View, key: bytes) -> dict[bytes, Dentry]:
+    def _names(self, context: Context, view: View, key: bytes) -> dict[bytes, Dentry]:
         generation = view.get_raw(Generation, key[1:])
         if generation is None:
             return {}
@@ -111,16 +115,14 @@ class GenerationImages:
             base, number = _ref_name(ref, image.media_type), 1
             while (name := with_counter(base, number)) in out:
                 number += 1
-            key_ = b"J" + ref.digest
-            mode, taken = READ_ONLY_FILE_MODE, generation.time_ns
-            out[name] = Dentry(name, key_, ino_of(key_), mode, image.size, taken, image.added_ns)
+            out[name] = _SHARED.attr(context, view, b"J" + ref.digest)._replace(name=name)
         return out
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
-        return self._names(view, key).get(name)
+        return self._names(context, view, key).get(name)
 
     def entries(self, context: Context, view: View, key: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
-        return in_order(self._names(view, key), after)
+        return in_order(self._names(context, view, key), after)
 
 
 def _ref_name(ref: ImageRef, media_type: str) -> bytes:

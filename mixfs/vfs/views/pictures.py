@@ -5,15 +5,24 @@ from __future__ import annotations
 import stat
 
 from mixfs.errors import NotFoundError, Outdated
-from mixfs.ids import Digest
+from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
 from mixfs.library import documents
-from mixfs.library.projections import entry_file, image_time
+from mixfs.library.projections import entry_file, image_time, import_directory
 from mixfs.library.view import View
 from mixfs.records import Entry, Placement, Receipt
 from mixfs.vfs.content import BlobContent, BytesContent, Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.views.base import file
+from mixfs.vfs.views.mirrors import given_name
+
+
+def _as_listed(view: View, directory: bytes, wanted: bytes, key: bytes) -> Dentry:
+    """The attributes that the stored listing has: stat(2) must say what `ls -l` says."""
+    dentry = view.dentry(directory, given_name(view, directory, wanted, key))
+    if dentry is None or dentry.key != key:
+        raise NotFoundError("It was deleted.")
+    return dentry
 
 
 class PlacementFile:
@@ -45,7 +54,7 @@ class ReceiptFile:
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         receipt = self._record(view, key)
-        return file(receipt.name, key, receipt.size, receipt.mtime_ns, stat.S_IFREG | receipt.mode)
+        return _as_listed(view, import_directory(receipt.parent_id), receipt.name, key)
 
     def content(self, context: Context, view: View, key: bytes) -> Content:
         return BlobContent(self._record(view, key).digest)
@@ -79,12 +88,9 @@ class EntryFile:
         return entry, data
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
-        entry, data = self._record(view, key)
-        size = len(data)
-        if entry.type == "image" and entry.digest is not None:
-            blob = view.blob(entry.digest)
-            size = blob.size if blob else 0
-        return file(b"", key, size, entry.named_ns)
+        entry, _ = self._record(view, key)
+        wanted, _ = entry_file(entry)
+        return _as_listed(view, b"c" + key16(entry.session_id), wanted, key)
 
     def content(self, context: Context, view: View, key: bytes) -> Content:
         entry, data = self._record(view, key)

@@ -1,0 +1,377 @@
+"""What real programs put into a mount is in the library byte for byte, and the names that they see mean what they should."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Box, png, run, same
+from live import environment, needs_fuse, python, sha256
+from PIL import Image
+
+pytestmark = [pytest.mark.mount, needs_fuse]
+
+# Even seconds: a zip file keeps no others.
+TIME_S = 1_600_000_000
+NAMES = ("a.png", "b with space.png", "deeper/c.png", "deeper/still/ä.png")
+
+
+def tree_of(box: Box) -> Path:
+    """A folder of pictures with a time and modes of their own."""
+    folder = box.source / box.title
+    for n, name in enumerate(NAMES):
+        path = box.put(name, where=folder)
+        os.chmod(path, 0o640 if n % 2 else 0o644)
+        os.utime(path, (TIME_S + 2 * n, TIME_S + 2 * n))
+    return folder
+
+
+def each(command: list[str]) -> Callable[[Path, Path], None]:
+    """A program that copies file by file."""
+
+    def copy(source: Path, target: Path) -> None:
+        for name in NAMES:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            run(*command, source / name, target / name)
+
+    return copy
+
+
+def moved(source: Path, target: Path) -> None:
+    kept = source.with_name("kept")
+    shutil.copytree(source, kept)
+    run("mv", source, target)
+    assert not source.exists()
+    os.rename(kept, source)
+
+
+def tar(source: Path, target: Path) -> None:
+    archive = source.with_suffix(".tar")
+    run("tar", "cf", archive, "-C", source, ".")
+    target.mkdir()
+    run("tar", "xpf", archive, "-C", target)
+
+
+def unzip(source: Path, target: Path) -> None:
+    archive = source.with_suffix(".zip")
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name in NAMES:
+            packed.write(source / name, name)
+    run("unzip", "-q", archive, "-d", target)
+
+
+def rsync(source: Path, target: Path) -> None:
+    run("rsync", "-a", f"{source}/", f"{target}/")
+
+
+def copytree(source: Path, target: Path) -> None:
+    shutil.copytree(source, target)
+
+
+PROGRAMS: dict[str, tuple[Callable[[Path, Path], None], bool]] = {
+    # Whether it keeps times and modes.
+    "cp": (each(["cp"]), False),
+    "cp -p": (each(["cp", "-p"]), True),
+    "cp -r": (lambda source, target: run("cp", "-r", source, target) and None, False),
+    "cp -a": (lambda source, target: run("cp", "-a", source, target) and None, True),
+    "mv": (moved, True),
+    "install": (each(["install", "-m", "644"]), False),
+    "rsync -a": (rsync, True),
+    "tar": (tar, True),
+    "unzip": (unzip, True),
+    "gio copy": (each(["gio", "copy"]), False),
+    "copytree": (copytree, True),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_program_copies_in_is_taken_in_whole(box: Box, program: str):
+    copy, keeps = PROGRAMS[program]
+    source = tree_of(box)
+    copy(source, box.inbox)
+    before = {name: os.stat(box.inbox / name) for name in NAMES}
+    box.take_in()
+    for name in NAMES:
+        receipt, placement, original = box.inbox / name, box.images / name, source / name
+        same(original, receipt)
+        same(original, placement)
+        now, was = os.stat(receipt), os.stat(original)
+        assert now.st_ino == before[name].st_ino
+        assert now.st_mtime_ns == before[name].st_mtime_ns
+        assert now.st_mode == before[name].st_mode
+        if keeps:
+            assert now.st_mtime == was.st_mtime
+            assert now.st_mode == was.st_mode
+            assert os.stat(placement).st_mtime == was.st_mtime
+    found = {path.relative_to(box.images).as_posix() for path in box.images.rglob("*") if path.is_file()}
+    assert found == set(NAMES)
+    assert len(box.placements()) == len(NAMES)
+
+
+def test_a_second_rsync_transfers_nothing(box: Box):
+    source = tree_of(box)
+    rsync(source, box.inbox)
+    again = run("rsync", "-a", "--itemize-changes", f"{source}/", f"{box.inbox}/")
+    assert again.stdout == b""
+    box.take_in()
+    again = run("rsync", "-a", "--itemize-changes", "--stats", f"{source}/", f"{box.inbox}/")
+    assert b"Number of regular files transferred: 0" in again.stdout, again.stdout
+    assert not [line for line in again.stdout.splitlines() if line[:1] in b"<>c."], again.stdout
+
+
+def test_rsync_with_attributes(box: Box):
+    source = tree_of(box)
+    try:
+        os.setxattr(source / NAMES[0], "user.kept", b"yes")
+    except OSError as error:
+        pytest.skip(f"NOT RUN: {source} has no user attributes ({error})")
+    run("rsync", "-aX", f"{source}/", f"{box.inbox}/")
+    box.take_in()
+    assert os.getxattr(box.inbox / NAMES[0], "user.kept") == b"yes"
+
+
+def test_mixfs_wait_returns_when_all_is_in_the_library(box: Box):
+    source = tree_of(box)
+    run("cp", "-r", source, box.inbox)
+    box.put("waiting.png.part", where=box.inbox)
+    done = subprocess.run(
+        python("-m", "mixfs.cli.main", "wait", box.point), env=environment(), capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert "waiting.png.part" in done.stdout
+    assert len(box.placements()) == len(NAMES)
+    os.unlink(box.inbox / "waiting.png.part")
+
+
+def test_sync_on_imported_waits_as_well(box: Box):
+    box.put("a.png", where=box.inbox)
+    run("sync", box.point / ".mixfs" / "imported")
+    assert set(box.placements()) == {b"a.png"}
+
+
+def test_imagemagick_saves_into_import(box: Box):
+    box.inbox.mkdir()
+    # Here `convert` may be a stand-in that can't make pictures.
+    program = next((name for name in ("/usr/bin/magick", "/usr/bin/convert") if os.path.exists(name)), None)
+    if program is None:
+        pytest.skip("NOT RUN: there is no ImageMagick here")
+    for name in ("rose.png", "rose.jpg", "rose.webp"):
+        run(program, "rose:", "-resize", "300x200", box.inbox / name)
+    box.take_in()
+    for name in ("rose.png", "rose.jpg", "rose.webp"):
+        same(box.inbox / name, box.images / name)
+        with Image.open(box.images / name) as image:
+            image.load()
+    # Saving over it is a new version of the same placement.
+    first = box.placements()[b"rose.png"]
+    run(program, "rose:", "-rotate", "90", box.inbox / "rose.png")
+    box.take_in()
+    assert box.placements()[b"rose.png"].id == first.id
+    assert box.placements()[b"rose.png"].digest != first.digest
+
+
+def test_pillow_saves_into_import(box: Box):
+    box.inbox.mkdir()
+    for name in ("a.png", "a.jpg", "a.webp", "a.gif", "a.tif"):
+        Image.effect_noise((120, 80), 50).convert("RGB").save(box.inbox / name)
+    box.take_in()
+    for name in ("a.png", "a.jpg", "a.webp", "a.gif"):
+        same(box.inbox / name, box.images / name)
+        with Image.open(box.images / name) as image:
+            image.load()
+
+
+def test_a_download_is_taken_in_under_its_real_name_only(box: Box):
+    box.inbox.mkdir()
+    data = png()
+    for part in (box.inbox / "chromium.png.crdownload", box.inbox / "firefox.png.part"):
+        real = part.with_suffix("")
+        if "firefox" in part.name:
+            real.touch()
+        part.write_bytes(data[:100])
+        box.take_in()
+        with open(part, "ab") as file:
+            file.write(data[100:])
+        box.take_in()
+        ino = os.stat(part).st_ino
+        assert real.name.encode() not in box.placements()
+        assert not box.images.joinpath(part.name).exists()
+        os.rename(part, real)
+        box.take_in()
+        assert os.stat(real).st_ino == ino
+        assert real.read_bytes() == data == (box.images / real.name).read_bytes()
+    assert set(os.listdir(box.inbox)) == {"chromium.png", "firefox.png"} == set(os.listdir(box.images))
+
+
+def test_exiftool_and_sed_and_vim_edit_in_place(box: Box):
+    picture = box.imported("a.png")
+    placement = box.placements()[b"a.png"]
+    run("exiftool", "-overwrite_original", "-Comment=hello", picture)
+    box.take_in()
+    assert set(os.listdir(box.inbox)) == {"a.png"}
+    assert b"hello" in picture.read_bytes()
+    changed = box.placements()[b"a.png"]
+    assert changed.digest != placement.digest
+    assert changed.id == placement.id
+    text = box.imported("notes.txt", b"one\n")
+    run("sed", "-i", "s/one/two/", text)
+    box.take_in()
+    assert text.read_bytes() == (box.session / "files" / "notes.txt").read_bytes() == b"two\n"
+
+
+def test_the_same_bytes_are_stored_once(box: Box):
+    data = png()
+    box.put("a.png", data, box.inbox)
+    box.put("b.png", data, box.inbox)
+    box.put("deeper/a.png", data, box.inbox)
+    box.take_in()
+    placements = [p for p in box.library.placements(box.record().id)]  # type: ignore[union-attr]
+    assert len(placements) == 3
+    assert len({placement.digest for placement in placements}) == 1
+    digest = sha256(box.inbox / "a.png")
+    blobs = [path for path in (box.live.library / "blobs").rglob("*") if path.is_file()]
+    assert sum(digest in path.as_posix().replace("/", "") for path in blobs) == 1
+    assert os.stat(box.images / "a.png").st_ino != os.stat(box.images / "b.png").st_ino
+
+
+def test_copying_a_folder_again_changes_nothing(box: Box):
+    source = tree_of(box)
+    run("cp", "-r", source, box.inbox)
+    box.take_in()
+    before = box.placements()
+    run("rm", "-r", box.inbox)
+    assert not box.inbox.exists()
+    assert {path.name for path in box.images.rglob("*.png")} == {Path(name).name for name in NAMES}
+    run("cp", "-r", source, box.inbox)
+    box.take_in()
+    assert box.placements() == before
+    assert not box.trash()
+
+
+def test_other_bytes_under_a_name_without_receipt_are_another_picture(box: Box):
+    first = box.imported("name.png").read_bytes()
+    os.unlink(box.inbox / "name.png")
+    second = box.imported("name.png").read_bytes()
+    assert (box.images / "name.png").read_bytes() == first
+    assert (box.images / "name (2).png").read_bytes() == second
+    assert sorted(os.listdir(box.images)) == ["name (2).png", "name.png"]
+
+
+def test_removing_a_receipt_leaves_the_picture(box: Box):
+    receipt = box.imported()
+    data = receipt.read_bytes()
+    run("rm", receipt)
+    assert os.listdir(box.inbox) == []
+    assert (box.images / "a.png").read_bytes() == data
+
+
+def test_renaming_a_receipt_renames_the_picture(box: Box):
+    receipt = box.imported()
+    ino, data = receipt.stat().st_ino, receipt.read_bytes()
+    os.listdir(box.images)
+    run("mv", receipt, box.inbox / "better.png")
+    assert os.listdir(box.images) == ["better.png"]
+    assert (box.images / "better.png").read_bytes() == data == (box.inbox / "better.png").read_bytes()
+    assert (box.inbox / "better.png").stat().st_ino == ino
+    run("mkdir", box.inbox / "sub")
+    run("mv", box.inbox / "better.png", box.inbox / "sub")
+    assert (box.images / "sub" / "better.png").read_bytes() == data
+
+
+def test_renaming_a_folder_of_import_retitles_its_session(box: Box):
+    receipt = box.imported()
+    ino = receipt.stat().st_ino
+    session = box.record()
+    renamed = box.inbox.with_name(f"{box.title} in Rome")
+    run("mv", box.inbox, renamed)
+    assert not box.session.exists()
+    assert (box.session.with_name(renamed.name) / "images" / "a.png").exists()
+    assert (renamed / "a.png").stat().st_ino == ino
+    after = box.record(renamed.name)
+    assert after is not None
+    assert session is not None
+    assert after.id == session.id
+
+
+def test_overwriting_a_receipt_makes_a_new_version(box: Box):
+    receipt = box.imported()
+    before, ino = box.placements()[b"a.png"], receipt.stat().st_ino
+    new = box.put("new.png")
+    run("cp", new, receipt)
+    same(new, receipt)
+    box.take_in()
+    after = box.placements()[b"a.png"]
+    assert after.id == before.id
+    assert after.digest.hex() == sha256(new)
+    assert receipt.stat().st_ino == ino
+    same(new, receipt)
+    same(new, box.images / "a.png")
+    assert [item.digest for item in box.trash()] == [before.digest]
+
+
+def test_what_is_no_picture_goes_to_files(box: Box):
+    damaged = png()[:-60]
+    box.put("notes.txt", b"some text\n", box.inbox)
+    box.put("damaged.png", damaged, box.inbox)
+    box.put("good.png", where=box.inbox)
+    box.take_in()
+    files = box.session / "files"
+    assert sorted(os.listdir(files)) == ["damaged.png", "notes.txt"]
+    assert os.listdir(box.images) == ["good.png"]
+    assert (files / "notes.txt").read_bytes() == b"some text\n"
+    assert (files / "damaged.png").read_bytes() == damaged
+    told = run("getfattr", "-d", files / "damaged.png").stdout
+    assert b'user.mixfs.problem="' in told, told
+    assert b"user.mixfs.problem" not in run("getfattr", "-d", box.images / "good.png").stdout
+
+
+def test_gio_moves_and_saves(box: Box):
+    source = box.put("a.png")
+    data = source.read_bytes()
+    box.inbox.mkdir()
+    run("gio", "move", source, box.inbox / "a.png")
+    box.take_in()
+    assert not source.exists()
+    assert (box.images / "a.png").read_bytes() == data
+    if shutil.which("gio"):
+        saved = subprocess.run(["gio", "save", box.inbox / "saved.txt"], input=b"text", timeout=60, check=True)
+        assert saved.returncode == 0
+    box.take_in()
+    assert (box.session / "files" / "saved.txt").read_bytes() == b"text"
+
+
+def test_du_and_find_and_ls_agree_with_what_is_read(box: Box):
+    run("cp", "-r", tree_of(box), box.inbox)
+    box.put("notes.txt", b"text", box.inbox)
+    box.take_in()
+    # Not below .mixfs/: that is made anew at each opening.
+    listed = run("find", ".", "-path", "./.mixfs", "-prune", "-o", "-type", "f", "-printf", "%s\t%p\\0", cwd=box.point)
+    lines = [line for line in listed.stdout.split(b"\0") if line]
+    assert len(lines) > 20
+    wrong = []
+    for line in lines:
+        size, _, path = line.partition(b"\t")
+        with open(os.path.join(os.fsencode(box.point), path), "rb") as file:
+            if len(file.read()) != int(size):
+                wrong.append(path)
+    assert not wrong
+
+
+def test_every_listed_name_can_be_looked_up(box: Box):
+    box.imported()
+    seen = 0
+    for folder, folders, files in os.walk(os.fsencode(box.point)):
+        for name in [*folders, *files]:
+            os.lstat(os.path.join(folder, name))
+            seen += 1
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                assert entry.inode() == os.lstat(entry.path).st_ino, entry.path
+    assert seen > 40
+
+
