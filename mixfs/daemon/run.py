@@ -117,6 +117,7 @@ class Daemon:
             self.library.thumbnails.close()
             with trio.move_on_after(LAST_INTAKE_S, shield=True):
                 await self.taking_in.take_all()
+                await self.taking_in.keep_times()
             for thread in thumbnails:
                 await trio.to_thread.run_sync(thread.join)
 

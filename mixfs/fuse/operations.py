@@ -201,7 +201,10 @@ class Operations(pyfuse3.Operations):
             # Owner and access time: accepted and ignored.
             with self._view() as view:
                 return self._attr(view, inode)
-        dentry = await attributes.set_attributes(self._tree, key, mode=mode, mtime_ns=mtime_ns, size=size)
+        try:
+            dentry = await attributes.set_attributes(self._tree, key, mode=mode, mtime_ns=mtime_ns, size=size)
+        except NotFoundError:
+            raise FUSEError(errno.ESTALE) from None
         return self._fill(dentry, inode)
 
     @handler
@@ -273,7 +276,11 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
         with self._view() as view:
-            handle = self._tree.open(view, key, flags)
+            try:
+                handle = self._tree.open(view, key, flags)
+            except NotFoundError:
+                # Deleted, or its name means another file by now: looked up again, as for `getattr`.
+                raise FUSEError(errno.ESTALE) from None
         if flags & os.O_TRUNC and handle.writable:
             try:
                 await self._tree.truncate_open(handle)

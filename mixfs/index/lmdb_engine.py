@@ -20,7 +20,7 @@ from types import TracebackType
 
 import lmdb
 
-from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull
+from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
 
 INITIAL_MAP = 1 << 30
 
@@ -139,6 +139,11 @@ class LmdbEngine:
             )
             self._env.reader_check()
         except lmdb.Error as error:
+            if "already open in this process" in str(error):
+                # No damage: making the index anew would take it from under the one that has it open.
+                raise LibraryBusy(
+                    f"{path.parent} is open in this process already: share that Library between threads."
+                ) from error
             raise _translate(error, path) from error
         self._inode = data.stat().st_ino
 

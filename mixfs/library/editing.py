@@ -13,9 +13,9 @@ from typing import Any
 from mixfs.errors import ExistsError, NotFoundError
 from mixfs.ids import Digest, derived_id, key16, new_id
 from mixfs.index import dentries
-from mixfs.library.projections import placement_place
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.library.wanted import placement_place
 from mixfs.names import safe_name, with_counter
 from mixfs.records import (
     Annotation,

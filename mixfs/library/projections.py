@@ -9,8 +9,6 @@ Concurrency: runs inside one write transaction, under the library's lock.
 
 from __future__ import annotations
 
-import datetime
-import json
 import stat
 import struct
 from collections.abc import Iterable, Mapping
@@ -25,8 +23,19 @@ from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MO
 from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
 from mixfs.library.view import SessionRow, View
+from mixfs.library.wanted import (
+    dates,
+    entry_file,
+    entry_key,
+    folder_parent,
+    generation_name,
+    image_time,
+    import_directory,
+    placement_place,
+    view_key,
+)
 from mixfs.media.sniff import extension
-from mixfs.names import cut, safe_name, split_extension
+from mixfs.names import safe_name
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -550,76 +559,3 @@ class Projector:
         self._listing.touch(directory, self._stamp)
         for name in SESSION_DOCUMENTS:
             self.changes.entries[directory, name.encode()] = None
-
-
-# -- where things stand
-
-
-def import_directory(parent_id: str | None) -> bytes:
-    """The directory key of a folder of import/; None is import/ itself."""
-    return b"d" + (key16(parent_id) if parent_id is not None else bytes(16))
-
-
-def folder_parent(folder: Folder) -> bytes:
-    """The directory key of what a folder lies in."""
-    return b"p" + key16(folder.parent_id or folder.session_id)
-
-
-def placement_place(placement: Placement) -> tuple[bytes, bytes]:
-    """`(directory, wanted name)` of a placement."""
-    tag = b"p" if placement.area == "images" else b"f"
-    return tag + key16(placement.folder_id or placement.session_id), placement.name
-
-
-def view_key(path: tuple[str, ...]) -> bytes:
-    """The directory key of a folder of a view over everything."""
-    if len(path) == 1:
-        return dentries.fixed("/" + path[0])
-    if path[0] == "images":
-        return dentries.bucket_directory(path[1])
-    return dentries.view_directory(*path)
-
-
-def image_time(image: Image, generations: list[Generation]) -> tuple[int, int]:
-    """`(ns, UTC offset in s)`: when the image was generated, where that is known, else its file's own time."""
-    times = [(g.time_ns, g.utc_offset_s) for g in generations if g.time_ns]
-    return min(times) if times else (image.taken_ns, image.utc_offset_s)
-
-
-def _local(ns: int, utc_offset_s: int) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(max(0, min(ns, 2**62)) // 1_000_000_000, documents.zone(utc_offset_s))
-
-
-def dates(ns: int, utc_offset_s: int) -> tuple[str, str]:
-    """`("2025", "2025-12-08")`: the day where the image was made."""
-    moment = _local(ns, utc_offset_s)
-    return f"{moment:%Y}", f"{moment:%Y-%m-%d}"
-
-
-def generation_name(generation: Generation) -> bytes:
-    """`2025-12-08 10.15.00 A serene landscape with mountains`: the wanted directory name."""
-    moment = _local(generation.time_ns, generation.utc_offset_s)
-    words = safe_name((generation.prompt or generation.model or "")[:400], "generation", 80)
-    return f"{moment:%Y-%m-%d %H.%M.%S} ".encode() + words
-
-
-def entry_key(entry: Entry, content: bytes) -> bytes:
-    """The node key of a canvas entry's file: another content is another node; the bytes of an image never change."""
-    is_image = entry.type == "image" and entry.digest is not None
-    return b"De" + key16(entry.id) + (bytes(8) if is_image else documents.revision(content).to_bytes(8, "little"))
-
-
-def entry_file(entry: Entry) -> tuple[bytes, bytes]:
-    """`(wanted name, content)` of a canvas entry's file; an image's content is the image."""
-    short = entry.id[-8:].encode("utf-8", "surrogateescape").replace(b"/", b"-")
-    if entry.type == "image" and entry.digest is not None:
-        name = str(entry.data.get("name") or entry.data.get("filename") or "")
-        stem, extension = split_extension(safe_name(name, f"image-{entry.digest.hex()[:8]}"))
-        return stem + (extension or b".png"), b""
-    if entry.type == "text":
-        text = entry.text or ""
-        return safe_name(text[:200], "text", 60) + b".txt", (text + "\n").encode("utf-8", "replace")
-    label = safe_name(str(entry.data.get("title") or entry.type), "entry", 60)
-    return cut(label + b" " + safe_name(short.decode("utf-8", "replace"), "x", 40), 240) + b".json", (
-        documents.to_json(json.loads(documents.entry_item(entry)))
-    )

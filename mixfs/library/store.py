@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 import cbor2
 
-from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryError
+from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryBusy, LibraryError
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
@@ -383,7 +383,7 @@ class Store:
     def _open_read_only(self) -> Engine:
         """The index as it lies there when it is in step with the journal, else one in memory."""
         if (self._index_path / "data.mdb").exists():
-            with contextlib.suppress(IndexDamaged):
+            with contextlib.suppress(IndexDamaged, LibraryBusy):
                 engine = LmdbEngine(self._index_path, read_only=True, lock=False)
                 with engine.read() as txn:
                     current = txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)

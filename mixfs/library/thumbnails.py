@@ -17,7 +17,7 @@ import cbor2
 
 from mixfs.ids import Digest
 from mixfs.index import keys
-from mixfs.library.projections import placement_place
+from mixfs.library.wanted import placement_place
 from mixfs.media.pool import ThumbnailFailed
 from mixfs.records import Image, Placement
 

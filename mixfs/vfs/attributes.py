@@ -120,7 +120,9 @@ class About:
             self.digest = entry.digest if entry is not None else None
         if self.placement is not None:
             self.digest = self.digest or self.placement.digest
-            self.kept = {**self.placement.xattrs, **self.kept}
+            if tag != b"R" and staged is None:
+                # A receipt has its own: what was removed from it must not come back from the placement.
+                self.kept = self.placement.xattrs
         self.annotation: Annotation | None = None
         self.generation: Generation | None = None
         if self.digest is not None:

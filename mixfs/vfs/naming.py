@@ -207,7 +207,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
                 ) if session is not None and key[1:] not in tree.context.going else False
                 if held or tree.staging.names(key) or tree.staging.names(b"p" + key[1:]):
                     raise NotEmptyError("The session still has pictures, canvas entries or generations.")
-            elif tag == b"d" or (tag == b"p" and directory[:1] == b"p"):
+            elif (tag == b"d" and directory[:1] == b"d") or (tag == b"p" and directory[:1] == b"p"):
                 if next(tree.entries(view, key, b""), None) is not None:
                     raise NotEmptyError("The folder is not empty.")
             else:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from mixfs.errors import NotFoundError
 from mixfs.ids import key16
 from mixfs.library import editing
-from mixfs.library.projections import import_directory, placement_place
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.library.wanted import import_directory, placement_place
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.views.mirrors import given_name

@@ -23,9 +23,9 @@ from mixfs.errors import (
 )
 from mixfs.index.dentries import Dentry
 from mixfs.library import canvas_json, editing
-from mixfs.library.projections import import_directory
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.library.wanted import import_directory
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by

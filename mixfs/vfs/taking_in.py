@@ -9,6 +9,7 @@ Concurrency: one task runs `run`; `take_all` may be called by any other and wait
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import stat
@@ -20,7 +21,7 @@ import structlog
 import trio
 
 from mixfs.blobs import Intake
-from mixfs.errors import MixfsError
+from mixfs.errors import MixfsError, NotFoundError
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
@@ -335,3 +336,16 @@ class TakingIn:
         mtime_ns = self._tree.import_times.get(directory)
         if folder is not None and mtime_ns is not None and folder.mtime_ns != mtime_ns:
             txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))
+
+    async def keep_times(self) -> None:
+        """At the end of a mount: the times of folders of import/ go into their records."""
+        tree = self._tree
+
+        def write(txn: Txn) -> None:
+            for directory in list(tree.import_times):
+                with contextlib.suppress(NotFoundError):
+                    self._keep_time(txn, directory)
+
+        async with tree.lock:
+            if tree.import_times:
+                await tree.commit(write)

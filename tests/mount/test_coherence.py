@@ -189,11 +189,10 @@ def test_the_mount_goes_on_when_its_index_is_deleted(live: Live, beside: Library
 # Adds and removes names of one folder in commits of a few, as fast as it can, and says what is left.
 CHURN = """
 import random, sys
-from mixfs.ids import Digest
-from mixfs.library.api import Library
+from mixfs.ids import Digest, new_id
 from mixfs.library import editing
+from mixfs.library.api import Library
 from mixfs.records import Placement
-from mixfs.ids import new_id
 root, session_id, seed, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 rng = random.Random(seed)
 with Library.open(root) as library:
@@ -207,8 +206,8 @@ with Library.open(root) as library:
             for name in going:
                 editing.delete_placement(txn, held[name].id)
             return [
-                editing.place(txn, Placement(id=new_id(), session_id=session_id, digest=Digest(rng.randbytes(32)), size=7,
-                                             name=name, area="images"))
+                editing.place(txn, Placement(id=new_id(), session_id=session_id, digest=Digest(rng.randbytes(32)),
+                                             size=7, name=name, area="images"))
                 for name in dict.fromkeys(coming)
             ]
         made = library.commit(change)

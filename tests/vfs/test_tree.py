@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mixfs.errors import NameTooLong, NotFoundError
+from mixfs.errors import LibraryBusy, NameTooLong, NotFoundError
 from mixfs.ids import new_id
 from mixfs.index.dentries import Dentry
 from mixfs.library import editing
@@ -18,10 +18,12 @@ from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement
+from mixfs.vfs import naming
 from mixfs.vfs.content import BlobContent, BytesContent, FileContent
+from mixfs.vfs.context import Context
 from mixfs.vfs.routes import ROUTES, directory_view, file_view, view_of
 from mixfs.vfs.tree import Tree
-from mixfs.vfs.views.fixed import ROOT
+from mixfs.vfs.views.fixed import IMPORT, ROOT
 from mixfs.vfs.views.mirrors import mirrored_names
 
 
@@ -122,6 +124,14 @@ def test_a_key_of_no_route_and_of_nothing_is_not_found(full: Tree):
                 full.attr(view, tag + b"\x07" * 16)
 
 
+def test_a_library_that_is_opened_twice_in_one_process_keeps_its_index(library: Library):
+    before = (library.root / "index" / "data.mdb").stat().st_ino
+    with pytest.raises(LibraryBusy):
+        Library.open(library.root)
+    assert (library.root / "index" / "data.mdb").stat().st_ino == before
+    assert not library.store.problems.path.exists()
+
+
 # -- the names beside images/
 
 NASTY = [b"a", b"a.workflow", b"a.json", b"a.png", b"a.png.png", b"a.workflow.json", b"\xff\xfe", b"\xc3\xa9.png"]
@@ -160,8 +170,6 @@ def test_names_beside_images_are_listed_once_found_and_foretold(
 
     library.commit(put)
     raw = editing.folder_directory(session.id, None)[1:]
-    from mixfs.vfs.context import Context
-
     context = Context(library.root, 1)
     with library.read() as view:
         pictures = [dentry.name for dentry in view.dentries(b"p" + raw)]
@@ -186,9 +194,6 @@ def test_names_beside_images_are_listed_once_found_and_foretold(
 
 
 async def test_a_staged_file_is_listed_looked_up_and_read_like_any_other(tree: Tree):
-    from mixfs.vfs import naming
-    from mixfs.vfs.views.fixed import IMPORT
-
     dentry, handle = await naming.create(tree, IMPORT, b"m.bin", 0o640, os.O_RDWR)
     await tree.write(handle, 0, b"some bytes")
     for name in (b"a.bin", b"z.bin"):

@@ -8,8 +8,9 @@ from mixfs.errors import NotFoundError, Outdated
 from mixfs.ids import key16
 from mixfs.index.dentries import Dentry
 from mixfs.library import documents
-from mixfs.library.projections import GENERATION_SIZES, generation_name
+from mixfs.library.projections import GENERATION_SIZES
 from mixfs.library.view import View
+from mixfs.library.wanted import generation_name
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name, split_extension, with_counter
 from mixfs.records import Generation, ImageRef

@@ -14,8 +14,9 @@ from mixfs.errors import NotFoundError, Outdated
 from mixfs.ids import Digest, ino_of
 from mixfs.index.dentries import READ_ONLY_DIR_MODE, Dentry, displaced_name
 from mixfs.library import documents
-from mixfs.library.projections import DOCUMENT_SIZES, DOCUMENT_TYPES, placement_place
+from mixfs.library.projections import DOCUMENT_SIZES, DOCUMENT_TYPES
 from mixfs.library.view import View
+from mixfs.library.wanted import placement_place
 from mixfs.names import derived_name, underived_prefix
 from mixfs.records import Placement
 from mixfs.vfs.content import BytesContent, Content, FileContent

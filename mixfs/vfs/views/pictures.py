@@ -8,8 +8,8 @@ from mixfs.errors import NotFoundError, Outdated
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
 from mixfs.library import documents
-from mixfs.library.projections import entry_file, image_time, import_directory
 from mixfs.library.view import View
+from mixfs.library.wanted import entry_file, image_time, import_directory
 from mixfs.records import Entry, Placement, Receipt
 from mixfs.vfs.content import BlobContent, BytesContent, Content
 from mixfs.vfs.context import Context

@@ -21,8 +21,9 @@ from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import WriteTxn
 from mixfs.index.memory import MemoryEngine
-from mixfs.library.projections import Projector, import_directory, placement_place
+from mixfs.library.projections import Projector
 from mixfs.library.view import View
+from mixfs.library.wanted import import_directory, placement_place
 from mixfs.records import KINDS, Annotation, Entry, Placement, Record, Session, field_keys, to_map
 
 A, B = ReplicaId(b"replicaA"), ReplicaId(b"replicaB")

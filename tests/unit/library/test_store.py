@@ -27,16 +27,11 @@ from mixfs.index import keys
 from mixfs.index.dentries import fixed, scan_dentries, unpack
 from mixfs.journal import Journal
 from mixfs.library import documents, place
-from mixfs.library.projections import (
-    DOCUMENT_SIZES,
-    GENERATION_SIZES,
-    entry_file,
-    generation_name,
-    placement_place,
-)
+from mixfs.library.projections import DOCUMENT_SIZES, GENERATION_SIZES
 from mixfs.library.store import EVENTS_KEPT, Store, events_since
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.library.wanted import entry_file, generation_name, placement_place
 from mixfs.records import (
     KINDS,
     Annotation,
