@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import mmap
@@ -273,6 +274,124 @@ def test_a_new_version_while_a_reader_has_the_old_file_open(box: Box, inbox: Pat
         box.take_in()
         assert os.pread(reader.fileno(), 1 << 20, 0) == data + b"appended"
     same(path, box.images / "a.png")
+
+
+def test_a_duplicated_descriptor_closes_nothing(box: Box, inbox: Path):
+    path = inbox / "a.bin"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(fd, b"first ")
+    os.close(os.dup(fd))
+    box.take_in()
+    assert box.placements() == {}
+    os.write(fd, b"second")
+    os.close(fd)
+    # The last release comes a moment after close(2).
+    until(lambda: box.take_in() or box.placements(), "taken in", 10)
+    assert (box.session / "files" / "a.bin").read_bytes() == b"first second"
+
+
+def test_modes_bind_an_ordinary_user(box: Box, inbox: Path):
+    path = box.imported("a.png")
+    os.chmod(path, 0o444)
+    if os.geteuid() == 0:
+        os.close(os.open(path, os.O_WRONLY))
+    else:
+        with refused(errno.EACCES):
+            os.open(path, os.O_WRONLY)
+    assert (box.images / "a.png").stat().st_ino != path.stat().st_ino
+    os.unlink(path)
+
+
+def test_a_folder_tells_when_its_listing_changed(box: Box, inbox: Path):
+    def changes(what: Callable[[], object]) -> bool:
+        os.utime(inbox, (1, 1))
+        assert inbox.stat().st_mtime == 1
+        what()
+        return inbox.stat().st_mtime > 1
+
+    path = inbox / "a.png"
+    assert changes(lambda: path.write_bytes(png()))
+    assert not changes(box.take_in)
+    assert not changes(lambda: path.write_bytes(png()))
+    assert changes(lambda: os.rename(path, inbox / "b.png"))
+    assert changes(lambda: os.mkdir(inbox / "sub"))
+    assert changes(lambda: os.rename(inbox / "b.png", inbox / "sub" / "b.png"))
+    assert changes(lambda: os.rmdir(os.path.join(inbox, os.mkdir(inbox / "x") or "x")))
+    assert changes(lambda: os.link(inbox / "sub" / "b.png", inbox / "c.png"))
+    assert changes(lambda: os.unlink(inbox / "c.png"))
+
+
+def test_locks_and_allocation(inbox: Path):
+    with open(inbox / "a.bin", "w+b") as file, open(inbox / "a.bin", "rb") as other:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with refused(errno.EAGAIN):
+            fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        os.posix_fallocate(file.fileno(), 0, 10_000)
+        assert os.fstat(file.fileno()).st_size == 10_000
+        assert os.lseek(file.fileno(), 0, os.SEEK_END) == 10_000
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert os.pread(file.fileno(), 20_000, 0) == bytes(10_000)
+
+
+def test_copy_file_range_and_sendfile(box: Box, inbox: Path):
+    data = os.urandom(300_000)
+    source = box.imported("source.bin", data)
+    with open(source, "rb") as from_file, open(inbox / "sent.bin", "wb") as to_file:
+        at = 0
+        while at < len(data):
+            at += os.sendfile(to_file.fileno(), from_file.fileno(), at, len(data) - at)
+    assert (inbox / "sent.bin").read_bytes() == data
+    with open(source, "rb") as from_file, open(inbox / "ranged.bin", "wb") as to_file:
+        try:
+            while os.copy_file_range(from_file.fileno(), to_file.fileno(), len(data)):
+                pass
+            assert os.fstat(to_file.fileno()).st_size == len(data)
+        except OSError as error:
+            # What programs fall back on.
+            assert error.errno in (errno.EINVAL, errno.EXDEV, errno.ENOENT, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+def test_listing_again_and_from_a_place(inbox: Path):
+    for n in range(300):
+        (inbox / f"{n:03}.part").touch()
+    fd = os.open(inbox, os.O_RDONLY)
+    try:
+        # Each scandir of a descriptor rewinds it.
+        first = sorted(entry.name for entry in os.scandir(fd))
+        os.unlink(inbox / "000.part")
+        assert sorted(entry.name for entry in os.scandir(fd)) == first[1:]
+    finally:
+        os.close(fd)
+    shutil.rmtree(inbox)
+
+
+def test_a_file_that_is_open_while_its_folder_moves(box: Box, inbox: Path):
+    (inbox / "one").mkdir()
+    with open(inbox / "one" / "a.bin", "wb") as file:
+        file.write(b"begin ")
+        file.flush()
+        os.rename(inbox / "one", inbox / "two")
+        file.write(b"end")
+    until(lambda: box.take_in() or box.placements(), "taken in", 10)
+    assert (inbox / "two" / "a.bin").read_bytes() == b"begin end"
+
+
+def test_two_writers_of_one_file(box: Box, inbox: Path):
+    path = inbox / "a.bin"
+    first = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    second = os.open(path, os.O_WRONLY | os.O_APPEND)
+    for n in range(50):
+        os.write(first, b"%04d" % (2 * n))
+        os.write(second, b"%04d" % (2 * n + 1))
+    os.close(first)
+    box.take_in()
+    assert box.placements() == {}
+    os.write(second, b"last")
+    os.close(second)
+    until(lambda: box.take_in() or box.placements(), "taken in", 10)
+    expected = b"".join(b"%04d" % n for n in range(100)) + b"last"
+    assert (box.session / "files" / "a.bin").read_bytes() == expected
 
 
 def test_no_links_or_devices(inbox: Path):

@@ -1,4 +1,4 @@
-"""What real programs put into a mount is in the library byte for byte, and the names that they see mean what they should."""
+"""What real programs put into a mount is in the library byte for byte, and names mean what they mean on a disk."""
 
 from __future__ import annotations
 
@@ -230,7 +230,9 @@ def test_the_same_bytes_are_stored_once(box: Box):
     box.put("b.png", data, box.inbox)
     box.put("deeper/a.png", data, box.inbox)
     box.take_in()
-    placements = [p for p in box.library.placements(box.record().id)]  # type: ignore[union-attr]
+    session = box.record()
+    assert session is not None
+    placements = box.library.placements(session.id)
     assert len(placements) == 3
     assert len({placement.digest for placement in placements}) == 1
     digest = sha256(box.inbox / "a.png")
@@ -375,3 +377,75 @@ def test_every_listed_name_can_be_looked_up(box: Box):
     assert seen > 40
 
 
+
+
+@pytest.mark.parametrize("backup", ["no", "yes"])
+def test_vim_edits_what_was_taken_in(box: Box, backup: str):
+    path = box.imported("notes.txt", b"before\n")
+    first = box.placements()[b"notes.txt"]
+    run("vim", "-u", "NONE", "-es", "-c", f"set backup backupcopy={backup}", "-c", "%s/before/after/", "-c", "wq", path)
+    box.take_in()
+    assert path.read_bytes() == b"after\n" == (box.session / "files" / "notes.txt").read_bytes()
+    assert box.placements()[b"notes.txt"].id == first.id
+    assert os.listdir(box.session / "files") == ["notes.txt"]
+    assert [item.digest for item in box.trash()] == [first.digest]
+
+
+def test_a_temporary_file_renamed_over_a_receipt_is_a_new_version(box: Box):
+    # As KIO overwrites, and rsync.
+    path = box.imported("a.png")
+    first = box.placements()[b"a.png"]
+    part = box.put("a.png.part", where=box.inbox)
+    data = part.read_bytes()
+    os.rename(part, path)
+    box.take_in()
+    assert path.read_bytes() == data == (box.images / "a.png").read_bytes()
+    assert os.listdir(box.images) == ["a.png"]
+    assert box.placements()[b"a.png"].id == first.id
+    assert [item.digest for item in box.trash()] == [first.digest]
+
+
+def test_tar_with_hard_and_symbolic_links(box: Box):
+    first = box.put("one/a.png")
+    os.link(first, first.with_name("b.png"))
+    os.symlink("a.png", first.with_name("link.png"))
+    run("tar", "cf", box.source / "x.tar", "-C", first.parent, ".")
+    box.inbox.mkdir()
+    done = run("tar", "xf", box.source / "x.tar", "-C", box.inbox, check=False)
+    assert b"link.png" in done.stderr
+    assert b"b.png" not in done.stderr.replace(b"link.png", b"")
+    box.take_in()
+    assert sorted(os.listdir(box.images)) == ["a.png", "b.png"]
+    same(box.images / "a.png", box.images / "b.png")
+
+
+def test_many_programs_at_once(box: Box):
+    box.inbox.mkdir()
+    running = []
+    for n in range(12):
+        folder = box.source / f"f{n}"
+        for m in range(8):
+            box.put(f"{n}-{m}.png", where=folder)
+        running.append(subprocess.Popen(["cp", "-r", folder, box.inbox]))
+    assert [process.wait(timeout=60) for process in running] == [0] * 12
+    box.take_in()
+    for n in range(12):
+        for m in range(8):
+            same(box.source / f"f{n}" / f"{n}-{m}.png", box.images / f"f{n}" / f"{n}-{m}.png")
+    assert len(box.placements()) == 96
+
+
+def test_a_retitled_session_keeps_its_folder_of_import(box: Box):
+    box.imported("a.png")
+    renamed = box.session.with_name(f"{box.title} in Rome")
+    run("mv", box.session, renamed)
+    box.imported("b.png")
+    assert sorted(os.listdir(renamed / "images")) == ["a.png", "b.png"]
+    assert not box.session.exists()
+
+
+def test_dd_appends_and_syncs(box: Box):
+    path = box.imported("a.bin", b"begin")
+    run("dd", f"if={box.put('x', b'more' * 1000)}", f"of={path}", "bs=100", "oflag=append", "conv=notrunc,fsync")
+    box.take_in()
+    assert path.read_bytes() == b"begin" + b"more" * 1000 == (box.session / "files" / "a.bin").read_bytes()

@@ -1,4 +1,4 @@
-"""The same programs for an ordinary user, without a capability: run by root, who becomes that user in a child process."""
+"""The same programs for an ordinary user without capabilities: root becomes that user in a child process."""
 
 from __future__ import annotations
 
@@ -59,12 +59,15 @@ def test_an_ordinary_user(module: str):
             env.pop(name, None)
         done = subprocess.run(
             [
-                *command, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT,
+                *command, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", ROOT,
                 f"--basetemp={home}/t", Path(__file__).with_name(module),
             ],
             env=env, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+        assert " passed" in done.stdout
+        # Shown with `-rP`: what was skipped there, and how many were run.
+        print(done.stdout)
         mounted = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(home) in line]
         assert not mounted
     finally:
