@@ -122,7 +122,8 @@ class Projector:
         self._at = 0  # the stamp of the record at hand
         self._blobs: dict[Digest, None] = {}
         self._placements: dict[str, Placement | None] = {}  # id -> as listed before this commit
-        self._digests: dict[Digest, None] = {}
+        self._digests: dict[Digest, None] = {}  # whose place in the views over everything may differ
+        self._told: dict[Digest, None] = {}  # of which something is known now that each of their documents tells
         self._sessions: dict[str, SessionRow] = {}
         self._counters: dict[str, int] = {}
 
@@ -165,7 +166,7 @@ class Projector:
         elif cls is Generation:
             self._generation(old, new)
         elif cls in (Image, Annotation, Metadata):
-            self._digests[(new or old).digest] = None
+            self._digests[(new or old).digest] = self._told[(new or old).digest] = None
             if cls is Image:
                 self._count("images", old, new)
                 self.changes.nodes[b"J" + (new or old).digest] = None
@@ -220,6 +221,7 @@ class Projector:
         for digest in after - before:
             self.txn.put(keys.refers(digest, kind, entity_id), b"")
         self._digests.update(dict.fromkeys(before | after))
+        self._told.update(dict.fromkeys(before | after))
 
     # -- kinds
 
@@ -402,8 +404,9 @@ class Projector:
     def finish(self) -> Changes:
         """Make what depends on several records, and return what a kernel must forget."""
         for digest in self._digests:
-            for placement in self.view.referrers(Placement, digest):
-                self._placements.setdefault(placement.id, placement)
+            if digest in self._told:
+                for placement in self.view.referrers(Placement, digest):
+                    self._placements.setdefault(placement.id, placement)
             self._image_views(digest)
         for placement_id, before in self._placements.items():
             self._list_placement(before, self.view.get(Placement, placement_id))
