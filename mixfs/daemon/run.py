@@ -115,9 +115,13 @@ class Daemon:
             log.info("stopping")
             notify("STOPPING=1")
             self.library.thumbnails.close()
-            with trio.move_on_after(LAST_INTAKE_S, shield=True):
-                await self.taking_in.take_all()
-                await self.taking_in.keep_times()
+            for last in (self.taking_in.take_all, self.taking_in.keep_times):
+                with trio.move_on_after(LAST_INTAKE_S, shield=True):
+                    try:
+                        await last()
+                    except Exception as error:
+                        # A full disk, say: what was closed waits in staging for the next mount.
+                        log.exception("last_intake_failed", error=repr(error))
             for thread in thumbnails:
                 await trio.to_thread.run_sync(thread.join)
 
