@@ -77,6 +77,12 @@ class Intake:
             at += self.write(chunk, at)
         return at - start
 
+    def copy_whole(self, source: int) -> None:
+        """Write all of another file, from its beginning, whatever its position: others may share the descriptor."""
+        at = 0
+        while chunk := os.pread(source, CHUNK, at):
+            at += self.write(chunk, at)
+
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)

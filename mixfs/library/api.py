@@ -28,7 +28,7 @@ import inotify_simple
 
 from mixfs.blobs import LocalBlobs
 from mixfs.errors import NotALibrary, NotFoundError
-from mixfs.ids import Digest, digest_from_hex, new_id
+from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
 from mixfs.library import editing, place
@@ -396,6 +396,3 @@ def as_digest(digest: Digest | str) -> Digest:
         except ValueError as error:
             raise NotFoundError(str(error)) from None
     return digest
-
-
-__all__ = ["Change", "ImportReport", "Library", "Stats", "new_id"]

@@ -23,7 +23,6 @@ import cbor2
 
 from mixfs.records import (
     Annotation,
-    Blob,
     Edge,
     Entry,
     Generation,
@@ -102,7 +101,6 @@ class About(NamedTuple):
     """All that the documents of one placement are made of."""
 
     placement: Placement
-    blob: Blob | None
     image: Image
     generation: Generation | None
     annotation: Annotation | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mixfs.errors import BlobMissing
 from mixfs.ids import Digest, new_id
@@ -208,8 +207,3 @@ def generation_fields(found: EmbeddedMetadata) -> dict[str, object]:
         "reader": found.reader,
         "reader_version": found.reader_version,
     }
-
-
-def display_path(path: Path | str | bytes) -> str:
-    """A path for a message."""
-    return str(path) if not isinstance(path, bytes) else path.decode("utf-8", "replace")

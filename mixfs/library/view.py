@@ -7,13 +7,12 @@ from typing import Any, TypeVar
 
 import cbor2
 
-from mixfs.ids import Digest, Stamp, id_of_key
+from mixfs.ids import Digest, Stamp
 from mixfs.index import keys
 from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
 from mixfs.index.engine import ReadTxn, prefix_end
 from mixfs.library import documents
 from mixfs.records import (
-    KINDS,
     Annotation,
     Blob,
     Edge,
@@ -143,7 +142,6 @@ class View:
             return None
         return documents.About(
             placement,
-            None,
             image,
             self.generation_of(placement.digest, placement.session_id),
             self.annotation(placement.digest),
@@ -197,6 +195,3 @@ class View:
         """The number of the last commit as this index counts them."""
         value = self.txn.get(keys.META_SEQUENCE)
         return 0 if value is None else cbor2.loads(value)
-
-
-__all__ = ["KINDS", "SessionRow", "View", "id_of_key"]

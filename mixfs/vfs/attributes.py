@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixfs.errors import InvalidValue, MixfsError, NoAttribute, NotFoundError, NotSupported, ReadOnlyError
+from mixfs.errors import InvalidValue, NoAttribute, NotFoundError, NotSupported, ReadOnlyError
 from mixfs.ids import Digest
 from mixfs.index.dentries import Dentry
 from mixfs.library import editing
@@ -24,7 +24,6 @@ from mixfs.vfs.records_of import IMPORT_ROOT
 from mixfs.vfs.tree import Tree
 
 XATTR_LIMIT = 64 << 10
-CREATE, REPLACE = 1, 2
 
 
 async def set_attributes(
@@ -209,17 +208,13 @@ def names(tree: Tree, view: View, key: bytes) -> list[str]:
     return shown + [name for name in about.kept if name not in shown]
 
 
-async def set_one(tree: Tree, key: bytes, name: str, value: bytes, flags: int = 0) -> None:
-    """Set an attribute. Raises NotSupported for other namespaces, ReadOnlyError, InvalidValue for a bad rating."""
+async def set_one(tree: Tree, key: bytes, name: str, value: bytes) -> None:
+    """Make or replace an attribute (no flags: pyfuse3 hands none over).
+
+    Raises NotSupported for other namespaces, ReadOnlyError, InvalidValue for a bad rating.
+    """
     if not name.startswith("user."):
         raise NotSupported(name)
-    if flags & (CREATE | REPLACE):
-        with tree.library.read() as view:
-            there = name in names(tree, view, key)
-        if flags & CREATE and there:
-            raise _Exists(name)
-        if flags & REPLACE and not there:
-            raise NoAttribute(name)
     await _change(tree, key, name, value)
 
 
@@ -230,10 +225,6 @@ async def remove(tree: Tree, key: bytes, name: str) -> None:
     with tree.library.read() as view:
         get(tree, view, key, name)
     await _change(tree, key, name, None)
-
-
-class _Exists(MixfsError):
-    errno = 17  # EEXIST, as setxattr(2) says for XATTR_CREATE
 
 
 async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> None:

@@ -20,14 +20,14 @@ from mixfs.errors import (
     NotPermitted,
     ReadOnlyError,
 )
-from mixfs.ids import key16, new_id
+from mixfs.ids import new_id
 from mixfs.index.dentries import Dentry, fixed
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.content import BlobContent
-from mixfs.vfs.records_of import bind, image_folder, import_folder, receipt_at, title_of
+from mixfs.vfs.records_of import bind, image_folder, import_folder, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Handle, OpenNode, Tree
@@ -269,9 +269,7 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
 
         def copy() -> None:
             from_fd = fd if fd >= 0 else source.intake.fd if source is not None and source.intake is not None else -1
-            at = 0
-            while chunk := os.pread(from_fd, 1 << 20, at):
-                at += intake.write(chunk, at)
+            intake.copy_whole(from_fd)
             os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
 
         try:
@@ -287,6 +285,3 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         note_change(tree, directory)
         tree.wake()
         return staged.dentry()
-
-
-__all__ = ["check_name", "create", "key16", "link", "make_directory", "make_node", "receipt_at", "remove_directory"]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mixfs.errors import NotFoundError
-from mixfs.ids import key16
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -116,7 +115,3 @@ def title_of(name: bytes) -> str:
 def receipt_at(view: View, directory: bytes, name: bytes) -> Receipt | None:
     dentry = view.dentry(directory, name)
     return view.get_raw(Receipt, dentry.key[1:]) if dentry is not None and dentry.key[:1] == b"R" else None
-
-
-def session_key(session_id: str) -> bytes:
-    return b"S" + key16(session_id)

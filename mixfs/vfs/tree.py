@@ -344,14 +344,8 @@ class Tree:
         assert staged.intake is not None
         if not empty and node.fd >= 0:
             intake, source = staged.intake, node.fd
-
-            def copy() -> None:
-                at = 0
-                while chunk := os.pread(source, 1 << 20, at):
-                    at += intake.write(chunk, at)
-
             try:
-                await self.in_thread(copy)
+                await self.in_thread(lambda: intake.copy_whole(source))
             except BaseException:
                 self.staging.discard(staged)
                 raise
