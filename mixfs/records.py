@@ -202,7 +202,7 @@ class Generation(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob(Record):
-    """Bytes that the library holds: their size and type by content."""
+    """Bytes that the library holds: their size, type by content, and block sums (`mixfs.blobs.sums`)."""
 
     KIND: ClassVar[int] = 7
 
@@ -210,6 +210,7 @@ class Blob(Record):
     size: int = _f(2, 0)
     media_type: str = _f(3, "application/octet-stream")
     added_ns: int = _f(4, 0)
+    sums: bytes = _f(5, b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The one choke point through which bytes get a digest: a file in staging that is hashed while it is written.
 
-Concurrency: one thread at a time. Written in order, the digest costs nothing more at the end; a write that goes back,
-or a truncation, makes `digest` read the file again.
+Concurrency: one thread at a time. Written in order, digest and block sums cost nothing more at the end; a write that
+goes back, or a truncation, makes `digest` read the file again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from mixfs.blobs.sums import BlockSums
 from mixfs.ids import Digest
 
 CHUNK = 1 << 20
@@ -18,23 +19,24 @@ CHUNK = 1 << 20
 class Intake:
     """A file being written at `path`. `fd` is open for reading and writing until `close`."""
 
-    __slots__ = ("_hash", "_hashed", "fd", "path")
+    __slots__ = ("_hash", "_hashed", "_sums", "fd", "path")
 
     def __init__(self, path: Path, *, exists: bool = False) -> None:
         """Make the file (0600), or take up one that is there."""
         self.path = path
         flags = os.O_RDWR | os.O_CLOEXEC | (0 if exists else os.O_CREAT | os.O_EXCL)
         self.fd = os.open(path, flags, 0o600)
-        self._hash = hashlib.sha256()
+        self._begin_again()
         # How far the digest has come; -1 when what it saw is no longer what the file begins with.
         self._hashed = 0 if os.fstat(self.fd).st_size == 0 else -1
 
-    @classmethod
-    def twin(cls, other: Intake) -> Intake:
-        """The same file and what is known of its digest, with a descriptor of its own."""
-        twin = cls(other.path, exists=True)
-        twin._hash, twin._hashed = other._hash.copy(), other._hashed
-        return twin
+    def _begin_again(self) -> None:
+        self._hash, self._sums, self._hashed = hashlib.sha256(), BlockSums(), 0
+
+    def _take(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._sums.update(data)
+        self._hashed += len(data)
 
     @property
     def size(self) -> int:
@@ -48,27 +50,29 @@ class Intake:
         while view:
             written = os.pwrite(self.fd, view, at)
             if self._hashed >= 0:
-                self._hash.update(view[:written])
-                self._hashed += written
+                self._take(view[:written])
             view, at = view[written:], at + written
         return len(data)
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self.fd, size)
         if size == 0:
-            self._hash, self._hashed = hashlib.sha256(), 0
+            self._begin_again()
         elif size != self._hashed:
             self._hashed = -1
 
     def digest(self) -> Digest:
         """The SHA-256 of the file as it is now."""
         if self._hashed != self.size:
-            self._hash = hashlib.sha256()
-            self._hashed = 0
+            self._begin_again()
             while chunk := os.pread(self.fd, CHUNK, self._hashed):
-                self._hash.update(chunk)
-                self._hashed += len(chunk)
+                self._take(chunk)
         return Digest(self._hash.digest())
+
+    def sums(self) -> bytes:
+        """The block sums of the file as it is now (`mixfs.blobs.sums`)."""
+        self.digest()
+        return self._sums.value()
 
     def copy_from(self, source: int) -> int:
         """Write all of another file's bytes behind what is there; returns how many."""

@@ -1,18 +1,21 @@
 """Blobs as files: `blobs/ab/cdef…`, mode 0444, each named by its SHA-256, so that `sha256sum` checks them.
 
-Durable order: bytes fsynced under a temporary name in staging, rename, fsync of the bucket (and of blobs/ when the
-bucket is new). Only then may a journal item name the blob.
+Durable order: bytes fsynced under a temporary name in staging, linked to their own name, fsync of the bucket (and of
+blobs/ when the bucket is new). Only then may a journal item name the blob. The name in staging stays until the caller
+discards it, so that bytes whose commit fails are still where they were.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from mixfs.blobs.intake import CHUNK, Intake
+from mixfs.blobs.sums import sums_of
 from mixfs.errors import BlobDamaged, BlobMissing
 from mixfs.ids import Digest
 
@@ -21,7 +24,9 @@ class LocalBlobs:
     """A `BlobStore` in a directory on the same file system as the staging area."""
 
     def __init__(self, root: Path) -> None:
+        """`root` is blobs/ of a library; damaged blobs go to quarantine/ beside it."""
         self.root = root
+        self.quarantine_root = root.parent / "quarantine"
 
     def path(self, digest: Digest) -> Path:
         text = digest.hex()
@@ -30,15 +35,10 @@ class LocalBlobs:
     def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
         digest = intake.digest()
         target = self.path(digest)
-        try:
-            size = target.stat().st_size
-        except FileNotFoundError:
-            size = -1
-        if size == intake.size:
+        if self._is_there(target, intake):
             if durable:
-                # Another process may have renamed it without having come to its fsyncs.
+                # Another process may have linked it without having come to its fsyncs.
                 self._sync(target)
-            intake.discard()
             return digest, False
         os.fchmod(intake.fd, 0o444)
         if durable:
@@ -50,11 +50,63 @@ class LocalBlobs:
                 self._sync(self.root)
         except FileExistsError:
             pass
-        os.rename(intake.path, target)
-        intake.close()
+        try:
+            self._link(intake, target)
+        except FileExistsError:
+            # Another process was first, and may not have come to its fsyncs.
+            return self.receive(intake, durable=durable)
         if durable:
             self._sync(bucket)
         return digest, True
+
+    @staticmethod
+    def _link(intake: Intake, target: Path) -> None:
+        try:
+            os.link(intake.path, target)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+                raise
+            # exFAT and its like have no second names for a file.
+            copy = Intake(intake.path.with_name(f"{intake.path.name}.copy"))
+            try:
+                copy.copy_whole(intake.fd)
+                os.fsync(copy.fd)
+                os.rename(copy.path, target)
+            finally:
+                copy.discard()
+
+    def _is_there(self, target: Path, intake: Intake) -> bool:
+        """Whether the same bytes lie there. What is not what was imported goes to quarantine: here is a good copy."""
+        try:
+            fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if os.path.samestat(os.fstat(fd), os.fstat(intake.fd)) or sums_of(fd) == intake.sums():
+                return True
+        except OSError as error:
+            # A disk that can't read it back: as good as gone.
+            if error.errno != errno.EIO:
+                raise
+        finally:
+            os.close(fd)
+        self.quarantine(intake.digest(), "It was not what was imported when the same file came again.")
+        return False
+
+    def quarantine(self, digest: Digest, reason: str) -> Path | None:
+        self.quarantine_root.mkdir(mode=0o700, exist_ok=True)
+        kept, number = self.quarantine_root / f"{digest.hex()}.blob", 1
+        while kept.exists():
+            number += 1
+            kept = self.quarantine_root / f"{digest.hex()}-{number}.blob"
+        try:
+            os.rename(self.path(digest), kept)
+        except FileNotFoundError:
+            return None
+        kept.with_suffix(".txt").write_text(f"{reason}\n")
+        self._sync(kept)
+        self._sync(self.path(digest).parent)
+        return kept
 
     def _sync(self, path: Path) -> None:
         for each in (path, path.parent) if path != self.root else (path,):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from mixfs.blobs.intake import Intake
 from mixfs.errors import BlobDamaged, BlobMissing
@@ -17,15 +18,15 @@ class MemoryBlobs:
     def __init__(self) -> None:
         self.data: dict[Digest, bytes] = {}
         self.durable: set[Digest] = set()
+        self.quarantined: dict[Digest, str] = {}
 
     def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
         digest, size = intake.digest(), intake.size
         data = os.pread(intake.fd, size, 0)
         if hashlib.sha256(data).digest() != digest:
             raise AssertionError("an intake's digest is not that of its bytes")
-        intake.discard()
-        new = digest not in self.data
-        self.data.setdefault(digest, data)
+        new = self.data.get(digest) != data
+        self.data[digest] = data
         if durable:
             self.durable.add(digest)
         return digest, new
@@ -55,6 +56,13 @@ class MemoryBlobs:
     def remove(self, digest: Digest) -> None:
         self.data.pop(digest, None)
         self.durable.discard(digest)
+
+    def quarantine(self, digest: Digest, reason: str) -> Path | None:
+        if digest not in self.data:
+            return None
+        self.quarantined[digest] = reason
+        self.remove(digest)
+        return Path(digest.hex())
 
     def _require(self, digest: Digest) -> None:
         if digest not in self.data:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from mixfs.blobs.intake import Intake
@@ -19,7 +20,9 @@ class BlobStore(Protocol):
     def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
         """Take the bytes of a finished intake over; returns their digest and whether they are new here.
 
-        With `durable` they survive power loss when this returns. The intake is used up either way.
+        With `durable` they survive power loss when this returns. The intake stays as it is: `discard` it when what
+        names the blob is committed, for until then gc may take the blob away. A damaged blob of the same digest is
+        replaced.
         """
 
     def fetch(self, digest: Digest) -> bytes:
@@ -39,3 +42,6 @@ class BlobStore(Protocol):
 
     def remove(self, digest: Digest) -> None:
         """Take a blob away. Nothing happens when it isn't there."""
+
+    def quarantine(self, digest: Digest, reason: str) -> Path | None:
+        """Move a blob that isn't what it should be out of the way; returns where to, None when there was none."""

@@ -27,7 +27,7 @@ import cbor2
 import inotify_simple
 
 from mixfs.blobs import LocalBlobs
-from mixfs.errors import NotALibrary, NotFoundError
+from mixfs.errors import BlobMissing, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
@@ -173,10 +173,26 @@ class Library:
         intake = self.staging.intake()
         try:
             intake.write(data, 0)
-        except BaseException:
+            digest, _ = self.blobs.receive(intake)
+
+            def place_blob() -> Placement:
+                return self._place_blob(digest, intake.sums(), len(data), name, session_id, role, mtime_ns)
+
+            try:
+                placement = place_blob()
+            except BlobMissing:
+                # gc took it away before it was named: its bytes are still in staging.
+                self.blobs.receive(intake)
+                placement = place_blob()
+        finally:
             intake.discard()
-            raise
-        digest, _ = self.blobs.receive(intake)
+        self.wish_thumbnails([digest])
+        return placement
+
+    def _place_blob(
+        self, digest: Digest, sums: bytes, size: int, name: str, session_id: str | None, role: str,
+        mtime_ns: int | None,
+    ) -> Placement:  # fmt: skip
         with self.read() as view:
             wanted = needs_inspection(view, digest)
         inspection = self.inspect(digest) if wanted else None
@@ -185,14 +201,12 @@ class Library:
             target = session_id or editing.session_titled(txn, editing.INBOX).id
             editing.require_session(txn, target)
             incoming = Incoming(
-                digest=digest, size=len(data), name=os.fsencode(name), mtime_ns=mtime_ns or txn.now_ns, role=role,
-                inspection=inspection,
+                digest=digest, size=size, name=os.fsencode(name), mtime_ns=mtime_ns or txn.now_ns, role=role,
+                inspection=inspection, sums=sums,
             )  # fmt: skip
             return admit(txn, incoming, target, None, self.has_blob)[0]
 
-        placement = self.commit(write)
-        self.wish_thumbnails([digest])
-        return placement
+        return self.commit(write)
 
     # -- sessions
 

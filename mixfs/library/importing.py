@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixfs.errors import MixfsError, UnsuitablePlace
+from mixfs.blobs import Intake
+from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.transaction import Txn
@@ -105,6 +106,15 @@ def _walk(
             report.skipped.append(Failure(str(path), "It is no regular file."))
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A file that is a blob now and waits for its commit; `intake` still names its bytes in staging."""
+
+    job: Job
+    incoming: Incoming
+    intake: Intake
+
+
 class Importer:
     """One import into an open library."""
 
@@ -125,8 +135,8 @@ class Importer:
         return self.report
 
     def _pump(self, jobs: Iterator[Job], threads: ThreadPoolExecutor) -> None:
-        pending: dict[Future[Incoming | None], Job] = {}
-        ready: list[tuple[Job, Incoming]] = []
+        pending: dict[Future[Taken], Job] = {}
+        ready: list[Taken] = []
         since = time.monotonic()
         exhausted = False
         while pending or ready or not exhausted:
@@ -140,18 +150,15 @@ class Importer:
             for future in done:
                 job = pending.pop(future)
                 try:
-                    incoming = future.result()
+                    ready.append(future.result())
                 except (OSError, MixfsError) as error:
                     self.report.failed.append(Failure(str(job.path), getattr(error, "strerror", None) or str(error)))
-                else:
-                    if incoming is not None:
-                        ready.append((job, incoming))
             due = len(ready) >= BATCH_FILES or time.monotonic() - since > BATCH_S or (exhausted and not pending)
             if ready and due:
                 self._commit(ready)
                 ready, since = [], time.monotonic()
 
-    def _take(self, job: Job) -> Incoming | None:
+    def _take(self, job: Job) -> Taken:
         """Copy, hash, publish and inspect one file (in a thread)."""
         library = self._library
         source = os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -160,28 +167,32 @@ class Importer:
             intake = library.staging.intake()
             try:
                 size = intake.copy_from(source)
+                digest, _ = library.blobs.receive(intake)
+                with library.read() as view:
+                    wanted = needs_inspection(view, digest)
+                inspection = library.inspect(digest) if wanted else None
             except BaseException:
                 intake.discard()
                 raise
         finally:
             os.close(source)
-        digest, _ = library.blobs.receive(intake)
-        with library.read() as view:
-            wanted = needs_inspection(view, digest)
-        return Incoming(
+        incoming = Incoming(
             digest=digest,
             size=size,
             name=job.name,
             mtime_ns=status.st_mtime_ns,
             mode=status.st_mode & 0o777,
-            inspection=library.inspect(digest) if wanted else None,
+            inspection=inspection,
+            sums=intake.sums(),
         )
+        return Taken(job, incoming, intake)
 
-    def _commit(self, ready: list[tuple[Job, Incoming]]) -> None:
+    def _commit(self, ready: list[Taken]) -> None:
         def write(txn: Txn) -> list[tuple[bool, str]]:
             sessions: dict[str, str] = {}
             out = []
-            for job, incoming in ready:
+            for taken in ready:
+                job, incoming = taken.job, taken.incoming
                 if job.session not in sessions:
                     sessions[job.session] = editing.session_titled(txn, job.session).id
                 session_id = sessions[job.session]
@@ -198,19 +209,36 @@ class Importer:
                 # One of them spoils the batch: take them one by one.
                 for one in ready:
                     self._commit([one])
-                return
-            self.report.failed.append(Failure(str(ready[0][0].path), f"It could not be recorded: {error}"))
+            elif isinstance(error, BlobMissing) and (again := self._publish_again(ready[0])) is not None:
+                self._commit([again])
+            else:
+                self.report.failed.append(Failure(str(ready[0].job.path), f"It could not be recorded: {error}"))
+                ready[0].intake.discard()
             return
-        for (known, area), (_, incoming) in zip(results, ready, strict=True):
-            self.report.bytes += incoming.size
+        for (known, area), taken in zip(results, ready, strict=True):
+            taken.intake.discard()
+            self.report.bytes += taken.incoming.size
             if known:
                 self.report.deduplicated += 1
             elif area == "files":
                 self.report.kept_as_files += 1
             else:
                 self.report.imported += 1
-        self._library.wish_thumbnails(incoming.digest for _, incoming in ready)
+        self._library.wish_thumbnails(taken.incoming.digest for taken in ready)
         self._progress(self.report)
+
+    def _publish_again(self, taken: Taken) -> Taken | None:
+        """gc took the blob away before it was named: put it there anew. None when it isn't that."""
+        digest = taken.incoming.digest
+        with self._library.read() as view:
+            known = view.blob(digest) is not None
+        try:
+            _, new = self._library.blobs.receive(taken.intake)
+        except OSError:
+            return None
+        if not new and known:
+            return None
+        return replace(taken, incoming=replace(taken.incoming, inspection=self._library.inspect(digest)))
 
 
 def own_places(library: Library) -> list[str]:

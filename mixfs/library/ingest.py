@@ -32,6 +32,7 @@ class Incoming:
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
     inspection: Inspection | None = None
     role: str = "output"
+    sums: bytes = b""
 
 
 def needs_inspection(view: View, digest: Digest) -> bool:
@@ -61,11 +62,16 @@ def admit_blob(txn: Txn, incoming: Incoming, blob_exists: Callable[[Digest], boo
     Called inside the transaction that names the blob. Raises BlobMissing when it went away meanwhile.
     """
     inspection, digest = incoming.inspection, incoming.digest
-    if not blob_exists(digest):
+    if not blob_exists(digest) or (inspection is None and txn.blob(digest) is None):
+        # gc took it since it was looked at, records and all.
         raise BlobMissing(f"Blob {digest.hex()} went away before it was named: import the file again.")
     if txn.blob(digest) is None:
         media_type = inspection.media_type if inspection else "application/octet-stream"
-        txn.put(Blob(digest=digest, size=incoming.size, media_type=media_type, added_ns=txn.now_ns))
+        txn.put(
+            Blob(
+                digest=digest, size=incoming.size, media_type=media_type, added_ns=txn.now_ns, sums=incoming.sums
+            )
+        )  # fmt: skip
     if inspection is None or inspection.media_type not in IMAGE_TYPES:
         return
     if txn.image(digest) is None:

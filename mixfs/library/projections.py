@@ -31,6 +31,7 @@ from mixfs.library.wanted import (
     generation_name,
     image_time,
     import_directory,
+    named_digests,
     placement_place,
     view_key,
 )
@@ -58,7 +59,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 1
+DERIVATION = 2
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -169,6 +170,8 @@ class Projector:
             self._digests[(new or old).digest] = self._told[(new or old).digest] = None
             if cls is Image:
                 self._count("images", old, new)
+                if new is None:
+                    self.txn.delete(keys.thumbnail(old.digest))
                 self.changes.nodes[b"J" + (new or old).digest] = None
         elif cls is Blob:
             self._count("blobs", old, new)
@@ -187,7 +190,7 @@ class Projector:
         elif cls is Receipt:
             self._receipt(old, new)
         elif cls is Trash:
-            self._count("trash", old, new)
+            self._trash(old, new)
 
     # -- helpers
 
@@ -398,6 +401,16 @@ class Projector:
                 )  # fmt: skip
             elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
                 self._listing.remove(parent, record.name, key, stamp=self._stamp)
+
+    def _trash(self, old: Trash | None, new: Trash | None) -> None:
+        """What lies in the trash keeps its blobs; it says nothing that a listing or a document shows."""
+        self._count("trash", old, new)
+        before, after = (set(named_digests(record)) if record else set() for record in (old, new))
+        trash_id = (new or old).id  # type: ignore[union-attr]
+        for digest in before - after:
+            self.txn.delete(keys.refers(digest, Trash.KIND, trash_id))
+        for digest in after - before:
+            self.txn.put(keys.refers(digest, Trash.KIND, trash_id), b"")
 
     # -- the end of a commit
 

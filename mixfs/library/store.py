@@ -116,10 +116,11 @@ class Store:
 
     # -- writing
 
-    def commit(self, function: Callable[[Txn], T]) -> T:
+    def commit(self, function: Callable[[Txn], T], *, then: Callable[[T], None] = lambda result: None) -> T:
         """Run `function` in a write transaction and make what it put durable; returns what it returned.
 
-        Blocks on the lock and on the disk. `function` may run more than once and must only use its `Txn`.
+        Blocks on the lock and on the disk. `function` may run more than once and must only use its `Txn`; `then` runs
+        once, with what it returned, when the commit stands and before anybody else may write.
         Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
         well), LibraryError when the library was opened read-only.
         """
@@ -127,6 +128,7 @@ class Store:
             raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
         with self._lock:
             result = self._commit_locked(function)
+            then(result)
         for listener in self._listeners:
             listener()
         return result

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterator
 
-from mixfs.ids import key16
+from mixfs.ids import Digest, key16
 from mixfs.index import dentries
 from mixfs.library import documents
 from mixfs.names import cut, safe_name, split_extension
-from mixfs.records import Entry, Folder, Generation, Image, Placement
+from mixfs.records import KINDS, Entry, Folder, Generation, Image, Placement, Trash, from_map
 
 
 def import_directory(parent_id: str | None) -> bytes:
@@ -80,3 +81,18 @@ def entry_file(entry: Entry) -> tuple[bytes, bytes]:
     return cut(label + b" " + safe_name(short.decode("utf-8", "replace"), "x", 40), 240) + b".json", (
         documents.to_json(json.loads(documents.entry_item(entry)))
     )
+
+
+def named_digests(trash: Trash) -> Iterator[Digest]:
+    """Every blob that a trash record would bring back."""
+    if trash.digest is not None:
+        yield trash.digest
+    for kind, _, data in trash.records:
+        cls = KINDS.get(kind)
+        record = from_map(cls, data) if cls is not None else None
+        if isinstance(record, Placement | Entry) and record.digest is not None:
+            yield record.digest
+        elif isinstance(record, Generation):
+            for ref in (*record.inputs, *record.outputs):
+                if ref.digest is not None:
+                    yield ref.digest

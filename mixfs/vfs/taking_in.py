@@ -20,7 +20,6 @@ from pathlib import Path
 import structlog
 import trio
 
-from mixfs.blobs import Intake
 from mixfs.errors import MixfsError, NotFoundError
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
@@ -52,6 +51,7 @@ class Looked:
     mtime_ns: int
     inspection: Inspection | None
     digest: Digest
+    sums: bytes
 
 
 class TakingIn:
@@ -171,12 +171,13 @@ class TakingIn:
         version = staged.version
         library = self._tree.library
 
-        def measure() -> tuple[Path, Digest, os.stat_result]:
+        def measure() -> tuple[Path, Digest, os.stat_result, bytes]:
             if staged.intake is None:
                 assert staged.digest is not None
                 path = library.blobs.path(staged.digest)
-                return path, staged.digest, os.stat(path)
-            return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
+                return path, staged.digest, os.stat(path), b""
+            intake = staged.intake
+            return intake.path, intake.digest(), os.fstat(intake.fd), intake.sums()
 
         def inspect() -> Inspection | None:
             with library.read() as view:
@@ -185,7 +186,7 @@ class TakingIn:
 
         try:
             async with staged.io:
-                path, digest, status = await self._tree.in_thread(measure)
+                path, digest, status, sums = await self._tree.in_thread(measure)
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
             inspection = await self._tree.in_thread(inspect)
         except (OSError, MixfsError) as error:
@@ -194,7 +195,7 @@ class TakingIn:
             return None
         if staged.version != version:
             return None
-        return Looked(staged, version, status.st_size, status.st_mtime_ns, inspection, digest)
+        return Looked(staged, version, status.st_size, status.st_mtime_ns, inspection, digest, sums)
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
@@ -224,9 +225,7 @@ class TakingIn:
                 intake = item.staged.intake
                 if intake is not None:
                     try:
-                        # The descriptor stays open for who reads meanwhile: `receive` closes its own.
-                        twin = Intake.twin(intake)
-                        tree.library.blobs.receive(twin)
+                        tree.library.blobs.receive(intake)
                     except (OSError, MixfsError) as failure:
                         error = failure
                 out.append((item, error))
@@ -272,7 +271,7 @@ class TakingIn:
             tree.staging.taken_in(staged)
             self._settle_open(staged, item.digest)
             if staged.intake is not None:
-                staged.intake.close()
+                staged.intake.discard()
                 staged.intake = None
         self.taken += len(items)
         tree.library.wish_thumbnails(item.digest for item in items)
@@ -295,7 +294,7 @@ class TakingIn:
         kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
         incoming = Incoming(
             digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns,
-            mode=stat.S_IMODE(staged.mode), xattrs=kept, inspection=item.inspection,
+            mode=stat.S_IMODE(staged.mode), xattrs=kept, inspection=item.inspection, sums=item.sums,
         )  # fmt: skip
         if staged.directory[:1] == b"p":
             self._admit_in_session(txn, staged, incoming)

@@ -135,7 +135,7 @@ def strace_works() -> bool:
 @pytest.mark.skipif(not strace_works(), reason="NOT RUN: kills at system calls need strace, and permission to trace")
 @pytest.mark.parametrize(
     ("call", "when"),
-    [("rename", 1), ("rename", 2), ("rename", 7), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 2), ("fdatasync", 3)],
+    [("/^link", 1), ("/^link", 2), ("/^link", 7), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 2), ("fdatasync", 3)],
 )
 def test_a_daemon_killed_at_a_call_of_the_intake_takes_all_in_when_it_is_back(
     live: Live, tmp_path: Path, call: str, when: int
