@@ -88,8 +88,11 @@ def named_digests(trash: Trash) -> Iterator[Digest]:
     if trash.digest is not None:
         yield trash.digest
     for kind, _, data in trash.records:
-        cls = KINDS.get(kind)
-        record = from_map(cls, data) if cls is not None else None
+        try:
+            record = from_map(KINDS[kind], data)
+        except (KeyError, TypeError):
+            # A kind, or a way to write one, that this version doesn't know.
+            continue
         if isinstance(record, Placement | Entry) and record.digest is not None:
             yield record.digest
         elif isinstance(record, Generation):
