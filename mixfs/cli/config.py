@@ -32,22 +32,36 @@ def default_library() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share") / "mixfs"
 
 
-def configured_library() -> Path | None:
-    """`library = "…"` of config.toml. Raises UsageError when the file makes no sense."""
+def _configured(key: str) -> object:
+    """A value of config.toml, or None. Raises UsageError when the file makes no sense."""
     path = config_file()
     try:
-        data = tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text()).get(key)
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no valid TOML ({error}). Correct it, or remove it.") from error
-    value = data.get("library")
+
+
+def configured_library() -> Path | None:
+    """`library = "…"` of config.toml. Raises UsageError when the file makes no sense."""
+    value = _configured("library")
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise UsageError(f'{path}: library must be a path, as in library = "/data/pictures".')
+        raise UsageError(f'{config_file()}: library must be a path, as in library = "/data/pictures".')
     # A relative path is meant from where it is written down, not from where a command happens to be run.
-    return path.parent / Path(value).expanduser()
+    return config_file().parent / Path(value).expanduser()
+
+
+def trash_days() -> float:
+    """`trash_days = …` of config.toml: how long what was deleted is kept. Raises UsageError."""
+    value = _configured("trash_days")
+    if value is None:
+        return 30
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise UsageError(f"{config_file()}: trash_days must be a number of days, as in trash_days = 30.")
+    return value
 
 
 def find_library(option: Path | None = None) -> Path:

@@ -17,9 +17,11 @@ from typer.core import TyperGroup
 
 from mixfs import __version__
 from mixfs.cli import (
+    cleanup,
     doctor,
     export,
     fsck,
+    gc,
     import_,
     log,
     mount,
@@ -131,6 +133,8 @@ app.command("sessions", rich_help_panel=_LOOK)(sessions.sessions)
 app.command("show", rich_help_panel=_LOOK)(show.show)
 app.command("stats", rich_help_panel=_LOOK)(stats.stats)
 app.command("log", rich_help_panel=_LOOK)(log.log)
+app.command("cleanup", rich_help_panel=_CARE)(cleanup.cleanup)
+app.command("gc", rich_help_panel=_CARE)(gc.gc)
 app.command("fsck", rich_help_panel=_CARE)(fsck.fsck)
 app.command("rebuild-index", rich_help_panel=_CARE)(rebuild_index.rebuild_index)
 app.command("doctor", rich_help_panel=_CARE)(doctor.doctor)

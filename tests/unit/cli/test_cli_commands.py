@@ -13,8 +13,8 @@ import pytest
 from cli_home import Home, write_samples
 
 COMMANDS = (
-    "mount", "umount", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "fsck",
-    "rebuild-index", "doctor",
+    "mount", "umount", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
+    "gc", "fsck", "rebuild-index", "doctor",
 )  # fmt: skip
 OPTIONS = {
     "mount": ("MOUNTPOINT", "--library", "--foreground", "-o"),
@@ -26,6 +26,8 @@ OPTIONS = {
     "show": ("SESSION|DIGEST|PATH", "--library", "--json"),
     "stats": ("--library", "--json"),
     "log": ("--follow", "--lines", "--all", "--library", "--json"),
+    "cleanup": ("--older-than", "--keep", "--session", "--model", "--dry-run", "--library", "--json"),
+    "gc": ("--dry-run", "--trash-days", "--grace-hours", "--library", "--json"),
     "fsck": ("--library", "--json"),
     "rebuild-index": ("--library",),
     "doctor": ("--library", "--json"),

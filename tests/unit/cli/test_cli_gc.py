@@ -1,0 +1,82 @@
+"""`mixfs cleanup` and `mixfs gc`: old pictures to the trash, the trash to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from cli_home import Home
+
+from mixfs.cli.cleanup import parse_age
+from mixfs.errors import UsageError
+
+
+@pytest.fixture
+def aged(home: Home, tmp_path: Path) -> Home:
+    """Sessions Old and New of two files each, 10, 9, 2 and 1 days old."""
+    for title, days in (("Old", (10, 9)), ("New", (2, 1))):
+        folder = tmp_path / title
+        folder.mkdir()
+        for age in days:
+            path = folder / f"{age}.txt"
+            path.write_text(f"{age} days old")
+            then = time.time() - age * 86400
+            os.utime(path, (then, then))
+        home.run("import", str(folder))
+    return home
+
+
+def names(home: Home, *options: str) -> list[str]:
+    return [file["name"] for file in json.loads(home.run("cleanup", "--json", *options).out)["files"]]
+
+
+def test_a_rule_says_what_goes(aged: Home) -> None:
+    dry = ("--dry-run",)
+    assert names(aged, *dry, "--older-than", "5d") == ["10.txt", "9.txt"]
+    assert names(aged, *dry, "--keep", "1") == ["10.txt", "9.txt", "2.txt"]
+    assert names(aged, *dry, "--keep", "3", "--older-than", "1h") == ["10.txt"]
+    assert names(aged, *dry, "--older-than", "1h", "--session", "New") == ["2.txt", "1.txt"]
+    assert names(aged, *dry, "--older-than", "1h", "--model", "flux*") == []
+    assert json.loads(aged.run("stats", "--json").out)["placements"] == 4
+
+
+def test_a_rule_without_limits_is_refused(aged: Home) -> None:
+    assert "--older-than" in aged.run("cleanup", "--session", "New", code=2).err
+    assert "30d" in aged.run("cleanup", "--older-than", "soon", code=2).err
+
+
+def test_cleaned_up_is_trashed_and_gc_frees_it(aged: Home) -> None:
+    assert "2 files" in aged.run("cleanup", "--older-than", "5d").out
+    assert json.loads(aged.run("stats", "--json").out)["placements"] == 2
+    assert json.loads(aged.run("gc", "--grace-hours", "0", "--json").out)["blobs"] == 0
+    words = aged.run("gc", "--grace-hours", "0", "--trash-days", "0", "--dry-run").out
+    assert words.startswith("Would free 2 originals") and "2 expired deletions" in words
+    assert json.loads(aged.run("gc", "--grace-hours", "0", "--trash-days", "0", "--json").out) == {
+        "trash": 2, "blobs": 2, "bytes": 21, "receipts": 0, "dry_run": False,
+    }  # fmt: skip
+    assert json.loads(aged.run("stats", "--json").out)["blobs"] == 2
+    aged.run("fsck")
+
+
+def test_how_long_the_trash_is_kept_can_be_configured(aged: Home) -> None:
+    aged.run("cleanup", "--older-than", "5d")
+    config = aged.path / ".config" / "mixfs" / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("trash_days = 0\n")
+    assert json.loads(aged.run("gc", "--json", "--dry-run").out)["trash"] == 2
+    config.write_text('trash_days = "long"\n')
+    assert "trash_days" in aged.run("gc", code=2).err
+
+
+@pytest.mark.parametrize(("text", "hours"), [("12h", 12), ("2", 48), ("1.5d", 36), ("1w", 168), ("1y", 8760)])
+def test_ages(text: str, hours: float) -> None:
+    assert parse_age(text) == hours * 3600
+
+
+@pytest.mark.parametrize("text", ["", "d", "1x", "-3d", "1d2h"])
+def test_no_ages(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_age(text)
