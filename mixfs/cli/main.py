@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from mixfs import __version__
 from mixfs.cli import (
     cleanup,
+    compact,
     doctor,
     export,
     fsck,
@@ -135,6 +136,7 @@ app.command("stats", rich_help_panel=_LOOK)(stats.stats)
 app.command("log", rich_help_panel=_LOOK)(log.log)
 app.command("cleanup", rich_help_panel=_CARE)(cleanup.cleanup)
 app.command("gc", rich_help_panel=_CARE)(gc.gc)
+app.command("compact", rich_help_panel=_CARE)(compact.compact)
 app.command("fsck", rich_help_panel=_CARE)(fsck.fsck)
 app.command("rebuild-index", rich_help_panel=_CARE)(rebuild_index.rebuild_index)
 app.command("doctor", rich_help_panel=_CARE)(doctor.doctor)

@@ -133,7 +133,11 @@ def scan_dentries(txn: ReadTxn, directory: bytes, after: bytes = b"", prefix: by
 
 def get_directory_row(txn: ReadTxn, directory: bytes) -> DirectoryRow | None:
     value = txn.get(keys.directory_row(directory))
-    return None if value is None else DirectoryRow(*_ROW.unpack(value))
+    return None if value is None else directory_row(value)
+
+
+def directory_row(value: bytes) -> DirectoryRow:
+    return DirectoryRow(*_ROW.unpack(value))
 
 
 class Family(NamedTuple):
@@ -202,6 +206,12 @@ class Listing:
         if add < 0 and not new.children:
             self.emptied[directory] = None
         return new.children
+
+    def set_time(self, directory: bytes, mtime_ns: int) -> None:
+        """Set the time of a directory, be it earlier than the one it has."""
+        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
+        self._txn.put(keys.directory_row(directory), _ROW.pack(row.children, mtime_ns))
+        self._changes.nodes[directory] = None
 
     def drop(self, directory: bytes) -> None:
         """Forget the row of a directory that is gone, once it is empty: children may outlive it (another replica's)."""

@@ -5,8 +5,9 @@ sees whole frames, and what it calls torn may be an append that is under way in 
 from two threads at once: the library's write lock sees to that.
 
 A segment begins with a header frame: CBOR {1: format, 2: replica, 3: segment number, 4: durable length of the segment
-before, or nil}. After a failed append or fdatasync nothing is known of the file's tail, so the segment is closed at
-its last durable length, which the next header names, and bytes beyond that are never read.
+before, or nil, 5: the last segment that this one replaces (`mixfs.journal.compaction`)}. After a failed append or
+fdatasync nothing is known of the file's tail, so the segment is closed at its last durable length, which the next
+header names, and bytes beyond that are never read.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Journal:
     def __init__(self, root: Path, replica: ReplicaId, *, segment_limit: int = SEGMENT_LIMIT) -> None:
         self.replica = replica
         self.directory = root / replica.hex()
-        self._limit = segment_limit
+        self.segment_limit = segment_limit
         self._fd = -1
         self._segment = 0
         self._failed: tuple[int, bytes] | None = None  # set after a failed write: the last durable length, the frame
@@ -65,7 +66,8 @@ class Journal:
 
     # -- segments
 
-    def _path(self, segment: int) -> Path:
+    def path(self, segment: int) -> Path:
+        """Where a segment lies, or would."""
         return self.directory / f"{segment:08d}.seg"
 
     def segments(self) -> list[int]:
@@ -78,7 +80,7 @@ class Journal:
 
     def _open_last(self) -> None:
         """Hold the last segment open for writing; another process may have begun a new one since."""
-        if self._fd >= 0 and not self._path(self._segment + 1).exists():
+        if self._fd >= 0 and not self.path(self._segment + 1).exists():
             return
         self.close()
         self._failed = None
@@ -90,12 +92,12 @@ class Journal:
         if header:
             self._check_format(segments[-1], header)
         self._segment = segments[-1]
-        self._fd = os.open(self._path(self._segment), os.O_RDWR | os.O_CLOEXEC)
+        self._fd = os.open(self.path(self._segment), os.O_RDWR | os.O_CLOEXEC)
 
     def _begin_segment(self, number: int, previous_length: int | None) -> None:
         header = cbor2.dumps({1: FORMAT, 2: self.replica, 3: number, 4: previous_length})
         make_directory_durably(self.directory)
-        write_durably(self._path(number), frames.encode(header))
+        write_durably(self.path(number), frames.encode(header))
 
     def _rotate(self, durable_length: int) -> None:
         self._begin_segment(self._segment + 1, durable_length)
@@ -110,7 +112,7 @@ class Journal:
         if self._failed is not None:
             self._rotate(self._durable_length(*self._failed))
         size = os.fstat(self._fd).st_size
-        if size >= self._limit:
+        if size >= self.segment_limit:
             self._rotate(size)
             size = os.fstat(self._fd).st_size
         return Position(self._segment, size)
@@ -153,7 +155,7 @@ class Journal:
         """Cut a torn tail off the last segment; its bytes are kept in `quarantine`, whose file is returned."""
         self._open_last()
         if item.payload is not None or not item.torn or item.start.segment != self._segment:
-            raise JournalDamaged(f"{self._path(item.start.segment)}: refusing to cut bytes that are no torn tail")
+            raise JournalDamaged(f"{self.path(item.start.segment)}: refusing to cut bytes that are no torn tail")
         data = os.pread(self._fd, item.end.offset - item.start.offset, item.start.offset)
         make_directory_durably(quarantine)
         stem, number = f"journal-{self.replica.hex()}-{self._segment:08d}-{item.start.offset}", 1
@@ -173,7 +175,7 @@ class Journal:
 
     def _read_segment(self, number: int, offset: int) -> Iterator[Item]:
         try:
-            data = self._path(number).read_bytes()
+            data = self.path(number).read_bytes()
         except FileNotFoundError:
             return
         following = self._header(number + 1)
@@ -191,7 +193,7 @@ class Journal:
 
     def _header(self, number: int) -> dict[int, int] | None:
         try:
-            with open(self._path(number), "rb") as file:
+            with open(self.path(number), "rb") as file:
                 payload = frames.decode_at(memoryview(file.read(4096)), 0)
         except FileNotFoundError:
             return None
@@ -201,12 +203,16 @@ class Journal:
     def _check_format(self, number: int, header: dict[int, int]) -> None:
         if header.get(1, 0) > FORMAT:
             raise FormatTooNew(
-                f"{self._path(number)} was written in journal format {header[1]}; this MixFS reads up to {FORMAT}. "
+                f"{self.path(number)} was written in journal format {header[1]}; this MixFS reads up to {FORMAT}. "
                 "Install a newer MixFS."
             )
+
+    def size(self) -> int:
+        """All segments' bytes."""
+        return sum(size for _, size in self.sizes())
 
     def sizes(self) -> Iterator[tuple[Path, int]]:
         """Each segment's path and size in bytes."""
         for number in self.segments():
-            path = self._path(number)
+            path = self.path(number)
             yield path, path.stat().st_size

@@ -17,7 +17,7 @@ from typing import Any
 
 import cbor2
 
-from mixfs.ids import Digest, Stamp, key16
+from mixfs.ids import Digest, Stamp, id_of_key, key16
 from mixfs.index import dentries, keys
 from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MODE, Changes, Listing
 from mixfs.index.engine import WriteTxn, prefix_end
@@ -86,7 +86,7 @@ def merge_fields(old: Record, new: Record) -> dict[str, Any]:
     return out
 
 
-def _merge_rows(cls: type[Record], held: list[Any], change: list[Any]) -> list[Any]:
+def merge_rows(cls: type[Record], held: list[Any], change: list[Any]) -> list[Any]:
     """The row [stamp, replica, map | nil] of a record whose fields carry stamps, after a change.
 
     A tombstone goes on holding the newest put and what was merged into it, [stamp, replica, nil, stamp of the put, its
@@ -146,7 +146,7 @@ class Projector:
         if cls is not None and held[2] is not None:
             old = from_map(cls, held[2])
         if cls is not None and cls.FIELD_STAMPS:
-            row = _merge_rows(cls, held, [stamp, replica, data])
+            row = merge_rows(cls, held, [stamp, replica, data])
             if row == held:
                 return False
             new = from_map(cls, row[2]) if row[2] is not None else None
@@ -191,6 +191,15 @@ class Projector:
             self._receipt(old, new)
         elif cls is Trash:
             self._trash(old, new)
+
+    def set_times(self, times: Mapping[bytes, int]) -> None:
+        """When directories and sessions last changed: ns, by their rows' keys. Compaction keeps what no change tells."""
+        for key, mtime_ns in times.items():
+            if key[:1] == b"z":
+                row = self._row(id_of_key(key[1:]))
+                row.mtime_ns = mtime_ns
+            else:
+                self._listing.set_time(key[1:], mtime_ns)
 
     # -- helpers
 

@@ -33,6 +33,7 @@ from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
 from mixfs.journal import START, Item, Journal, Position
+from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
 from mixfs.journal.frames import HEAD_SIZE
 from mixfs.library import place
@@ -189,6 +190,28 @@ class Store:
                     self._engine.grow()
         for listener in self._listeners:
             listener()
+
+    @contextmanager
+    def locked(self) -> Iterator[Position]:
+        """Hold every writer off; gives the journal's end, up to which the index has seen it."""
+        with self._lock:
+            if not self._engine.is_current():
+                self._reopen()
+            self._catch_up()
+            yield self.journal.end()
+
+    def alone(self) -> bool:
+        """Whether this library's journal is all there is, and no other replica's lies beside it."""
+        return sum(1 for _ in self._journals()) == 1
+
+    def replace_journal(self, compacted: Compacted) -> None:
+        """Put compacted segments in the place of this replica's journal, which they tell the same as. Within `locked`.
+
+        Killed at any instant, the index catches up with the new segments, and nothing comes of it.
+        """
+        end = compacted.publish(self.journal.end())
+        with self._engine.write() as txn:
+            txn.put(keys.position(self.journal.replica), cbor2.dumps(list(end)))
 
     @staticmethod
     def _stamp(txn: WriteTxn) -> Stamp:
@@ -361,6 +384,12 @@ class Store:
         for leftover in self.root.glob("index.old-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    def fill_from_others(self, engine: Engine) -> None:
+        """Put what other replicas' journals say into an index in the making."""
+        for journal in self._journals():
+            if journal is not self.journal:
+                self._replay_into(engine, journal, START)
+
     def _fill(self, engine: Engine) -> None:
         with engine.write() as txn:
             txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
@@ -403,8 +432,8 @@ class Store:
 
 def _first_stamp(journal: Journal) -> float:
     for item in journal.read():
-        if item.payload is not None:
-            return int(cbor2.loads(item.payload)[1][0][2])
+        if item.payload is not None and (changes := cbor2.loads(item.payload)[1]):
+            return int(changes[0][2])
     return float("inf")
 
 
@@ -439,12 +468,14 @@ def note_commit(txn: WriteTxn, projector: Projector, replica: ReplicaId, last_st
 
 
 def apply_item(txn: WriteTxn, replica: ReplicaId, payload: bytes) -> None:
-    """Apply one journal item (a commit) to the index."""
+    """Apply one journal item to the index: {1: changes of a commit, 2: times that compaction kept}."""
     projector = Projector(txn)
     last = 0
-    for kind, entity_id, stamp, _, data in cbor2.loads(payload)[1]:
+    item = cbor2.loads(payload)
+    for kind, entity_id, stamp, _, data in item[1]:
         projector.apply(kind, entity_id, Stamp(stamp), replica, data)
         last = max(last, stamp)
+    projector.set_times(item.get(2, {}))
     projector.finish()
     note_commit(txn, projector, replica, last)
 

@@ -14,7 +14,7 @@ from cli_home import Home, write_samples
 
 COMMANDS = (
     "mount", "umount", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
-    "gc", "fsck", "rebuild-index", "doctor",
+    "gc", "compact", "fsck", "rebuild-index", "doctor",
 )  # fmt: skip
 OPTIONS = {
     "mount": ("MOUNTPOINT", "--library", "--foreground", "-o"),
@@ -28,6 +28,7 @@ OPTIONS = {
     "log": ("--follow", "--lines", "--all", "--library", "--json"),
     "cleanup": ("--older-than", "--keep", "--session", "--model", "--dry-run", "--library", "--json"),
     "gc": ("--dry-run", "--trash-days", "--grace-hours", "--library", "--json"),
+    "compact": ("--keep-days", "--library", "--json"),
     "fsck": ("--library", "--json"),
     "rebuild-index": ("--library",),
     "doctor": ("--library", "--json"),

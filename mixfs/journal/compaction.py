@@ -1,0 +1,108 @@
+"""Segments that will take the place of all before them: written aside, put in place at once by `publish`.
+
+A compacted segment's header says under key 5 up to which number it replaces. Nothing that it replaces is removed before
+every new segment stands and is durable; killed in between, old and new lie there together and say the same, because a
+change that is read twice changes nothing.
+
+Concurrency: `add` needs no lock; `publish` is called under the library's flock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import cbor2
+
+from mixfs.journal import frames
+from mixfs.journal.files import fsync_directory
+from mixfs.journal.journal import FORMAT, Journal, Position
+
+# The number of a segment is known when it is published: its header is written then, into room that is kept for it.
+_HEADER_SIZE = 128
+_FILLER = 15
+
+
+class Compacted:
+    """New segments of `journal` in the making, in `directory`, which must be on the same file system."""
+
+    def __init__(self, journal: Journal, directory: Path) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._parts: list[Path] = []
+        self._fd = -1
+        self._size = 0
+
+    def add(self, payload: bytes) -> None:
+        """Append one item. Raises OSError."""
+        if self._fd < 0 or self._size >= self._journal.segment_limit:
+            self._begin()
+        self._write(frames.encode(payload))
+
+    def _begin(self) -> None:
+        self._finish_part()
+        path = self._directory / f"part-{len(self._parts)}"
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._parts.append(path)
+        self._size = 0
+        self._write(bytes(_HEADER_SIZE))
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._size += len(data)
+
+    def _finish_part(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def publish(self, last: Position) -> Position:
+        """Put the new segments behind `last`, the journal's end, and remove what they replace; returns the new end.
+
+        Raises OSError. Then the journal says what it said before, with or without the new segments.
+        """
+        self._finish_part()
+        number, length = last
+        for path in self._parts:
+            header = _header(self._journal, number + 1, length, last.segment)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, header, 0)
+                os.fsync(fd)
+                following = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+            number, length = number + 1, following
+        # In order: killed in between, whoever writes next goes on in the last one that stands.
+        for offset, path in enumerate(self._parts):
+            os.rename(path, self._journal.path(last.segment + 1 + offset))
+        self._parts.clear()
+        fsync_directory(self._journal.directory)
+        self._journal.close()
+        for old in self._journal.segments():
+            if old <= last.segment:
+                os.unlink(self._journal.path(old))
+        return Position(number, length)
+
+    def discard(self) -> None:
+        """Leave no trace of what was not published."""
+        self._finish_part()
+        for path in self._parts:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _header(journal: Journal, number: int, previous_length: int, replaces: int) -> bytes:
+    """A segment's first frame, of just `_HEADER_SIZE` bytes."""
+    fields = {1: FORMAT, 2: journal.replica, 3: number, 4: previous_length, 5: replaces}
+    bare = len(frames.encode(cbor2.dumps(fields | {_FILLER: b""})))
+    filler = _HEADER_SIZE - bare
+    if filler >= 24:
+        # From 24 bytes on the filler's own length takes one byte more.
+        filler -= 1
+    header = frames.encode(cbor2.dumps(fields | {_FILLER: bytes(filler)}))
+    assert len(header) == _HEADER_SIZE
+    return header

@@ -1,0 +1,224 @@
+"""Compaction: the journal written anew without changes that later ones made void.
+
+For each entity the newest change before a horizon stays, and all since: so the state at any time after the horizon can
+still be told. Deletes stay too, for a replica that has not heard of them. What has been done before the change that is
+left, and shows only in the time of a folder, is kept as a time.
+
+Nothing is replaced on trust: an index made from the new segments must equal the one there is, row by row, before they
+take their place; else all is left as it was.
+
+Concurrency: the long part runs beside everybody else. The lock is held from the last look at the journal's end, while
+the two indexes are compared: writers wait for that, readers never.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cbor2
+
+from mixfs.errors import IndexFull, JournalDamaged
+from mixfs.index import keys
+from mixfs.index.dentries import directory_row
+from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
+from mixfs.index.lmdb_engine import LmdbEngine
+from mixfs.journal import START, Item, Journal, Position
+from mixfs.journal.compaction import Compacted
+from mixfs.library.fsck_report import Report
+from mixfs.library.fsck_rows import compare
+from mixfs.library.projections import merge_rows
+from mixfs.library.store import apply_item
+from mixfs.library.view import SessionRow
+from mixfs.records import KINDS
+
+if TYPE_CHECKING:
+    from mixfs.library.api import Library
+
+KEEP_DAYS = 90.0
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class Compaction:
+    """What a compaction did: bytes of the journal, and changes in it, before and after."""
+
+    bytes_before: int = 0
+    bytes_after: int = 0
+    changes_before: int = 0
+    changes_after: int = 0
+
+
+def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
+    """Write this replica's journal anew; history of the last `keep_days` stays whole.
+
+    Raises JournalDamaged when the journal has bad stretches, or when what was written would not say the same; OSError.
+    Nothing is changed then.
+    """
+    store, done = library.store, Compaction()
+    workplace = library.staging.open() / "compaction"
+    workplace.mkdir()
+    compacted = Compacted(store.journal, workplace)
+    fold, fresh = LmdbEngine(workplace / "fold"), LmdbEngine(workplace / "index")
+
+    def write_out(item: dict[int, Any]) -> None:
+        payload = cbor2.dumps(item)
+        compacted.add(payload)
+        _write(fresh, lambda txn: apply_item(txn, store.journal.replica, payload))
+        done.changes_after += len(item[1])
+
+    try:
+        horizon = time.time_ns() - int(keep_days * 86400e9)
+        store.fill_from_others(fresh)
+        with store.locked() as end:
+            pass
+        recent = _fold_until(horizon, fold, store.journal, end, done)
+        for item in _folded(fold):
+            write_out(item)
+        for item in _items(store.journal, recent, end):
+            done.changes_before += len(item[1])
+            write_out(item)
+        with store.locked() as last:
+            for item in _items(store.journal, end, last):
+                done.changes_before += len(item[1])
+                write_out(item)
+            with store.read() as view:
+                write_out({1: [], 2: dict(_times(view.txn, fresh))})
+                report = Report()
+                with fresh.read() as wanted:
+                    compare(wanted, view.txn, store.alone(), report)
+            if report.problems:
+                first = report.problems[0]
+                raise JournalDamaged(
+                    f"The journal is left as it is: written anew it would not say the same ({first.where}: "
+                    f"{first.reason}). `mixfs fsck` tells what is wrong."
+                )
+            done.bytes_before = store.journal.size()
+            store.replace_journal(compacted)
+            done.bytes_after = store.journal.size()
+        return done
+    finally:
+        compacted.discard()
+        fold.close()
+        fresh.close()
+        shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _write(engine: Engine, function: Callable[[WriteTxn], None]) -> None:
+    while True:
+        try:
+            with engine.write() as txn:
+                function(txn)
+            return
+        except IndexFull:
+            engine.grow()
+
+
+def _items(journal: Journal, start: Position, end: Position) -> Iterator[dict[int, Any]]:
+    for item in _read(journal, start, end):
+        yield cbor2.loads(item.payload or b"")
+
+
+def _read(journal: Journal, start: Position, end: Position) -> Iterator[Item]:
+    for item in journal.read(start):
+        if item.start >= end:
+            return
+        if item.payload is None:
+            raise JournalDamaged(
+                f"{journal.path(item.start.segment)}: bytes {item.start.offset} to {item.end.offset} are not what was "
+                "written. The journal is left as it is; `mixfs fsck` tells more."
+            )
+        yield item
+
+
+# -- the newest change of each entity
+
+
+def _fold_until(horizon: int, fold: Engine, journal: Journal, end: Position, done: Compaction) -> Position:
+    """Keep the newest change of each entity before the horizon; returns where what is newer begins."""
+    batch: list[list[list[Any]]] = []
+
+    def flush() -> None:
+        _write(fold, lambda txn: _fold(txn, journal.replica, batch))
+        batch.clear()
+
+    for item in _read(journal, START, end):
+        changes = cbor2.loads(item.payload or b"")[1]
+        if changes and changes[0][2] >= horizon:
+            flush()
+            return item.start
+        done.changes_before += len(changes)
+        batch.append(changes)
+        if len(batch) >= _BATCH:
+            flush()
+    flush()
+    return end
+
+
+def _fold(txn: WriteTxn, replica: bytes, commits: list[list[list[Any]]]) -> None:
+    """Rows of the fold: a record's key → [place in order, flags, entity id, row as the index keeps it]."""
+    for changes in commits:
+        for kind, entity_id, stamp, flags, data in changes:
+            key = keys.record(kind, entity_id)
+            value = txn.get(key)
+            held: list[Any] = [0, b"", None]
+            if value is not None:
+                before, _, _, held = cbor2.loads(value)
+                txn.delete(before)
+            cls = KINDS.get(kind)
+            if cls is not None and cls.FIELD_STAMPS:
+                row = merge_rows(cls, held, [stamp, replica, data])
+            else:
+                row = max(held, [stamp, replica, data], key=lambda row: (row[0], row[1]))
+            place = b"o" + changes[0][2].to_bytes(8, "big") + stamp.to_bytes(8, "big") + key
+            txn.put(key, cbor2.dumps([place, flags, entity_id, row]))
+            txn.put(place, b"")
+
+
+def _folded(fold: Engine) -> Iterator[dict[int, Any]]:
+    """What is left of each commit, in order: together still, for what follows from a commit bears its last stamp."""
+    commit, changes = b"", list[Any]()
+    after = b"o"
+    while after:
+        with fold.read() as txn:
+            page = [key for key, _ in itertools.islice(txn.scan(after, prefix_end(b"o")), _BATCH)]
+            after = page[-1] + b"\0" if len(page) == _BATCH else b""
+            for key in page:
+                if key[1:9] != commit and changes:
+                    yield {1: changes}
+                    changes = []
+                commit = key[1:9]
+                changes += _changes_of(txn, key[17:])
+    if changes:
+        yield {1: changes}
+
+
+def _changes_of(txn: ReadTxn, key: bytes) -> Iterator[list[Any]]:
+    value = txn.get(key)
+    assert value is not None
+    _, flags, entity_id, row = cbor2.loads(value)
+    if row[2] is None and len(row) > 3:
+        # A delete of a record whose fields carry stamps: what it deleted may win again by another replica's change.
+        yield [key[1], entity_id, row[3], flags, row[5]]
+    yield [key[1], entity_id, row[0], flags, row[2]]
+
+
+# -- times that only lost changes told
+
+
+def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, int]]:
+    """The times of directories and sessions that an index made from the compacted journal would not have."""
+    with fresh.read() as made:
+        for prefix in (b"n", b"z"):
+            for key, value in held.scan(prefix, prefix_end(prefix)):
+                found = made.get(key)
+                if found is not None and found != value:
+                    yield key, _time_of(prefix, value)
+
+
+def _time_of(prefix: bytes, value: bytes) -> int:
+    return SessionRow(cbor2.loads(value)).mtime_ns if prefix == b"z" else directory_row(value).mtime_ns
