@@ -193,7 +193,7 @@ class Projector:
             self._trash(old, new)
 
     def set_times(self, times: Mapping[bytes, int]) -> None:
-        """When directories and sessions last changed: ns, by their rows' keys. Compaction keeps what no change tells."""
+        """When directories and sessions last changed: ns, by their rows' keys. For what no change tells any more."""
         for key, mtime_ns in times.items():
             if key[:1] == b"z":
                 row = self._row(id_of_key(key[1:]))
