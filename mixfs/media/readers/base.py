@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -81,6 +81,11 @@ def as_object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = parse_json(value)
     return value if isinstance(value, dict) else {}
+
+
+def lowered(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with keys as `negative_prompt`, where a program also shows them as `Negative Prompt`."""
+    return {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -210,6 +215,44 @@ def scalars(mapping: Mapping[str, Any], skip: frozenset[str] | set[str] = frozen
         elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             out[key] = ", ".join(value)
     return out
+
+
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "version": as_text, "prompt": as_text, "negative_prompt": as_text, "model": as_text, "model_hash": as_text,
+    "seed": as_seed, "steps": as_int, "cfg": as_float, "sampler": as_text, "scheduler": as_text, "width": as_int,
+    "height": as_int,
+}  # fmt: skip
+
+
+def build(
+    reader: Reader,
+    generator: str,
+    data: Mapping[str, Any],
+    names: Mapping[str, tuple[str, ...]],
+    *,
+    drop: Collection[str] = (),
+    parameters: Mapping[str, Scalar] | None = None,
+    **found: Any,
+) -> EmbeddedMetadata:
+    """Metadata out of a flat object of settings.
+
+    `names` says under which keys of `data` a field may stand: the first key with a fit value counts. `found` are fields
+    that the reader got by itself; they win unless None. Whatever is neither named nor in `drop` becomes a parameter,
+    with the reader's own `parameters` over it. Without other LoRAs those that the prompt's tags name are taken.
+    """
+    for name, keys in names.items():
+        if found.get(name) is None:
+            values = (_FIELDS[name](data.get(key)) for key in keys)
+            found[name] = next((value for value in values if value is not None), None)
+    found["loras"] = tuple(found.get("loras") or ()) or lora_tags(found.get("prompt"))
+    taken = {key for keys in names.values() for key in keys}
+    return EmbeddedMetadata(
+        generator=generator,
+        reader=reader.name,
+        reader_version=reader.version,
+        parameters={**scalars(data, taken.union(drop)), **(parameters or {})},
+        **found,
+    )
 
 
 def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
