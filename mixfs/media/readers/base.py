@@ -267,7 +267,7 @@ def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
             value = f"{value:#x}"[:MAX_PARAMETER_TEXT]
         parameters[clean(key[:200])] = value
     texts: dict[str, Any] = {
-        name: clean(value.strip("\x00 \t\r\n")) or None
+        name: clean(value.replace("\r\n", "\n").strip("\x00 \t\r\n")) or None
         for name in ("version", "prompt", "negative_prompt", "model", "model_hash", "sampler", "scheduler")
         if isinstance(value := getattr(found, name), str)
     }

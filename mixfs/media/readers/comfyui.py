@@ -17,7 +17,8 @@ from typing import Any
 from mixfs.media.readers import a1111
 from mixfs.media.readers.base import RawFields, as_float, as_int, as_seed, lora_tags, parse_json
 from mixfs.media.readers.comfy_values import Values
-from mixfs.media.readers.graph import Graph, Link, Node, from_api, from_ui
+from mixfs.media.readers.graph import Graph, Link, Node, from_api
+from mixfs.media.readers.ui_graph import from_ui
 from mixfs.media.types import EmbeddedMetadata, Lora, Scalar
 
 VERSION = 2
