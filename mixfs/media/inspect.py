@@ -57,8 +57,11 @@ def inspect_file(path: str) -> Inspection:
             load_pixels(picture)
             if cut:
                 raise BadPicture("damaged or cut short: it ends in the middle of a frame")
-            if metadata is None and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
+            # A mere claim of who made it must not hide what the generator hid in the pixels.
+            unknown = metadata is None or metadata.prompt is None
+            if unknown and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
                 raw.put("stealth", hidden)
+                metadata = None
     except BadPicture as error:
         problem = str(error)
         if width is None:

@@ -195,7 +195,7 @@ def _comfy_values(settings: dict[str, str]) -> bool:
 
 
 _TAKEN = frozenset({"steps", "sampler", "schedule type", "scheduler", "cfg scale", "guidance scale", "seed", "size",
-                    "model", "base model", "model name", "model hash", "version"})  # fmt: skip
+                    "model", "base model", "model name", "model hash", "version", "width", "height"})  # fmt: skip
 
 
 def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | None) -> EmbeddedMetadata:
@@ -204,6 +204,8 @@ def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | N
     for key, value in parsed.settings.items():
         s.setdefault(key.lower(), value)
     width, height = as_size(s.get("size"))
+    if width is None:  # Civitai has two settings for it.
+        width, height = as_int(s.get("width")), as_int(s.get("height"))
     seed = as_seed(s.get("seed"))
     parameters: dict[str, Scalar] = {k: _scalar(v) for k, v in parsed.settings.items() if k.lower() not in _TAKEN}
     if seed is None and s.get("seed"):

@@ -42,6 +42,8 @@ _MODEL_NAMES = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "gguf_
 
 _JOINABLE = ("text", "str", "prompt", "part", "input", "a", "b", "c", "d", "prefix", "suffix", "prepend")
 
+_PAIRS = (("text_positive", "text_negative"), ("positive", "negative"), ("positive_prompt", "negative_prompt"))
+
 _BUNDLES = ("pipe", "context", "ctx", "bus", "tuple", "embeds")
 """Parts of the names of inputs that carry many things in one link."""
 
@@ -140,10 +142,13 @@ class Values:
         if node is None or depth > MAX_DEPTH:
             return None
         kind = node.kind.lower()
-        if "text_positive" in node.inputs and "text_negative" in node.inputs:
-            # SDXLPromptStyler and its kin: output 0 is the positive text, 1 the negative.
-            return self.string(node.inputs["text_negative" if link.slot == 1 else "text_positive"], depth + 1, side)
-        if any(word in kind for word in ("concat", "join", "append", "combine", "merge", "stringfunction")):
+        for pair in _PAIRS:
+            if all(name in node.inputs for name in pair):
+                # SDXLPromptStyler and its kin: output 0 is the positive text, 1 the negative.
+                return self.string(node.inputs[pair[link.slot == 1]], depth + 1, side)
+        if "stringfunction" in kind:
+            return self._string_function(node, depth)
+        if any(word in kind for word in ("concat", "join", "append", "combine", "merge")):
             return self._joined(node, depth, side)
         if any(word in kind for word in _WRITERS):
             return None
@@ -168,6 +173,14 @@ class Values:
                 return text
         typed = [v for n, v in node.inputs.items() if isinstance(v, str) and ("text" in n or "prompt" in n)]
         return max(typed, key=len) if typed else None
+
+    def _string_function(self, node: Node, depth: int) -> str | None:
+        """pysssss' StringFunction: `text_b` and `text_c` come behind `text_a`, or are what is replaced, and by what."""
+        a, b, c = (self.string(node.inputs.get(f"text_{n}"), depth + 1) or "" for n in "abc")
+        if node.inputs.get("action") == "replace":
+            return a.replace(b, c)[:MAX_TEXT] if b else a
+        between = ", " if str(node.inputs.get("tidy_tags")).lower() in ("yes", "true") else ""
+        return between.join(part for part in (a, b, c) if part)[:MAX_TEXT]
 
     def _joined(self, node: Node, depth: int, side: str) -> str | None:
         delimiter = first_of(node.inputs, "delimiter", "separator", "delim", "linebreak_addition")
@@ -217,7 +230,7 @@ class Values:
             return
         seen.add(key)
         inputs = node.inputs
-        if node.kind == "ConditioningZeroOut":
+        if node.kind == "ConditioningZeroOut" or any(word in node.kind.lower() for word in _WRITERS):
             return
         guidance = as_float(inputs.get("guidance"))
         if guidance is not None and side == "positive" and self.guidance is None:
@@ -299,11 +312,11 @@ class Values:
             return out
         seen.add(node.id)
         inputs = node.inputs
-        for name in ("lora_stack", "optional_lora_stack", "loras_stack"):
+        for name in ("lora_stack", "optional_lora_stack", "loras_stack", "lora", "prev_lora"):
             stack = self.graph.node(inputs.get(name))
-            if stack is not None:
+            if stack is not None and "lora" in stack.kind.lower():
                 out += self._loras(stack, seen)
-        single = self.text_of(inputs, "lora_name", "lora")
+        single = None if isinstance(inputs.get("lora"), Link) and out else self.text_of(inputs, "lora_name", "lora")
         if single:
             weight = first_of(inputs, "strength_model", "lora_model_strength", "strength", "model_strength", "weight",
                               "lora_weight", "lora_strength")  # fmt: skip

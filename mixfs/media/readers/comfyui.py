@@ -136,7 +136,9 @@ _AWAY = frozenset({"model", "clip", "vae", "positive", "negative", "conditioning
 
 
 def is_sampler(node: Node) -> bool:
-    inputs = node.inputs
+    inputs, kind = node.inputs, node.kind.lower()
+    if ("context" in kind or "pipe" in kind) and "sampler" not in kind:
+        return False  # It carries a sampler's settings on, and a seed too.
     if "guider" in inputs:
         return "sigmas" in inputs or "latent_image" in inputs
     work = any(n in inputs for n in ("seed", "noise_seed", "sampler_name", "sampler", "sigmas", "steps", "cfg"))
@@ -144,7 +146,7 @@ def is_sampler(node: Node) -> bool:
         # Loaders that take prompts as text have no latent and no steps.
         return isinstance(inputs.get("positive"), Link) or isinstance(inputs.get("negative"), Link)
     # Easy Use has the settings in a node before the sampler, which has none itself.
-    named = "sampler" in node.kind.lower() or ("sampler_name" in inputs and "steps" in inputs)
+    named = "sampler" in kind or ("sampler_name" in inputs and "steps" in inputs)
     return named and work and any(isinstance(v, Link) for v in inputs.values())
 
 

@@ -33,6 +33,7 @@ class EasyDiffusionReader:
             if isinstance(name, str) and name and name != "None"
         ]
         drop = {key for key, value in settings.items() if isinstance(value, str) and len(value) > 2000}
+        drop |= {"use_lora_model", "lora_model", "lora_alpha", "lora_strength"}
         return build(self, "EasyDiffusion", settings, _NAMES, drop=drop, loras=loras)
 
 

@@ -17,7 +17,7 @@ HOSTS = ("parameters", "exif:UserComment", "Comment", "comment", "exif:ImageDesc
 
 _NAMES = {
     "prompt": ("prompt", "full_prompt"), "negative_prompt": ("negative_prompt",), "model": ("base_model", "model"),
-    "model_hash": ("base_model_hash",), "seed": ("seed",), "steps": ("steps",), "cfg": ("guidance_scale", "cfg_scale"),
+    "model_hash": ("base_model_hash",), "seed": ("seed",), "steps": ("steps",), "cfg": ("guidance_scale", "cfg_scale", "cfg"),
     "sampler": ("sampler",), "scheduler": ("scheduler",), "width": ("width",), "height": ("height",),
 }  # fmt: skip
 
@@ -31,11 +31,11 @@ class FooocusReader:
         scheme = fields.get("fooocus_scheme") or fields.get("exif:MakerNote")
         ours = bool(fields.get("fooocus_scheme")) or software.lower().startswith("fooocus")
         for key in fields.candidates(*HOSTS):
-            data = fields.object(key)
-            if data and (_marked(data) or (ours and "prompt" in lowered(data))):
+            text, data = fields.get(key), fields.object(key)
+            if data and (_marked(lowered(data)) or (ours and "prompt" in lowered(data))):
                 return self._json(data, software)
-            if not data and (ours or scheme == "a1111"):
-                parsed = a1111.parse(fields.get(key))
+            if not data and (ours or scheme == "a1111" or "Version: Fooocus" in text):
+                parsed = a1111.parse(text)
                 if parsed is not None and (ours or parsed.settings.get("Version", "").startswith("Fooocus")):
                     return self._text(parsed, software)
         return None
@@ -62,8 +62,8 @@ class FooocusReader:
         named = {key: lora for key, value in data.items() if (lora := _named_lora(key, value))}
         return build(
             self, "Fooocus", settings, _NAMES,
-            drop={"version", "loras", "resolution", "full_prompt", "full_negative_prompt", *lowered(named)},
-            version=_number(as_text(settings.get("version")) or software), loras=loras or list(named.values()),
+            drop={"version", "software", "loras", "resolution", "full_prompt", "full_negative_prompt", *lowered(named)},
+            version=_number(as_text(first(settings, "version", "software")) or software), loras=loras or list(named.values()),
             width=width, height=height,
         )  # fmt: skip
 

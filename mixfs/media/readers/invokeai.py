@@ -140,7 +140,7 @@ def _parse_dream(line: str) -> dict[str, Any]:
         if word in _DREAM_FLAGS:
             key = _DREAM_FLAGS[word]
             out.setdefault(key, "")
-        elif word[:2] in _DREAM_FLAGS and word[2:3].isdigit():
+        elif word[:2] in _DREAM_FLAGS and (word[2:3].isdigit() or word[:2] == "-A"):
             # `-s50`: the value stands right behind its flag.
             out[_DREAM_FLAGS[word[:2]]], key = word[2:], ""
         elif word.startswith("-") and not word[1:2].isdigit():
