@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from mixfs.media import c2pa
@@ -46,6 +47,8 @@ def inspect_file(path: str) -> Inspection:
     try:
         with open_picture(path, media_type) as picture:
             width, height = picture.size
+            if media_type == "image/tiff" and exif is not None and exif.orientation >= 5:
+                width, height = height, width  # Pillow turns a TIFF by itself.
             if media_type == "image/avif" and (packet := picture.info.get("exif")):
                 exif = put_exif(packet, raw)
             if media_type != "image/gif":
@@ -65,7 +68,7 @@ def inspect_file(path: str) -> Inspection:
     except BadPicture as error:
         problem = str(error)
         if width is None:
-            width, height = header_size(path, media_type)
+            width, height = error.size or header_size(path, media_type)
     if metadata is None:
         metadata = read_metadata(raw.items, width=width, height=height)
     return Inspection(
@@ -100,15 +103,25 @@ def scan_container(file: BinaryIO, media_type: str, raw: RawTexts) -> tuple[Exif
 
 
 def header_size(path: str, media_type: str) -> tuple[int | None, int | None]:
-    """Width and height as a PNG's, BMP's or GIF's header says them: for pictures that Pillow would not open."""
+    """Width and height as a PNG's, GIF's, BMP's or WebP's header says them: for what Pillow would not open at all."""
     with open(path, "rb") as file:
-        head = file.read(32)
-    spans = {"image/png": (16, 4, "big"), "image/gif": (6, 2, "little"), "image/bmp": (18, 4, "little")}
-    if media_type not in spans or len(head) < 26:
-        return None, None
-    at, n, order = spans[media_type]
-    width = int.from_bytes(head[at : at + n], "big" if order == "big" else "little")
-    height = int.from_bytes(head[at + n : at + 2 * n], "big" if order == "big" else "little")
+        head = file.read(32).ljust(32, b"\x00")
+    width = height = 0
+    if media_type == "image/png":
+        width, height = struct.unpack_from(">II", head, 16)
+    elif media_type == "image/gif":
+        width, height = struct.unpack_from("<HH", head, 6)
+    elif media_type == "image/bmp":
+        # Two sizes in 16 bits each in the oldest header; a negative height: the rows stand from top to bottom.
+        width, height = struct.unpack_from("<HH" if head[14] == 12 else "<ii", head, 18)
+    elif media_type == "image/webp" and head[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif media_type == "image/webp" and head[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 26))
+    elif media_type == "image/webp" and head[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", head, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    height = abs(height)
     return (width, height) if 0 < width < 2**31 and 0 < height < 2**31 else (None, None)
 
 

@@ -17,8 +17,9 @@ HOSTS = ("parameters", "exif:UserComment", "Comment", "comment", "exif:ImageDesc
 
 _NAMES = {
     "prompt": ("prompt", "full_prompt"), "negative_prompt": ("negative_prompt",), "model": ("base_model", "model"),
-    "model_hash": ("base_model_hash",), "seed": ("seed",), "steps": ("steps",), "cfg": ("guidance_scale", "cfg_scale", "cfg"),
-    "sampler": ("sampler",), "scheduler": ("scheduler",), "width": ("width",), "height": ("height",),
+    "model_hash": ("base_model_hash",), "seed": ("seed",), "steps": ("steps",),
+    "cfg": ("guidance_scale", "cfg_scale", "cfg"), "sampler": ("sampler",),
+    "scheduler": ("scheduler",), "width": ("width",), "height": ("height",),
 }  # fmt: skip
 
 
@@ -63,8 +64,8 @@ class FooocusReader:
         return build(
             self, "Fooocus", settings, _NAMES,
             drop={"version", "software", "loras", "resolution", "full_prompt", "full_negative_prompt", *lowered(named)},
-            version=_number(as_text(first(settings, "version", "software")) or software), loras=loras or list(named.values()),
-            width=width, height=height,
+            version=_number(as_text(first(settings, "version", "software")) or software),
+            loras=loras or list(named.values()), width=width, height=height,
         )  # fmt: skip
 
 
