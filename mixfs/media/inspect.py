@@ -28,9 +28,10 @@ MAX_TIFF_HEAD = 64 * 1024 * 1024
 _STEALTH_TYPES = frozenset({"image/png", "image/webp"})
 
 
-def inspect_file(path: str) -> Inspection:
+def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
     """Everything that is known of a file by its content. Never raises for bad content.
 
+    Without `pixels` nothing is decoded: for a picture that a decoder died of, whose texts can still be read.
     Raises OSError when the file can't be read, MemoryError when decoding needs more than there is.
     """
     with open(path, "rb") as file:
@@ -45,6 +46,8 @@ def inspect_file(path: str) -> Inspection:
     problem: str | None = None
     metadata: EmbeddedMetadata | None = None
     try:
+        if not pixels:
+            raise BadPicture("not decoded")
         with open_picture(path, media_type) as picture:
             width, height = picture.size
             if media_type == "image/tiff" and exif is not None and exif.orientation >= 5:

@@ -6,8 +6,10 @@ what the library kept. It never raises for bad content and never loops without a
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -20,6 +22,7 @@ MAX_PARAMETERS = 200
 MAX_PARAMETER_TEXT = 20_000
 MAX_LORAS = 100
 _MAX_INT = 2**64
+_TAG = re.compile("<(?:lora|lyco):([^<>]{1,400})>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,19 +173,8 @@ def first(mapping: Mapping[str, Any], *names: str) -> Any:
 def lora_tags(text: str | None) -> tuple[Lora, ...]:
     """`<lora:name:0.8>`, also `<lyco:…>`, without a weight, or with several: as A1111 and its kin write them."""
     found: list[Lora] = []
-    at, lowered = 0, (text or "").lower()
-    for _ in range(1000):
-        if not text or len(found) >= MAX_LORAS:
-            break
-        starts = [i for i in (lowered.find("<lora:", at), lowered.find("<lyco:", at)) if i >= 0]
-        if not starts:
-            break
-        start = min(starts)
-        end = text.find(">", start, start + 400)
-        at = start + 6
-        if end < 0:
-            continue
-        parts = text[start + 6 : end].split(":")
+    for match in itertools.islice(_TAG.finditer(text or ""), MAX_LORAS):
+        parts = match[1].split(":")
         name = parts[0].strip()
         if name:
             weight = None
@@ -192,7 +184,6 @@ def lora_tags(text: str | None) -> tuple[Lora, ...]:
                     weight = number
                     break
             found.append(Lora(name=name, weight=weight))
-        at = end
     return unique_loras(found)
 
 

@@ -159,7 +159,7 @@ class Values:
         if "replace" in kind and isinstance(node.inputs.get("find"), str) and node.inputs["find"]:
             text = self.string(first_of(node.inputs, "text", "string"), depth + 1, side)
             new = self.string(node.inputs.get("replace"), depth + 1, side)
-            return text.replace(node.inputs["find"], new or "")[:MAX_TEXT] if text else text
+            return _replaced(text, node.inputs["find"], new or "") if text else text
         for name in (*_SIDES[side][1:], *_STRINGS) if side == "negative" else (*_STRINGS, *_SIDES[side][1:]):
             if name in node.inputs:
                 text = self.string(node.inputs[name], depth + 1, side)
@@ -178,7 +178,7 @@ class Values:
         """pysssss' StringFunction: `text_b` and `text_c` come behind `text_a`, or are what is replaced, and by what."""
         a, b, c = (self.string(node.inputs.get(f"text_{n}"), depth + 1) or "" for n in "abc")
         if node.inputs.get("action") == "replace":
-            return a.replace(b, c)[:MAX_TEXT] if b else a
+            return _replaced(a, b, c) if b else a
         between = ", " if str(node.inputs.get("tidy_tags")).lower() in ("yes", "true") else ""
         return between.join(part for part in (a, b, c) if part)[:MAX_TEXT]
 
@@ -383,6 +383,11 @@ def _ends_with(name: str, index: int | None) -> bool:
 def first_of(inputs: Mapping[str, Any], *names: str) -> Any:
     """The first of the names that is there at all."""
     return next((inputs[name] for name in names if name in inputs), None)
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    """As str.replace, but a small graph must not make gigabytes of a long text in a long text."""
+    return text.replace(old, new, MAX_TEXT // max(1, len(new)) + 1)[:MAX_TEXT]
 
 
 def _is_pipe(node: Node) -> bool:

@@ -98,18 +98,26 @@ class _Reading:
         """What an output of a subgraph's node really is."""
         self.sets: dict[str, Any] = {}
         self.gets: dict[Link, str] = {}
+        self.room = 5 * MAX_NODES
+        """Nodes and links that may still be looked at: subgraphs in subgraphs multiply."""
 
     def add(self, graph: dict[str, Any], prefix: str, given: dict[int, Any], depth: int) -> None:
         """Put a graph's nodes in; `given` are the values of its own inputs, where it is a subgraph."""
+        if self.room < 0:
+            return
+        nodes, links = _dicts(graph.get("nodes")), _links(graph.get("links"))
+        self.room -= 1 + len(nodes) + len(links)
+        if self.room < 0:
+            return
         sources: dict[int, Any] = {}
-        for number, origin, slot, target, target_slot in _links(graph.get("links")):
+        for number, origin, slot, target, target_slot in links:
             source = given.get(slot) if origin == _INPUT_NODE else Link(f"{prefix}{origin}", slot)
             sources[number] = source
             if target == _OUTPUT_NODE and prefix:
                 self.outputs[Link(prefix[:-1], target_slot)] = source
-        for item in _dicts(graph.get("nodes")):
+        for item in nodes:
             kind, mode = item.get("type"), item.get("mode")
-            if not isinstance(kind, str) or mode == _MUTED or len(self.nodes) >= MAX_NODES:
+            if not isinstance(kind, str) or mode == _MUTED:
                 continue
             inputs = _inputs(item, sources, values=mode != _BYPASSED)
             key = f"{prefix}{item.get('id')}"
