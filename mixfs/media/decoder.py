@@ -31,7 +31,14 @@ _FORMATS = {
 
 
 class BadPicture(Exception):
-    """A picture that is damaged, cut short, too large, or in a variant that is not supported. The text says which."""
+    """A picture that is damaged, cut short, too large, or in a variant that is not supported. The text says which.
+
+    `size` is the width and height that its header claims, where that could be read.
+    """
+
+    def __init__(self, text: str, size: tuple[int, int] | None = None) -> None:
+        super().__init__(text)
+        self.size = size
 
 
 def open_picture(path: str, media_type: str) -> Image:
@@ -39,7 +46,6 @@ def open_picture(path: str, media_type: str) -> Image:
     from PIL import Image, ImageFile, UnidentifiedImageError
 
     name, module = _FORMATS[media_type]
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
     # Our own check below has better words and also bounds the sides; Pillow's would warn at a third of our limit.
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -53,6 +59,9 @@ def open_picture(path: str, media_type: str) -> Image:
         PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXTS_TOTAL * 4
     with open(path, "rb"):
         pass  # An unreadable file is no bad picture: let its OSError out.
+    # A PNG's text chunk with a bad checksum is left out by every viewer; Pillow would refuse the whole picture. The
+    # pixels are decoded without this leniency.
+    ImageFile.LOAD_TRUNCATED_IMAGES = name == "PNG"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,6 +72,8 @@ def open_picture(path: str, media_type: str) -> Image:
         raise
     except Exception as error:  # noqa: BLE001 - plugins raise whatever bad bytes lead them to
         raise BadPicture(f"damaged: {_words(error)}") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         check_size(*picture.size)
     except BadPicture:
@@ -78,7 +89,8 @@ def check_size(width: int, height: int) -> None:
     if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
         raise BadPicture(
             f"too large: {width:,} x {height:,} pixels; the limits are {MAX_PIXELS // 1_000_000} million"
-            f" and {MAX_SIDE:,} a side"
+            f" and {MAX_SIDE:,} a side",
+            (width, height),
         )
 
 

@@ -39,6 +39,30 @@ _XMP = 0x02BC
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How a TIFF's numbers stand: where the first directory's offset is, and struct formats with their byte order."""
+
+    first: int
+    count: str
+    """Of a directory's entries."""
+    entry: str
+    """Tag, kind, and how many values; a word follows: the values, or where they are."""
+    word: str
+    short: str
+
+
+_LAYOUTS = {
+    head: _Layout(first, order + count, order + entry, order + word, order + "H")
+    for head, order, first, count, entry, word in (
+        (b"II*\x00", "<", 4, "H", "HHI", "I"),
+        (b"MM\x00*", ">", 4, "H", "HHI", "I"),
+        (b"II+\x00", "<", 8, "Q", "HHQ", "Q"),  # BigTIFF
+        (b"MM\x00+", ">", 8, "Q", "HHQ", "Q"),
+    )
+}
+
+
 @dataclass(slots=True)
 class Exif:
     """Texts by tag name without prefix; orientation 1 to 8; when the picture was taken, unix nanoseconds."""
@@ -54,14 +78,14 @@ def parse_exif(data: bytes) -> Exif:
     found = Exif(texts={})
     if data[:6] in (b"Exif\x00\x00", b"Exif\x00\xff"):
         data = data[6:]
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(data[:4])
-    if order is None or len(data) < 8:
+    layout = _LAYOUTS.get(data[:4])
+    if layout is None or len(data) < 16:
         return found
-    (offset,) = struct.unpack_from(order + "I", data, 4)
+    (offset,) = struct.unpack_from(layout.word, data, layout.first)
     # One main directory and one EXIF directory: no chain is followed, so there is nothing to loop in.
-    sub = _read_ifd(data, order, offset, found, main=True)
+    sub = _read_ifd(data, layout, offset, found, main=True)
     if sub is not None and sub != offset:
-        _read_ifd(data, order, sub, found, main=False)
+        _read_ifd(data, layout, sub, found, main=False)
     found.taken_ns = _taken_ns(found.texts)
     return found
 
@@ -76,26 +100,29 @@ def put_exif(data: bytes, raw: RawTexts) -> Exif:
     return found
 
 
-def _read_ifd(data: bytes, order: str, offset: int, found: Exif, *, main: bool) -> int | None:
-    if offset + 2 > len(data):
+def _read_ifd(data: bytes, layout: _Layout, offset: int, found: Exif, *, main: bool) -> int | None:
+    begin = offset + struct.calcsize(layout.count)
+    if begin > len(data):
         return None
-    (count,) = struct.unpack_from(order + "H", data, offset)
+    (count,) = struct.unpack_from(layout.count, data, offset)
+    head, word = struct.calcsize(layout.entry), struct.calcsize(layout.word)
     sub = None
     for i in range(min(count, MAX_IFD_ENTRIES)):
-        at = offset + 2 + 12 * i
-        if at + 12 > len(data):
+        at = begin + (head + word) * i
+        if at + head + word > len(data):
             break
-        tag, kind, n = struct.unpack_from(order + "HHI", data, at)
+        tag, kind, n = struct.unpack_from(layout.entry, data, at)
+        (pointer,) = struct.unpack_from(layout.word, data, at + head)
         if main and tag == _EXIF_IFD:
-            (sub,) = struct.unpack_from(order + "I", data, at + 8)
+            sub = pointer
         elif main and tag == _ORIENTATION:
-            (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), data, at + 8)
+            value = pointer if kind == 4 else struct.unpack_from(layout.short, data, at + head)[0]
             found.orientation = value if 1 <= value <= 8 else 1
         elif tag in _TEXT_TAGS or (main and tag == _XMP):
             size = n * _SIZES.get(kind, 1)
             if size > MAX_VALUE:
                 continue
-            start = at + 8 if size <= 4 else struct.unpack_from(order + "I", data, at + 8)[0]
+            start = at + head if size <= word else pointer
             value_bytes = bytes(data[start : start + size])
             if tag == _XMP:
                 found.xmp = decode_text(value_bytes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, BinaryIO
 
 from mixfs.media import c2pa
@@ -27,9 +28,10 @@ MAX_TIFF_HEAD = 64 * 1024 * 1024
 _STEALTH_TYPES = frozenset({"image/png", "image/webp"})
 
 
-def inspect_file(path: str) -> Inspection:
+def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
     """Everything that is known of a file by its content. Never raises for bad content.
 
+    Without `pixels` nothing is decoded: for a picture that a decoder died of, whose texts can still be read.
     Raises OSError when the file can't be read, MemoryError when decoding needs more than there is.
     """
     with open(path, "rb") as file:
@@ -44,8 +46,12 @@ def inspect_file(path: str) -> Inspection:
     problem: str | None = None
     metadata: EmbeddedMetadata | None = None
     try:
+        if not pixels:
+            raise BadPicture("not decoded")
         with open_picture(path, media_type) as picture:
             width, height = picture.size
+            if media_type == "image/tiff" and exif is not None and exif.orientation >= 5:
+                width, height = height, width  # Pillow turns a TIFF by itself.
             if media_type == "image/avif" and (packet := picture.info.get("exif")):
                 exif = put_exif(packet, raw)
             if media_type != "image/gif":
@@ -57,12 +63,15 @@ def inspect_file(path: str) -> Inspection:
             load_pixels(picture)
             if cut:
                 raise BadPicture("damaged or cut short: it ends in the middle of a frame")
-            if metadata is None and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
+            # A mere claim of who made it must not hide what the generator hid in the pixels.
+            unknown = metadata is None or metadata.prompt is None
+            if unknown and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
                 raw.put("stealth", hidden)
+                metadata = None
     except BadPicture as error:
         problem = str(error)
         if width is None:
-            width, height = header_size(path, media_type)
+            width, height = error.size or header_size(path, media_type)
     if metadata is None:
         metadata = read_metadata(raw.items, width=width, height=height)
     return Inspection(
@@ -97,15 +106,25 @@ def scan_container(file: BinaryIO, media_type: str, raw: RawTexts) -> tuple[Exif
 
 
 def header_size(path: str, media_type: str) -> tuple[int | None, int | None]:
-    """Width and height as a PNG's, BMP's or GIF's header says them: for pictures that Pillow would not open."""
+    """Width and height as a PNG's, GIF's, BMP's or WebP's header says them: for what Pillow would not open at all."""
     with open(path, "rb") as file:
-        head = file.read(32)
-    spans = {"image/png": (16, 4, "big"), "image/gif": (6, 2, "little"), "image/bmp": (18, 4, "little")}
-    if media_type not in spans or len(head) < 26:
-        return None, None
-    at, n, order = spans[media_type]
-    width = int.from_bytes(head[at : at + n], "big" if order == "big" else "little")
-    height = int.from_bytes(head[at + n : at + 2 * n], "big" if order == "big" else "little")
+        head = file.read(32).ljust(32, b"\x00")
+    width = height = 0
+    if media_type == "image/png":
+        width, height = struct.unpack_from(">II", head, 16)
+    elif media_type == "image/gif":
+        width, height = struct.unpack_from("<HH", head, 6)
+    elif media_type == "image/bmp":
+        # Two sizes in 16 bits each in the oldest header; a negative height: the rows stand from top to bottom.
+        width, height = struct.unpack_from("<HH" if head[14] == 12 else "<ii", head, 18)
+    elif media_type == "image/webp" and head[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif media_type == "image/webp" and head[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", head, 26))
+    elif media_type == "image/webp" and head[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", head, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    height = abs(height)
     return (width, height) if 0 < width < 2**31 and 0 < height < 2**31 else (None, None)
 
 

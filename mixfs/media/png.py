@@ -1,6 +1,6 @@
 """PNG text chunks (PNG 3rd edition, 11.3): tEXt, zTXt, iTXt, eXIf, caBX. Pixels are stepped over, never read.
 
-Text may follow IDAT. A bad checksum does not keep a text from being read; the decoder reports the damage.
+Text may follow IDAT. A bad checksum keeps no text from being read.
 """
 
 from __future__ import annotations

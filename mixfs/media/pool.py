@@ -9,6 +9,7 @@ begins when its worker has it. `close()` kills what runs: its callers get PoolCl
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -26,7 +27,7 @@ from typing import Any
 
 import cbor2
 
-from mixfs.media.sniff import HEAD_SIZE, sniff
+from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
 
@@ -185,14 +186,22 @@ class WorkerPool:
         """What a file is and holds. Raises OSError when it can't be read, WorkerStartError, PoolClosed."""
         path = os.path.abspath(path)
         media_type = _sniff_file(path)
-        answer = self._job({"kind": "inspect", "path": path}, timeout_s)
-        if "ok" in answer:
-            try:
-                return inspection_from_dict(answer["ok"])
-            except (TypeError, ValueError, KeyError, AttributeError):
-                answer = {"error": "failed", "text": "the worker's answer made no sense"}
-        _raise_os(answer, path)
-        return Inspection(media_type=media_type, problem=_reason(answer))
+        problem: str | None = None
+        for pixels in (True, False):
+            answer = self._job({"kind": "inspect", "path": path, "pixels": pixels}, timeout_s)
+            if "ok" in answer:
+                try:
+                    found = inspection_from_dict(answer["ok"])
+                except (TypeError, ValueError, KeyError, AttributeError):
+                    answer = {"error": "failed", "text": "the worker's answer made no sense"}
+                else:
+                    return found if problem is None else dataclasses.replace(found, problem=problem)
+            _raise_os(answer, path)
+            problem = problem or _reason(answer)
+            if media_type not in IMAGE_TYPES:
+                break
+            # What the decoder could not bear may have texts that can be read: the prompt is kept with the damage.
+        return Inspection(media_type=media_type, problem=problem)
 
     def thumbnail(self, source: str, target: str, timeout_s: float = 60, *, size: int = 256) -> int:
         """Write a PNG thumbnail to `target`; returns its size in bytes.

@@ -53,6 +53,9 @@ def make_thumbnail(source: str, target: str, size: int = DEFAULT_SIZE) -> int:
 
 
 def _orientation(picture: Image) -> int:
+    # Pillow would take it from XMP too, which neither viewers nor `Inspection.orientation` do.
+    for key in ("xmp", "XML:com.adobe.xmp"):
+        picture.info.pop(key, None)
     try:
         value = picture.getexif().get(0x0112, 1)
     except Exception:  # noqa: BLE001 - broken EXIF must not cost the thumbnail

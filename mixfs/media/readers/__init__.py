@@ -12,18 +12,18 @@ from collections.abc import Mapping
 
 from mixfs.media.readers.a1111 import A1111Reader
 from mixfs.media.readers.base import RawFields, Reader, finish
+from mixfs.media.readers.civitai import CivitaiReader
 from mixfs.media.readers.comfyui import ComfyUIReader
 from mixfs.media.readers.credentials import CredentialsReader
-from mixfs.media.readers.fooocus import FooocusReader, RuinedFooocusReader
+from mixfs.media.readers.drawthings import DrawThingsReader
+from mixfs.media.readers.easydiffusion import EasyDiffusionReader
+from mixfs.media.readers.fooocus import FooocusReader
+from mixfs.media.readers.huggingface import HuggingFaceReader
 from mixfs.media.readers.invokeai import InvokeAIReader
+from mixfs.media.readers.midjourney import MidjourneyReader
 from mixfs.media.readers.novelai import NovelAIReader
-from mixfs.media.readers.others import (
-    CivitaiReader,
-    DrawThingsReader,
-    EasyDiffusionReader,
-    HuggingFaceReader,
-    MidjourneyReader,
-)
+from mixfs.media.readers.ruinedfooocus import RuinedFooocusReader
+from mixfs.media.readers.stabilitymatrix import StabilityMatrixReader
 from mixfs.media.readers.swarmui import SwarmUIReader
 from mixfs.media.readers.tensorart import TensorArtReader
 from mixfs.media.types import EmbeddedMetadata
@@ -38,6 +38,7 @@ READERS: tuple[Reader, ...] = (
     RuinedFooocusReader(),
     FooocusReader(),
     CivitaiReader(),
+    StabilityMatrixReader(),
     ComfyUIReader(),
     EasyDiffusionReader(),
     DrawThingsReader(),

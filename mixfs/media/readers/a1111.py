@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixfs.media.readers.base import (
+    MAX_LORAS,
     MAX_PARAMETERS,
     RawFields,
+    Reader,
     as_float,
     as_int,
     as_seed,
@@ -25,7 +27,6 @@ from mixfs.media.readers.base import (
 )
 from mixfs.media.types import EmbeddedMetadata, Lora, Scalar
 
-VERSION = 1
 _MAX_TEXT = 2 * 1024 * 1024
 _MAX_PIECES = 2000
 _NEGATIVE = "negative prompt:"
@@ -54,7 +55,7 @@ def parse(text: str) -> Parsed | None:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\x00 \t\n")
     at = _settings_start(text)
     body, settings = (text, {}) if at is None else (text[:at], _settings(text[at:]))
-    negative_at = _negative_start(body, inline=at is not None)
+    negative_at = _negative_start(body, inline=at is not None and at > 0 and text[at - 1] == " ")
     if at is None and negative_at is None:
         return None
     prompt = body if negative_at is None else body[:negative_at]
@@ -162,58 +163,71 @@ def generator_of(settings: dict[str, str]) -> tuple[str, str | None]:
     if app:
         return ("SD.Next" if app.lower().replace(" ", "") in ("sd.next", "sdnext") else app), version or None
     lowered = version.lower()
-    if lowered == "comfyui":
+    if lowered == "comfyui" or (not version and _comfy_values(settings)):
         return "ComfyUI", None
     if lowered.startswith("fooocus"):
         return "Fooocus", version[7:].strip(" v") or None
-    if lowered in ("classic", "neo"):
-        return f"Forge {lowered.capitalize()}", version
-    if lowered.startswith(("forge", "f")) and (lowered.startswith("forge") or lowered[1:2].isdigit()):
+    branch = lowered.partition("-")[0]
+    if branch in ("classic", "neo"):
+        return f"Forge {branch.capitalize()}", version
+    if lowered.startswith("forge") or (lowered[:1] == "f" and lowered[1:2].isdigit()):
         rest = lowered[1:].lstrip("0123456789.")
         if rest.startswith("-v"):
             return "EasyReforge", version
         if rest.startswith("v") and rest[1:].lstrip("0123456789.").startswith("-v"):
             return "reForge", version
         return "Forge", version
-    if "vlad" in lowered:
+    # Before it wrote its name: a commit for a version, and settings that no other has.
+    commit = 7 <= len(version) <= 10 and all(c in "0123456789abcdef" for c in lowered)
+    if "vlad" in lowered or (commit and ("Backend" in settings or "Operations" in settings)):
         return "SD.Next", version
     if "reforge" in lowered:
         return "reForge", version
     return "AUTOMATIC1111", version or None
 
 
-_TAKEN = frozenset({"Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Model hash", "Version"})
+def _comfy_values(settings: dict[str, str]) -> bool:
+    """Savers for ComfyUI write this text too, some without a word of who they are; but with ComfyUI's names of samplers
+    (`euler_ancestral`, A1111 has `Euler a`), model files with their extension, and seeds of more than 32 bits."""
+    sampler, seed = settings.get("Sampler", ""), as_int(settings.get("Seed"))
+    files = settings.get("Model", "").endswith((".safetensors", ".ckpt", ".gguf", ".sft"))
+    return (sampler.islower() and "_" in sampler) or (files and seed is not None and seed >= 2**32)
 
 
-def to_metadata(parsed: Parsed, generator: str, version: str | None, reader: str) -> EmbeddedMetadata:
-    """The common fields out of A1111's settings, under their many names."""
-    s = parsed.settings
-    width, height = as_size(s.get("Size") or s.get("size"))
-    model = s.get("Model") or s.get("Base model") or s.get("Model name")
-    seed = as_seed(s.get("Seed") or s.get("seed"))
-    parameters: dict[str, Scalar] = {key: _scalar(value) for key, value in s.items() if key not in _TAKEN}
-    if seed is None and s.get("Seed"):
-        parameters["Seed"] = s["Seed"]
-    loras = lora_tags(parsed.prompt) + _civitai_loras(s)
-    if not loras:
-        loras = _hashed_loras(s) + _numbered_loras(s)
+_TAKEN = frozenset({"steps", "sampler", "schedule type", "scheduler", "cfg scale", "guidance scale", "seed", "size",
+                    "model", "base model", "model name", "model hash", "version", "width", "height"})  # fmt: skip
+
+
+def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | None) -> EmbeddedMetadata:
+    """The common fields out of A1111's settings, whose names' capitals differ from program to program."""
+    s: dict[str, str] = {}
+    for key, value in parsed.settings.items():
+        s.setdefault(key.lower(), value)
+    width, height = as_size(s.get("size"))
+    if width is None:  # Civitai has two settings for it.
+        width, height = as_int(s.get("width")), as_int(s.get("height"))
+    seed = as_seed(s.get("seed"))
+    parameters: dict[str, Scalar] = {k: _scalar(v) for k, v in parsed.settings.items() if k.lower() not in _TAKEN}
+    if seed is None and s.get("seed"):
+        parameters["Seed"] = s["seed"]
+    loras = lora_tags(parsed.prompt) + _civitai_loras(parsed.settings)
     return EmbeddedMetadata(
         generator=generator,
         version=version,
-        reader=reader,
-        reader_version=VERSION,
+        reader=reader.name,
+        reader_version=reader.version,
         prompt=parsed.prompt or None,
         negative_prompt=parsed.negative or None,
-        model=model or _civitai_model(s),
-        model_hash=s.get("Model hash") or _hash_of_model(s),
+        model=s.get("model") or s.get("base model") or s.get("model name") or _civitai_model(parsed.settings),
+        model_hash=s.get("model hash") or _hash_of_model(parsed.settings),
         seed=seed,
-        steps=as_int(s.get("Steps")),
-        cfg=as_float(s.get("CFG scale") or s.get("CFG Scale") or s.get("Guidance scale")),
-        sampler=s.get("Sampler") or None,
-        scheduler=s.get("Schedule type") or s.get("Scheduler") or None,
+        steps=as_int(s.get("steps")),
+        cfg=as_float(s.get("cfg scale") or s.get("guidance scale")),
+        sampler=s.get("sampler") or None,
+        scheduler=s.get("schedule type") or s.get("scheduler") or None,
         width=width,
         height=height,
-        loras=loras,
+        loras=loras or _hashed_loras(parsed.settings) or _network_loras(parsed.settings),
         parameters=parameters,
     )
 
@@ -230,18 +244,30 @@ def _scalar(text: str) -> Scalar:
 
 
 def _hashed_loras(s: dict[str, str]) -> tuple[Lora, ...]:
-    """`Lora hashes: "a: 1f2, b: 3c4"`: names without weights, for a prompt whose tags were stripped."""
-    pairs = (piece.rpartition(":")[0].strip() for piece in s.get("Lora hashes", "").split(","))
-    return tuple(Lora(name=name) for name in pairs if name)
+    """`Lora hashes: "a: 1f2, b: 3c4"`: names without weights, for a prompt whose tags were stripped.
+
+    Fooocus has the weights too: `Lora weights: "a: 0.5, b: 1.0"`, earlier behind the hash: `a: 1f2: 0.5`.
+    """
+    weights = {name: as_float(rest[-1]) for name, *rest in _colons(s.get("Lora weights", "")) if rest}
+    return tuple(
+        Lora(name=name, weight=as_float(rest[1]) if len(rest) == 2 else weights.get(name))
+        for name, *rest in _colons(s.get("Lora hashes") or s.get("Lora weights", ""))
+        if name
+    )
 
 
-def _numbered_loras(s: dict[str, str]) -> tuple[Lora, ...]:
-    """Fooocus: `Lora hashes: …, Lora weights` or older `LoRA 1: name : 0.5`."""
+def _colons(text: str) -> list[list[str]]:
+    return [[part.strip() for part in piece.split(": ")] for piece in text.split(",")[:MAX_LORAS]]
+
+
+def _network_loras(s: dict[str, str]) -> tuple[Lora, ...]:
+    """Additional Networks: `AddNet Module 1: LoRA, AddNet Model 1: name(hash), AddNet Weight A 1: 0.5`."""
     out = []
     for key, value in s.items():
-        if key.lower().startswith("lora ") and key[5:].strip().isdigit():
-            name, _, weight = value.rpartition(":")
-            out.append(Lora(name=(name or value).strip(), weight=as_float(weight) if name else None))
+        n = key.removeprefix("AddNet Model ")
+        if n != key and value != "None":
+            weight = s.get(f"AddNet Weight A {n}") or s.get(f"AddNet Weight {n}")
+            out.append(Lora(name=value.partition("(")[0].strip(), weight=as_float(weight)))
     return tuple(out)
 
 
@@ -283,7 +309,7 @@ class A1111Reader:
     """The last of the text readers: what has settings in A1111's manner and no better owner."""
 
     name = "a1111"
-    version = VERSION
+    version = 2
 
     def read(self, fields: RawFields) -> EmbeddedMetadata | None:
         for key in fields.candidates(*SOURCES):
@@ -291,9 +317,9 @@ class A1111Reader:
             if parsed is None or (key != "parameters" and not _known(parsed.settings)):
                 continue
             generator, version = generator_of(parsed.settings)
-            return to_metadata(parsed, generator, version, self.name)
+            return to_metadata(parsed, self, generator, version)
         # A `parameters` text without settings is a prompt alone: some tools write just that.
         text = fields.get("parameters").strip()
         if text and text[:1] not in "{[" and len(text) < 100_000:
-            return to_metadata(Parsed(prompt=text, negative=""), "AUTOMATIC1111", None, self.name)
+            return to_metadata(Parsed(prompt=text, negative=""), self, "AUTOMATIC1111", None)
         return None

@@ -6,9 +6,11 @@ what the library kept. It never raises for bad content and never loops without a
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,6 +22,7 @@ MAX_PARAMETERS = 200
 MAX_PARAMETER_TEXT = 20_000
 MAX_LORAS = 100
 _MAX_INT = 2**64
+_TAG = re.compile("<(?:lora|lyco):([^<>]{1,400})>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,11 @@ def as_object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = parse_json(value)
     return value if isinstance(value, dict) else {}
+
+
+def lowered(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with keys as `negative_prompt`, where a program also shows them as `Negative Prompt`."""
+    return {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
 
 
 def as_list(value: Any) -> list[Any]:
@@ -165,19 +173,8 @@ def first(mapping: Mapping[str, Any], *names: str) -> Any:
 def lora_tags(text: str | None) -> tuple[Lora, ...]:
     """`<lora:name:0.8>`, also `<lyco:…>`, without a weight, or with several: as A1111 and its kin write them."""
     found: list[Lora] = []
-    at, lowered = 0, (text or "").lower()
-    for _ in range(1000):
-        if not text or len(found) >= MAX_LORAS:
-            break
-        starts = [i for i in (lowered.find("<lora:", at), lowered.find("<lyco:", at)) if i >= 0]
-        if not starts:
-            break
-        start = min(starts)
-        end = text.find(">", start, start + 400)
-        at = start + 6
-        if end < 0:
-            continue
-        parts = text[start + 6 : end].split(":")
+    for match in itertools.islice(_TAG.finditer(text or ""), MAX_LORAS):
+        parts = match[1].split(":")
         name = parts[0].strip()
         if name:
             weight = None
@@ -187,7 +184,6 @@ def lora_tags(text: str | None) -> tuple[Lora, ...]:
                     weight = number
                     break
             found.append(Lora(name=name, weight=weight))
-        at = end
     return unique_loras(found)
 
 
@@ -212,6 +208,44 @@ def scalars(mapping: Mapping[str, Any], skip: frozenset[str] | set[str] = frozen
     return out
 
 
+_FIELDS: dict[str, Callable[[Any], Any]] = {
+    "version": as_text, "prompt": as_text, "negative_prompt": as_text, "model": as_text, "model_hash": as_text,
+    "seed": as_seed, "steps": as_int, "cfg": as_float, "sampler": as_text, "scheduler": as_text, "width": as_int,
+    "height": as_int,
+}  # fmt: skip
+
+
+def build(
+    reader: Reader,
+    generator: str,
+    data: Mapping[str, Any],
+    names: Mapping[str, tuple[str, ...]],
+    *,
+    drop: Collection[str] = (),
+    parameters: Mapping[str, Scalar] | None = None,
+    **found: Any,
+) -> EmbeddedMetadata:
+    """Metadata out of a flat object of settings.
+
+    `names` says under which keys of `data` a field may stand: the first key with a fit value counts. `found` are fields
+    that the reader got by itself; they win unless None. Whatever is neither named nor in `drop` becomes a parameter,
+    with the reader's own `parameters` over it. Without other LoRAs those that the prompt's tags name are taken.
+    """
+    for name, keys in names.items():
+        if found.get(name) is None:
+            values = (_FIELDS[name](data.get(key)) for key in keys)
+            found[name] = next((value for value in values if value is not None), None)
+    found["loras"] = tuple(found.get("loras") or ()) or lora_tags(found.get("prompt"))
+    taken = {key for keys in names.values() for key in keys}
+    return EmbeddedMetadata(
+        generator=generator,
+        reader=reader.name,
+        reader_version=reader.version,
+        parameters={**scalars(data, taken.union(drop)), **(parameters or {})},
+        **found,
+    )
+
+
 def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
     """Bound and clean what a reader put together: no lone surrogates, no NaN, no number over 64 bits, no flood."""
     parameters: dict[str, Scalar] = {}
@@ -224,7 +258,7 @@ def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
             value = f"{value:#x}"[:MAX_PARAMETER_TEXT]
         parameters[clean(key[:200])] = value
     texts: dict[str, Any] = {
-        name: clean(value.strip("\x00 \t\r\n")) or None
+        name: clean(value.replace("\r\n", "\n").strip("\x00 \t\r\n")) or None
         for name in ("version", "prompt", "negative_prompt", "model", "model_hash", "sampler", "scheduler")
         if isinstance(value := getattr(found, name), str)
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mixfs.media.readers.base import as_float, as_int, positive, unique_loras
+from mixfs.media.readers.base import as_float, as_int, as_size, lora_tags, positive, unique_loras
 from mixfs.media.readers.graph import MAX_DEPTH, MAX_TEXT, Graph, Link, Node
 from mixfs.media.types import Lora
 
@@ -40,7 +40,18 @@ _MODEL_NAMES = ("ckpt_name", "unet_name", "base_ckpt_name", "model_name", "gguf_
                 "ckpt", "unet", "model_path", "checkpoint_name", "diffusion_model", "model_file")  # fmt: skip
 
 
-_JOINABLE = ("text", "str", "prompt", "input", "a", "b", "c", "d", "prefix", "suffix", "prepend")
+_JOINABLE = ("text", "str", "prompt", "part", "input", "a", "b", "c", "d", "prefix", "suffix", "prepend")
+
+_PAIRS = (("text_positive", "text_negative"), ("positive", "negative"), ("positive_prompt", "negative_prompt"))
+
+_BUNDLES = ("pipe", "context", "ctx", "bus", "tuple", "embeds")
+"""Parts of the names of inputs that carry many things in one link."""
+
+_BRANCHES = (("on_true", "on_false"), ("tt_value", "ff_value"), ("if_true", "if_false"))
+
+_WRITERS = ("textgenerate", "ollama", "chatgpt", "joycaption", "qwenvl", "llm")
+"""Nodes whose text a language model wrote while the graph ran: it is not in the file, and what they were told to do
+is no prompt of the picture."""
 
 
 class Values:
@@ -86,6 +97,29 @@ class Values:
                 return found
         return None
 
+    def branches(self, node: Node) -> list[Any]:
+        """What a switch may hand on, what it does hand on first; empty for a node that is no switch."""
+        inputs, kind = node.inputs, node.kind.lower()
+        for yes, no in _BRANCHES:
+            if yes in inputs or no in inputs:
+                names = (yes, no) if self._truth(inputs) else (no, yes)
+                return [inputs[name] for name in names if name in inputs]
+        if not ("switch" in kind or "select" in kind) or "positive" in inputs or "negative" in inputs:
+            return []
+        index = as_int(self.number(inputs, "select", "index", "Input", "input"))
+        chosen = [value for name, value in inputs.items() if _ends_with(name, index)]
+        # Without a number the first that is connected is handed on.
+        return chosen or [link for name, link in node.links() if name not in ("select", "index", "switch")]
+
+    def _truth(self, inputs: Mapping[str, Any]) -> bool:
+        value = first_of(inputs, "switch", "boolean", "cond", "condition", "value", "bool")
+        for _ in range(MAX_DEPTH):
+            node = self.graph.node(value)
+            if node is None:
+                break
+            value = first_of(node.inputs, "value", "boolean", "bool", "")
+        return value if isinstance(value, bool) else True
+
     def text_of(self, inputs: Mapping[str, Any], *names: str) -> str | None:
         """The first of the inputs that is text with content, or is linked to such."""
         for name in names:
@@ -108,20 +142,24 @@ class Values:
         if node is None or depth > MAX_DEPTH:
             return None
         kind = node.kind.lower()
-        if "text_positive" in node.inputs and "text_negative" in node.inputs:
-            # SDXLPromptStyler and its kin: output 0 is the positive text, 1 the negative.
-            return self.string(node.inputs["text_negative" if link.slot == 1 else "text_positive"], depth + 1, side)
-        if any(word in kind for word in ("concat", "join", "append", "combine", "merge", "stringfunction")):
+        for pair in _PAIRS:
+            if all(name in node.inputs for name in pair):
+                # SDXLPromptStyler and its kin: output 0 is the positive text, 1 the negative.
+                return self.string(node.inputs[pair[link.slot == 1]], depth + 1, side)
+        if "stringfunction" in kind:
+            return self._string_function(node, depth)
+        if any(word in kind for word in ("concat", "join", "append", "combine", "merge")):
             return self._joined(node, depth, side)
-        if "switch" in kind or "select" in kind:
-            index = as_int(self.number(node.inputs, "select", "index", "input"))
-            for name in (f"input{index}", f"text{index}", f"text_{index}", f"any_{index}", f"string{index}"):
-                if index is not None and name in node.inputs:
-                    return self.string(node.inputs[name], depth + 1, side)
+        if any(word in kind for word in _WRITERS):
+            return None
+        for branch in self.branches(node):
+            text = self.string(branch, depth + 1, side)
+            if text is not None and text.strip():
+                return text
         if "replace" in kind and isinstance(node.inputs.get("find"), str) and node.inputs["find"]:
             text = self.string(first_of(node.inputs, "text", "string"), depth + 1, side)
             new = self.string(node.inputs.get("replace"), depth + 1, side)
-            return text.replace(node.inputs["find"], new or "")[:MAX_TEXT] if text else text
+            return _replaced(text, node.inputs["find"], new or "") if text else text
         for name in (*_SIDES[side][1:], *_STRINGS) if side == "negative" else (*_STRINGS, *_SIDES[side][1:]):
             if name in node.inputs:
                 text = self.string(node.inputs[name], depth + 1, side)
@@ -135,6 +173,14 @@ class Values:
                 return text
         typed = [v for n, v in node.inputs.items() if isinstance(v, str) and ("text" in n or "prompt" in n)]
         return max(typed, key=len) if typed else None
+
+    def _string_function(self, node: Node, depth: int) -> str | None:
+        """pysssss' StringFunction: `text_b` and `text_c` come behind `text_a`, or are what is replaced, and by what."""
+        a, b, c = (self.string(node.inputs.get(f"text_{n}"), depth + 1) or "" for n in "abc")
+        if node.inputs.get("action") == "replace":
+            return _replaced(a, b, c) if b else a
+        between = ", " if str(node.inputs.get("tidy_tags")).lower() in ("yes", "true") else ""
+        return between.join(part for part in (a, b, c) if part)[:MAX_TEXT]
 
     def _joined(self, node: Node, depth: int, side: str) -> str | None:
         delimiter = first_of(node.inputs, "delimiter", "separator", "delim", "linebreak_addition")
@@ -170,9 +216,8 @@ class Values:
                 texts: list[str] = []
                 self._encoded(value, side, texts, set(), 0)
                 return "\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_TEXT]
-        # Pipes carry everything in one link.
-        for name, value in inputs.items():
-            if isinstance(value, Link) and ("pipe" in name or "context" in name or name in ("ctx", "bus")):
+        for value in bundles(inputs):
+            if isinstance(value, Link):
                 texts = []
                 self._encoded(value, side, texts, set(), 0)
                 return "\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))[:MAX_TEXT]
@@ -185,7 +230,7 @@ class Values:
             return
         seen.add(key)
         inputs = node.inputs
-        if node.kind == "ConditioningZeroOut":
+        if node.kind == "ConditioningZeroOut" or any(word in node.kind.lower() for word in _WRITERS):
             return
         guidance = as_float(inputs.get("guidance"))
         if guidance is not None and side == "positive" and self.guidance is None:
@@ -204,6 +249,12 @@ class Values:
                 elif (text := self.string(value, side=side)) is not None:
                     out.append(text)
                 return
+        for branch in self.branches(node):
+            before = len(out)
+            if isinstance(branch, Link):
+                self._encoded(branch, side, out, seen, depth + 1)
+            if len(out) > before:
+                return
         names = [name for name, _ in node.links() if name.startswith(("cond", "base_cond"))]
         names.sort(key=lambda name: (name.endswith("from"), name))
         for name in names:
@@ -219,8 +270,6 @@ class Values:
         if names:
             return
         names = [name for name, _ in node.links() if name not in _NOT_CONDITIONING]
-        if "switch" in node.kind.lower() or "reroute" in node.kind.lower():
-            names = names[:1]
         for name in names:
             self._encoded(inputs[name], side, out, seen, depth + 1)
 
@@ -236,18 +285,20 @@ class Values:
         loras: list[Lora] = []
         name: str | None = None
         if not isinstance(link, Link):
-            link = next((v for n, v in sampler.links() if "pipe" in n or "context" in n or n == "ctx"), None)
+            link = next(iter(bundles(sampler.inputs)), None)
         seen: set[str] = set()
         node = self.graph.node(link)
         while node is not None and node.id not in seen and len(seen) < MAX_DEPTH * 4:
             seen.add(node.id)
             loras.extend(reversed(self._loras(node, set())))
-            name = self.text_of(node.inputs, *_MODEL_NAMES)
+            own = node.inputs.get("model")
+            name = self.text_of(node.inputs, *_MODEL_NAMES) or (own if isinstance(own, str) else None)
             if name is not None and not isinstance(node.inputs.get("model"), Link):
                 break
             name = None
             ahead = ("model", "model1", "model_a", "base_model", "ckpt_model", "unet", "MODEL")
-            nxt = next((node.inputs[n] for n in ahead if isinstance(node.inputs.get(n), Link)), None)
+            nxt = next((branch for branch in self.branches(node) if isinstance(branch, Link)), None)
+            nxt = nxt or next((node.inputs[n] for n in ahead if isinstance(node.inputs.get(n), Link)), None)
             if nxt is None:
                 skip = {"clip", "vae", "image", "lora_stack", "positive", "negative", "latent", "ipadapter", "seed"}
                 nxt = next((v for n, v in node.links() if n not in skip), None)
@@ -261,14 +312,14 @@ class Values:
             return out
         seen.add(node.id)
         inputs = node.inputs
-        for name in ("lora_stack", "optional_lora_stack", "loras_stack"):
+        for name in ("lora_stack", "optional_lora_stack", "loras_stack", "lora", "prev_lora"):
             stack = self.graph.node(inputs.get(name))
-            if stack is not None:
+            if stack is not None and "lora" in stack.kind.lower():
                 out += self._loras(stack, seen)
-        single = self.text_of(inputs, "lora_name", "lora")
+        single = None if isinstance(inputs.get("lora"), Link) and out else self.text_of(inputs, "lora_name", "lora")
         if single:
             weight = first_of(inputs, "strength_model", "lora_model_strength", "strength", "model_strength", "weight",
-                              "lora_weight")  # fmt: skip
+                              "lora_weight", "lora_strength")  # fmt: skip
             out.append(Lora(name=single, weight=self._weight(weight)))
         count = as_int(inputs.get("lora_count")) or 100
         for key, value in inputs.items():
@@ -288,6 +339,8 @@ class Values:
         for item in listed if isinstance(listed, list) else []:
             if isinstance(item, dict) and isinstance(item.get("name"), str) and item.get("active", True):
                 out.append(Lora(name=item["name"], weight=as_float(item.get("strength"))))
+        if not out and "lora" in node.kind.lower():
+            out += lora_tags(self.string(first_of(inputs, "text", "lora_syntax", "loras_text")))
         return [lora for lora in out[:100] if lora.name.strip() and lora.name.lower() not in ("none", "undefined")]
 
     def _weight(self, value: Any) -> float | None:
@@ -297,8 +350,8 @@ class Values:
 
     def size(self, inputs: Mapping[str, Any]) -> tuple[int | None, int | None]:
         """Width and height of the empty latent that a sampler begins with, through the nodes between."""
-        link = first_of(inputs, "latent_image", "latent", "samples", "latents", "optional_latent")
-        node = self.graph.node(link)
+        link = first_of(inputs, "latent_image", "latent", "samples", "latents", "optional_latent", "image_embeds")
+        node = self.graph.node(link or next(iter(bundles(inputs)), None))
         for _ in range(MAX_DEPTH):
             if node is None:
                 break
@@ -307,10 +360,24 @@ class Values:
                 height = positive(as_int(self.number(node.inputs, high)))
                 if width and height:
                     return width, height
+            # `1216 x 832   (landscape)`, as nodes with lists of sizes have it.
+            listed = as_size(self.text_of(node.inputs, "dimensions", "resolution"))
+            if all(listed):
+                return listed
             if "pixels" in node.inputs or "image" in node.inputs:
                 break
-            node = self.graph.node(next((v for n, v in node.links() if "latent" in n or "samples" in n), None))
+            ways = [*self.branches(node), *(v for n, v in node.links() if "latent" in n or "samples" in n)]
+            node = self.graph.node(next(iter(ways or bundles(node.inputs)), None))
         return None, None
+
+
+def bundles(inputs: Mapping[str, Any]) -> list[Link]:
+    """The links that carry many things at once."""
+    return [v for name, v in inputs.items() if isinstance(v, Link) and any(word in name.lower() for word in _BUNDLES)]
+
+
+def _ends_with(name: str, index: int | None) -> bool:
+    return index is not None and name != (stem := name.rstrip("0123456789")) and name[len(stem) :] == str(index)
 
 
 def first_of(inputs: Mapping[str, Any], *names: str) -> Any:
@@ -318,6 +385,11 @@ def first_of(inputs: Mapping[str, Any], *names: str) -> Any:
     return next((inputs[name] for name in names if name in inputs), None)
 
 
+def _replaced(text: str, old: str, new: str) -> str:
+    """As str.replace, but a small graph must not make gigabytes of a long text in a long text."""
+    return text.replace(old, new, MAX_TEXT // max(1, len(new)) + 1)[:MAX_TEXT]
+
+
 def _is_pipe(node: Node) -> bool:
     kind = node.kind.lower()
-    return "pipe" in kind or "context" in kind
+    return any(word in kind for word in ("pipe", "context", "embed"))

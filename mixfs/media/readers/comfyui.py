@@ -17,10 +17,11 @@ from typing import Any
 from mixfs.media.readers import a1111
 from mixfs.media.readers.base import RawFields, as_float, as_int, as_seed, lora_tags, parse_json
 from mixfs.media.readers.comfy_values import Values
-from mixfs.media.readers.graph import Graph, Link, Node, from_api, from_ui
+from mixfs.media.readers.graph import Graph, Link, Node, from_api
+from mixfs.media.readers.ui_graph import from_ui
 from mixfs.media.types import EmbeddedMetadata, Lora, Scalar
 
-VERSION = 1
+VERSION = 2
 _MAX_PASSES = 24
 
 _HOSTS = ("exif:Model", "exif:Make", "exif:ImageDescription", "exif:UserComment", "exif:Software", "exif:DocumentName",
@@ -89,8 +90,16 @@ class ComfyUIReader:
         for key in fields.candidates("parameters", "exif:UserComment"):
             parsed = a1111.parse(fields.get(key))
             if parsed is not None and parsed.settings:
-                return fill(found, a1111.to_metadata(parsed, "ComfyUI", None, self.name))
+                return fill(found, a1111.to_metadata(parsed, self, "ComfyUI", None))
         return found
+
+
+def complete(found: EmbeddedMetadata, fields: RawFields) -> EmbeddedMetadata:
+    """What another program wrote beside the ComfyUI graph that it ran: gaps are filled, the graph goes along."""
+    graph, api, ui = load(fields)
+    if graph is not None:
+        found = fill(found, dataclasses.replace(describe(graph), parameters={}))
+    return dataclasses.replace(found, workflow=ui, api_prompt=api)
 
 
 def fill(found: EmbeddedMetadata, other: EmbeddedMetadata) -> EmbeddedMetadata:
@@ -106,10 +115,12 @@ def fill(found: EmbeddedMetadata, other: EmbeddedMetadata) -> EmbeddedMetadata:
 def describe(graph: Graph) -> EmbeddedMetadata:
     """All that the graph says of the picture that it saved. Works, with gaps, on graphs of unknown nodes."""
     values = Values(graph)
-    passes = find_passes(graph)
+    passes = find_passes(values)
     found = EmbeddedMetadata(generator="ComfyUI", reader="comfyui", reader_version=VERSION)
-    for node in reversed(passes):
-        found = fill(found, _describe_pass(values, node))
+    for i, node in enumerate(reversed(passes)):
+        described = _describe_pass(values, node)
+        # A later pass' strength of denoising would read as if it were the first one's.
+        found = fill(found, described if i == 0 else dataclasses.replace(described, parameters={}))
     if not passes:
         found = _without_sampler(values, found)
     if len(passes) > 1:
@@ -125,19 +136,23 @@ _AWAY = frozenset({"model", "clip", "vae", "positive", "negative", "conditioning
 
 
 def is_sampler(node: Node) -> bool:
-    inputs = node.inputs
+    inputs, kind = node.inputs, node.kind.lower()
+    if ("context" in kind or "pipe" in kind) and "sampler" not in kind:
+        return False  # It carries a sampler's settings on, and a seed too.
     if "guider" in inputs:
         return "sigmas" in inputs or "latent_image" in inputs
     work = any(n in inputs for n in ("seed", "noise_seed", "sampler_name", "sampler", "sigmas", "steps", "cfg"))
     if ("positive" in inputs or "negative" in inputs) and work:
         # Loaders that take prompts as text have no latent and no steps.
         return isinstance(inputs.get("positive"), Link) or isinstance(inputs.get("negative"), Link)
-    kind = node.kind.lower()
-    return "sampler" in kind and work and any(isinstance(v, Link) for v in inputs.values())
+    # Easy Use has the settings in a node before the sampler, which has none itself.
+    named = "sampler" in kind or ("sampler_name" in inputs and "steps" in inputs)
+    return named and work and any(isinstance(v, Link) for v in inputs.values())
 
 
-def find_passes(graph: Graph) -> list[Node]:
+def find_passes(values: Values) -> list[Node]:
     """The samplers on the way to the saved picture, the last pass first."""
+    graph = values.graph
     for start in _ends(graph):
         passes: list[Node] = []
         seen: set[str] = set()
@@ -152,6 +167,8 @@ def find_passes(graph: Graph) -> list[Node]:
             links = sorted(
                 ((_rank(name), link) for name, link in node.links() if name not in _AWAY), key=lambda pair: pair[0]
             )
+            if branches := values.branches(node):
+                links = [(0, link) for link in branches[:1] if isinstance(link, Link)]
             if is_sampler(node):
                 # Stable Cascade: the first stage comes in by way of the second stage's conditioning.
                 hidden = graph.node(node.inputs.get("positive"))

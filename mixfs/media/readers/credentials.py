@@ -5,9 +5,7 @@ from __future__ import annotations
 from mixfs.media.readers.base import RawFields
 from mixfs.media.types import EmbeddedMetadata, Scalar
 
-VERSION = 1
-
-_MARK = "trainedAlgorithmicMedia"
+_MARK = "rainedAlgorithmicMedia"  # also `compositeWithTrainedAlgorithmicMedia`
 # The last three are what the same makers' libraries call themselves; an agent's own name is better and comes first.
 _NAMES = (
     ("firefly", "Adobe Firefly"), ("chatgpt", "OpenAI"), ("gpt-4o", "OpenAI"), ("dall", "OpenAI"), ("openai", "OpenAI"),
@@ -20,11 +18,11 @@ _NAMES = (
 
 class CredentialsReader:
     name = "credentials"
-    version = VERSION
+    version = 2
 
     def read(self, fields: RawFields) -> EmbeddedMetadata | None:
         claims, xmp = fields.get("c2pa"), fields.get("xmp")
-        source = claims if _MARK in claims or "rainedAlgorithmic" in claims else xmp if _MARK in xmp else ""
+        source = claims if _MARK in claims else xmp if _MARK in xmp else ""
         if not source:
             return None
         pairs = [line.partition(": ")[::2] for line in claims.split("\n")] if source is claims else []
@@ -39,6 +37,6 @@ class CredentialsReader:
         return EmbeddedMetadata(
             generator=generator or (agents[0] if agents else "unknown AI"),
             reader=self.name,
-            reader_version=VERSION,
+            reader_version=self.version,
             parameters=parameters,
         )

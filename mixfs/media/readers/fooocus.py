@@ -1,92 +1,85 @@
-"""Fooocus and its forks: `fooocus_scheme` beside `parameters` in JSON or in A1111's text; RuinedFooocus' own JSON.
+"""Fooocus and its forks: `fooocus_scheme` beside `parameters` in JSON or in A1111's text.
 
-In JPEG and WebP: UserComment holds the parameters, Software `Fooocus v…`, MakerNote the scheme.
+In JPEG and WebP: UserComment holds the parameters, Software `Fooocus v…`, MakerNote the scheme. The prompt is the one
+that was typed; `full_prompt`, and the first lines of the A1111 text, are what styles and expansion made of it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from mixfs.media.readers import a1111
-from mixfs.media.readers.base import (
-    RawFields,
-    as_float,
-    as_int,
-    as_list,
-    as_object,
-    as_seed,
-    as_size,
-    as_text,
-    first,
-    lora_tags,
-    parse_json,
-    scalars,
-)  # fmt: skip
+from mixfs.media.readers.base import RawFields, as_float, as_list, as_size, as_text, build, first, lowered
 from mixfs.media.types import EmbeddedMetadata, Lora
 
-VERSION = 1
-_HOSTS = ("parameters", "exif:UserComment", "Comment", "comment", "exif:ImageDescription")
+HOSTS = ("parameters", "exif:UserComment", "Comment", "comment", "exif:ImageDescription")
 
-_TAKEN = frozenset({"prompt", "negative_prompt", "base_model", "base_model_hash", "seed", "steps", "guidance_scale",
-                    "sampler", "scheduler", "resolution", "version", "loras", "full_prompt",
-                    "full_negative_prompt"})  # fmt: skip
+_NAMES = {
+    "prompt": ("prompt", "full_prompt"), "negative_prompt": ("negative_prompt",), "model": ("base_model", "model"),
+    "model_hash": ("base_model_hash",), "seed": ("seed",), "steps": ("steps",),
+    "cfg": ("guidance_scale", "cfg_scale", "cfg"), "sampler": ("sampler",),
+    "scheduler": ("scheduler",), "width": ("width",), "height": ("height",),
+}  # fmt: skip
 
 
 class FooocusReader:
     name = "fooocus"
-    version = VERSION
+    version = 2
 
     def read(self, fields: RawFields) -> EmbeddedMetadata | None:
         software = fields.get("exif:Software") or fields.get("Software")
         scheme = fields.get("fooocus_scheme") or fields.get("exif:MakerNote")
         ours = bool(fields.get("fooocus_scheme")) or software.lower().startswith("fooocus")
-        for key in fields.candidates(*_HOSTS):
-            text = fields.get(key)
-            data = as_object(parse_json(text))
-            if data and (_marked(data) or (ours and "prompt" in {k.lower() for k in data})):
-                return self._json({k.lower().replace(" ", "_"): v for k, v in data.items()}, software)
-            if not data and (ours or scheme == "a1111"):
+        for key in fields.candidates(*HOSTS):
+            text, data = fields.get(key), fields.object(key)
+            if data and (_marked(lowered(data)) or (ours and "prompt" in lowered(data))):
+                return self._json(data, software)
+            if not data and (ours or scheme == "a1111" or "Version: Fooocus" in text):
                 parsed = a1111.parse(text)
-                version = software if software.lower().startswith("fooocus") else ""
                 if parsed is not None and (ours or parsed.settings.get("Version", "").startswith("Fooocus")):
-                    version = parsed.settings.get("Version") or version
-                    return a1111.to_metadata(parsed, "Fooocus", _number(version), self.name)
+                    return self._text(parsed, software)
         return None
 
+    def _text(self, parsed: a1111.Parsed, software: str) -> EmbeddedMetadata:
+        version = parsed.settings.get("Version") or (software if software.lower().startswith("fooocus") else "")
+        found = a1111.to_metadata(parsed, self, "Fooocus", _number(version))
+        raw, raw_negative = parsed.settings.get("Raw prompt"), parsed.settings.get("Raw negative prompt")
+        if raw is None:
+            return found
+        full = {"Full prompt": found.prompt, "Full negative prompt": found.negative_prompt}
+        rest = {k: v for k, v in found.parameters.items() if k not in ("Raw prompt", "Raw negative prompt")}
+        negative = found.negative_prompt if raw_negative is None else raw_negative
+        return dataclasses.replace(found, prompt=raw, negative_prompt=negative, parameters={**rest, **full})
+
     def _json(self, data: dict[str, Any], software: str) -> EmbeddedMetadata:
-        width, height = as_size(data.get("resolution"))
-        loras: list[Lora] = []
-        for item in as_list(data.get("loras")):
-            if isinstance(item, list) and len(item) >= 2 and isinstance(item[0], str):
-                loras.append(Lora(name=item[0], weight=as_float(item[1])))
-            elif isinstance(item, dict) and isinstance(item.get("name"), str):
-                loras.append(Lora(name=item["name"], weight=as_float(first(item, "weight", "strength"))))
-        for key, value in data.items():
-            if key.startswith("lora_combined_") and isinstance(value, str):
-                name, _, weight = value.rpartition(":")
-                loras.append(Lora(name=name.strip() or value, weight=as_float(weight)))
-        prompt = as_text(data.get("prompt")) or as_text(data.get("full_prompt"))
-        negative = as_text(data.get("negative_prompt"))
-        sampler = as_text(data.get("sampler"))
-        return EmbeddedMetadata(
-            generator="Fooocus",
-            version=_number(as_text(data.get("version")) or software),
-            reader=self.name,
-            reader_version=VERSION,
-            prompt=prompt,
-            negative_prompt=negative,
-            model=as_text(first(data, "base_model", "model")),
-            model_hash=as_text(data.get("base_model_hash")),
-            seed=as_seed(data.get("seed")),
-            steps=as_int(data.get("steps")),
-            cfg=as_float(first(data, "guidance_scale", "cfg_scale")),
-            sampler=sampler,
-            scheduler=as_text(data.get("scheduler")),
-            width=width or as_int(data.get("width")),
-            height=height or as_int(data.get("height")),
-            loras=tuple(loras) or lora_tags(prompt),
-            parameters=scalars(data, _TAKEN),
-        )
+        settings = lowered(data)
+        width, height = as_size(settings.get("resolution"))
+        loras = [Lora(name=item[0], weight=as_float(item[1])) for item in as_list(settings.get("loras"))
+                 if isinstance(item, list) and len(item) >= 2 and isinstance(item[0], str)]  # fmt: skip
+        loras += [Lora(name=item["name"], weight=as_float(first(item, "weight", "strength")))
+                  for item in as_list(settings.get("loras"))
+                  if isinstance(item, dict) and isinstance(item.get("name"), str)]  # fmt: skip
+        named = {key: lora for key, value in data.items() if (lora := _named_lora(key, value))}
+        return build(
+            self, "Fooocus", settings, _NAMES,
+            drop={"version", "software", "loras", "resolution", "full_prompt", "full_negative_prompt", *lowered(named)},
+            version=_number(as_text(first(settings, "version", "software")) or software),
+            loras=loras or list(named.values()), width=width, height=height,
+        )  # fmt: skip
+
+
+def _named_lora(key: str, value: Any) -> Lora | None:
+    """`lora_combined_1` or, as the log shows it, `LoRA 1`: `name : 0.5`; before 2.1 `LoRA [name] weight`: 0.5."""
+    lower = key.lower()
+    if lower.startswith("lora [") and lower.endswith("] weight"):
+        return Lora(name=key[6:-8], weight=as_float(value))
+    number = lower.removeprefix("lora_combined_") if lower.startswith("lora_combined_") else lower.removeprefix("lora ")
+    if number == lower or not number.strip().isdigit() or not isinstance(value, str):
+        return None
+    name, _, weight = value.rpartition(":")
+    name = name.strip() or value.strip()
+    return Lora(name=name, weight=as_float(weight)) if name and name != "None" else None
 
 
 def _marked(data: dict[str, Any]) -> bool:
@@ -99,60 +92,6 @@ def _marked(data: dict[str, Any]) -> bool:
 
 
 def _number(version: str) -> str | None:
-    lowered = version.lower()
-    if lowered.startswith("fooocus"):
+    if version.lower().startswith("fooocus"):
         version = version[7:].strip()
     return version.removeprefix("v") or None
-
-
-class RuinedFooocusReader:
-    """RuinedFooocus: JSON with `"software": "RuinedFooocus"`."""
-
-    name = "ruinedfooocus"
-    version = VERSION
-
-    def read(self, fields: RawFields) -> EmbeddedMetadata | None:
-        for key in fields.candidates(*_HOSTS):
-            if "RuinedFooocus" not in fields.get(key):
-                continue
-            data = fields.object(key)
-            software = data.get("software")
-            if not isinstance(software, str) or not software.startswith("RuinedFooocus"):
-                continue
-            loras = []
-            for item in as_list(data.get("loras")):
-                if isinstance(item, dict):
-                    name, weight = first(item, "name", "lora"), first(item, "weight", "strength")
-                elif isinstance(item, list) and len(item) >= 2:
-                    # [hash, name] or [name, weight], by age.
-                    name, weight = (item[0], item[1]) if as_float(item[1]) is not None else (item[1], None)
-                    if weight is None and isinstance(name, str) and " - " in name:
-                        head, _, tail = name.partition(" - ")
-                        name, weight = (tail, head) if as_float(head) is not None else (name, None)
-                else:
-                    name, weight = item, None
-                if isinstance(name, str) and name:
-                    loras.append(Lora(name=name, weight=as_float(weight)))
-            taken = {"Prompt", "Negative", "steps", "cfg", "width", "height", "seed", "sampler_name", "scheduler",
-                     "base_model_name", "base_model_hash", "loras", "software"}  # fmt: skip
-            prompt = as_text(first(data, "Prompt", "prompt"))
-            return EmbeddedMetadata(
-                generator="RuinedFooocus",
-                version=as_text(first(data, "version")),
-                reader=self.name,
-                reader_version=VERSION,
-                prompt=prompt,
-                negative_prompt=as_text(first(data, "Negative", "negative_prompt", "negative")),
-                model=as_text(first(data, "base_model_name", "model")),
-                model_hash=as_text(data.get("base_model_hash")),
-                seed=as_seed(data.get("seed")),
-                steps=as_int(data.get("steps")),
-                cfg=as_float(data.get("cfg")),
-                sampler=as_text(first(data, "sampler_name", "sampler")),
-                scheduler=as_text(data.get("scheduler")),
-                width=as_int(data.get("width")),
-                height=as_int(data.get("height")),
-                loras=tuple(loras) or lora_tags(prompt),
-                parameters=scalars(data, taken),
-            )
-        return None

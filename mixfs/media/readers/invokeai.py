@@ -9,18 +9,23 @@ from typing import Any
 from mixfs.media.readers.base import (
     RawFields,
     as_float,
-    as_int,
     as_list,
     as_object,
-    as_seed,
     as_text,
+    build,
     first,
-    lora_tags,
-    scalars,
 )  # fmt: skip
 from mixfs.media.types import EmbeddedMetadata, Lora, Scalar
 
-VERSION = 1
+_NAMES = {
+    "version": ("app_version",), "prompt": ("positive_prompt",), "negative_prompt": ("negative_prompt",),
+    "seed": ("seed",), "steps": ("steps",), "cfg": ("cfg_scale", "guidance"), "sampler": ("scheduler",),
+    "width": ("width",), "height": ("height",),
+}  # fmt: skip
+_OLD_NAMES = {
+    "seed": ("seed",), "steps": ("steps",), "cfg": ("cfg_scale",), "sampler": ("sampler", "sampler_name"),
+    "width": ("width",), "height": ("height",),
+}  # fmt: skip
 
 _DREAM_FLAGS = {
     "-s": "steps", "--steps": "steps", "-S": "seed", "--seed": "seed", "-W": "width", "--width": "width",
@@ -30,28 +35,25 @@ _DREAM_FLAGS = {
     "--perlin": "perlin", "--threshold": "threshold", "-v": "variation_amount", "-V": "with_variations",
 }  # fmt: skip
 
-_TAKEN = frozenset({"positive_prompt", "negative_prompt", "model", "seed", "steps", "cfg_scale", "scheduler", "width",
-                    "height", "app_version", "loras"})  # fmt: skip
-
 
 class InvokeAIReader:
     name = "invokeai"
-    version = VERSION
+    version = 2
 
     def read(self, fields: RawFields) -> EmbeddedMetadata | None:
-        if fields.get("invokeai_metadata") or fields.get("invokeai_graph"):
-            return self._current(fields)
-        if old := fields.object("sd-metadata"):
-            return self._sd_metadata(old, fields.get("Dream") or fields.get("dream"))
+        if found := self._current(fields):
+            return found
         dream = _parse_dream(fields.get("Dream") or fields.get("dream"))
-        return self._build(dream, None, None, None) if dream else None
+        if old := fields.object("sd-metadata"):
+            return self._sd_metadata(old, dream)
+        return self._old(dream, {}) if dream else None
 
     def _current(self, fields: RawFields) -> EmbeddedMetadata | None:
         data = fields.object("invokeai_metadata")
-        graph = _from_graph(fields.object("invokeai_graph"))
+        graph = _from_graph(fields.object("invokeai_graph") or _workflow_graph(fields.object("invokeai_workflow")))
         if not data and not graph:
             return None
-        model = as_object(first(data, "model")) or as_object(graph.get("model"))
+        model = as_object(data.get("model")) or as_object(graph.get("model"))
         loras = []
         for item in as_list(data.get("loras")):
             inner = as_object(item)
@@ -59,33 +61,21 @@ class InvokeAIReader:
             name = first(named, "name", "model_name")
             if isinstance(name, str):
                 loras.append(Lora(name=name, weight=as_float(inner.get("weight"))))
-        positive = as_text(data.get("positive_prompt")) or as_text(graph.get("positive"))
-        parameters: dict[str, Scalar] = scalars(data, _TAKEN)
+        parameters: dict[str, Scalar] = {}
         for key in ("vae", "refiner_model"):
             named_model = first(as_object(data.get(key)), "name", "model_name")
             if isinstance(named_model, str):
                 parameters[key] = named_model
-        return EmbeddedMetadata(
-            generator="InvokeAI",
-            version=as_text(data.get("app_version")),
-            reader=self.name,
-            reader_version=VERSION,
-            prompt=positive,
-            negative_prompt=as_text(data.get("negative_prompt")) or as_text(graph.get("negative")),
+        whole = {**graph, **{key: value for key, value in data.items() if value is not None and value != ""}}
+        return build(
+            self, "InvokeAI", whole, _NAMES, drop=("model", "loras"), parameters=parameters,
             model=as_text(first(model, "name", "model_name")) or as_text(data.get("model")),
-            model_hash=as_text(first(model, "hash", "model_hash")),
-            seed=as_seed(first(data, "seed")) if "seed" in data else as_seed(graph.get("seed")),
-            steps=as_int(first(data, "steps")) if "steps" in data else as_int(graph.get("steps")),
-            cfg=as_float(first(data, "cfg_scale", "guidance")) if data else as_float(graph.get("cfg_scale")),
-            sampler=as_text(data.get("scheduler")) or as_text(graph.get("scheduler")),
-            width=as_int(data.get("width")) or as_int(graph.get("width")),
-            height=as_int(data.get("height")) or as_int(graph.get("height")),
-            loras=tuple(loras) or lora_tags(positive),
-            parameters=parameters,
-        )
+            model_hash=as_text(first(model, "hash", "model_hash")), loras=loras,
+        )  # fmt: skip
 
-    def _sd_metadata(self, data: dict[str, Any], dream: str) -> EmbeddedMetadata:
-        image = as_object(data.get("image"))
+    def _sd_metadata(self, data: dict[str, Any], dream: dict[str, Any]) -> EmbeddedMetadata:
+        # A grid has `images`, a list; each has the same settings.
+        image = as_object(data.get("image")) or as_object(next(iter(as_list(data.get("images"))), None))
         prompt = image.get("prompt")
         if isinstance(prompt, list):
             prompt = " ".join(
@@ -93,36 +83,16 @@ class InvokeAIReader:
                 for part in prompt
                 if isinstance(part, str) or (isinstance(part, dict) and isinstance(part.get("prompt"), str))
             )
-        settings = dict(image)
-        settings["prompt"] = prompt
-        line = _parse_dream(dream)
-        if line and isinstance(line.get("prompt"), str):
-            # The command line keeps what the JSON of some versions lost: the negative part, in brackets.
-            settings["prompt"] = line["prompt"]
-        model = as_text(first(data, "model_weights", "model"))
-        return self._build(settings, model, as_text(data.get("model_hash")), as_text(data.get("app_version")))
+        # The command line keeps what the JSON of some versions lost: the negative part, in brackets.
+        return self._old({**image, "prompt": dream.get("prompt", prompt)}, data)
 
-    def _build(
-        self, data: Mapping[str, Any], model: str | None, model_hash: str | None, version: str | None
-    ) -> EmbeddedMetadata:
-        positive, negative = split_brackets(as_text(data.get("prompt")) or "")
-        return EmbeddedMetadata(
-            generator="InvokeAI",
-            version=version,
-            reader=self.name,
-            reader_version=VERSION,
-            prompt=positive or None,
-            negative_prompt=negative or None,
-            model=model,
-            model_hash=model_hash,
-            seed=as_seed(data.get("seed")),
-            steps=as_int(data.get("steps")),
-            cfg=as_float(data.get("cfg_scale")),
-            sampler=as_text(first(data, "sampler", "sampler_name")),
-            width=as_int(data.get("width")),
-            height=as_int(data.get("height")),
-            parameters=scalars(data, {"prompt", "seed", "steps", "cfg_scale", "sampler", "width", "height"}),
-        )
+    def _old(self, image: Mapping[str, Any], model: Mapping[str, Any]) -> EmbeddedMetadata:
+        positive, negative = split_brackets(as_text(image.get("prompt")) or "")
+        return build(
+            self, "InvokeAI", image, _OLD_NAMES, drop=("prompt",),
+            prompt=positive or None, negative_prompt=negative or None, version=as_text(model.get("app_version")),
+            model=as_text(first(model, "model_weights", "model")), model_hash=as_text(model.get("model_hash")),
+        )  # fmt: skip
 
 
 def split_brackets(text: str) -> tuple[str, str]:
@@ -170,7 +140,7 @@ def _parse_dream(line: str) -> dict[str, Any]:
         if word in _DREAM_FLAGS:
             key = _DREAM_FLAGS[word]
             out.setdefault(key, "")
-        elif word[:2] in _DREAM_FLAGS and word[2:3].isdigit():
+        elif word[:2] in _DREAM_FLAGS and (word[2:3].isdigit() or word[:2] == "-A"):
             # `-s50`: the value stands right behind its flag.
             out[_DREAM_FLAGS[word[:2]]], key = word[2:], ""
         elif word.startswith("-") and not word[1:2].isdigit():
@@ -205,19 +175,38 @@ def _from_graph(graph: dict[str, Any]) -> dict[str, Any]:
             )
         return None
 
+    def value(key: str, name: str) -> Any:
+        linked = nodes.get(into.get((key, name), ""))
+        return nodes[key].get(name) if linked is None else first(linked, "value", name)
+
     out: dict[str, Any] = {}
     for key, node in nodes.items():
         kind = str(node.get("type", ""))
         if "denoise" in kind or kind in ("t2l", "l2l"):
-            out.update({name: node[name] for name in ("steps", "cfg_scale", "scheduler") if node.get(name) is not None})
+            # `seed` here and not in a node of its own: FLUX and SD 3.
+            for name in ("steps", "num_steps", "cfg_scale", "guidance", "scheduler", "seed", "width", "height"):
+                if (item := value(key, name)) is not None:
+                    out.setdefault(name.removeprefix("num_"), item)
             for side in ("positive", "negative"):
                 origin = into.get((key, f"{side}_conditioning")) or into.get((key, f"{side}_text_conditioning"))
-                out[side] = text_behind(origin)
-            for name in ("seed", "width", "height"):
-                if as_int(node.get(name)) and name not in out:
-                    out[name] = node[name]
+                out[f"{side}_prompt"] = text_behind(origin)
         elif kind == "noise":
-            out.update({name: node[name] for name in ("seed", "width", "height") if node.get(name) is not None})
+            out.update({name: value(key, name) for name in ("seed", "width", "height")})
         elif "model_loader" in kind and "model" not in out:
             out["model"] = node.get("model")
-    return {name: value for name, value in out.items() if value is not None}
+    return {name: item for name, item in out.items() if item is not None}
+
+
+def _workflow_graph(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The editor's form of a workflow, brought into the graph's: values are in `data.inputs`, edges have handles."""
+    nodes: dict[str, Any] = {}
+    for item in as_list(workflow.get("nodes"))[:5000]:
+        data = as_object(as_object(item).get("data"))
+        inputs = {name: as_object(port).get("value") for name, port in as_object(data.get("inputs")).items()}
+        nodes[str(as_object(item).get("id"))] = {**inputs, "type": data.get("type")}
+    edges = [
+        {"source": {"node_id": edge.get("source"), "field": edge.get("sourceHandle")},
+         "destination": {"node_id": edge.get("target"), "field": edge.get("targetHandle")}}
+        for item in as_list(workflow.get("edges"))[:20_000] if (edge := as_object(item))
+    ]  # fmt: skip
+    return {"nodes": nodes, "edges": edges}

@@ -5,76 +5,62 @@ from __future__ import annotations
 
 from typing import Any
 
-from mixfs.media.readers.base import (
-    RawFields,
-    as_float,
-    as_int,
-    as_list,
-    as_object,
-    as_seed,
-    as_text,
-    first,
-    scalars,
-)  # fmt: skip
+from mixfs.media.readers.base import RawFields, as_list, as_object, as_text, build
 from mixfs.media.types import EmbeddedMetadata, Scalar
 
-VERSION = 1
-
-_TAKEN = frozenset({"prompt", "uc", "seed", "steps", "scale", "sampler", "noise_schedule", "width", "height",
-                    "v4_prompt", "v4_negative_prompt", "signed_hash"})  # fmt: skip
+_NAMES = {
+    "prompt": ("prompt",), "negative_prompt": ("uc", "negative_prompt"), "seed": ("seed",), "steps": ("steps",),
+    "cfg": ("scale",), "sampler": ("sampler",), "scheduler": ("noise_schedule",), "width": ("width",),
+    "height": ("height",),
+}  # fmt: skip
+_TITLES = ("NovelAI generated image", "AI generated image")
 
 
 class NovelAIReader:
     name = "novelai"
-    version = VERSION
+    version = 2
 
     def read(self, fields: RawFields) -> EmbeddedMetadata | None:
-        outer: dict[str, Any] = {}
-        if fields.get("Software").startswith("NovelAI") or fields.get("Source").startswith("NovelAI"):
-            outer = {key: fields.get(key) for key in ("Title", "Description", "Software", "Source", "Comment",
-                                                      "Generation time")}  # fmt: skip
-        else:
-            for key in fields.candidates("exif:UserComment", "stealth", "exif:ImageDescription", "Comment"):
-                found = fields.object(key)
-                software = f"{found.get('Software', '')}{found.get('Source', '')}{fields.get('exif:Software')}"
-                if "NovelAI" in software and ("Comment" in found or "uc" in found):
-                    outer = found if "Comment" in found else {"Comment": found}
-                    break
-            else:
-                software = fields.get("exif:Software")
-                if not software.startswith("NovelAI"):
-                    return None
-                outer = {"Source": software, "Description": fields.get("exif:ImageDescription")}
+        outer = _outer(fields)
+        if outer is None:
+            return None
         comment = as_object(outer.get("Comment"))
-        positive = _caption(comment.get("v4_prompt")) or as_text(comment.get("prompt"))
-        negative = _caption(comment.get("v4_negative_prompt")) or as_text(first(comment, "uc", "negative_prompt"))
         source = as_text(outer.get("Source")) or as_text(fields.get("exif:Software")) or ""
         model, model_hash = _model(source)
-        parameters: dict[str, Scalar] = scalars(comment, _TAKEN)
+        parameters: dict[str, Scalar] = {}
         for i, text in enumerate(_characters(comment.get("v4_prompt")), 1):
             parameters[f"Character {i}"] = text
         for i, text in enumerate(_characters(comment.get("v4_negative_prompt")), 1):
             parameters[f"Character {i} negative"] = text
         if time := as_text(outer.get("Generation time")):
             parameters["Generation time"] = time
-        return EmbeddedMetadata(
-            generator="NovelAI",
-            version=None,
-            reader=self.name,
-            reader_version=VERSION,
-            prompt=positive or as_text(outer.get("Description")),
-            negative_prompt=negative,
-            model=model,
-            model_hash=model_hash,
-            seed=as_seed(comment.get("seed")),
-            steps=as_int(comment.get("steps")),
-            cfg=as_float(comment.get("scale")),
-            sampler=as_text(comment.get("sampler")),
-            scheduler=as_text(comment.get("noise_schedule")),
-            width=as_int(comment.get("width")),
-            height=as_int(comment.get("height")),
-            parameters=parameters,
-        )
+        prompt = _caption(comment.get("v4_prompt")) or as_text(comment.get("prompt"))
+        return build(
+            self, "NovelAI", comment, _NAMES, drop=("signed_hash",), parameters=parameters,
+            prompt=prompt or as_text(outer.get("Description")),
+            negative_prompt=_caption(comment.get("v4_negative_prompt")),
+            model=model, model_hash=model_hash,
+        )  # fmt: skip
+
+
+def _outer(fields: RawFields) -> dict[str, Any] | None:
+    """The fields around `Comment`, as PNG has them; None for another generator's picture."""
+    png = {key: fields.get(key) for key in ("Title", "Description", "Software", "Source", "Comment",
+                                            "Generation time")}  # fmt: skip
+    if png["Software"].startswith("NovelAI") or png["Source"].startswith("NovelAI"):
+        return png
+    if png["Title"] in _TITLES and "uc" in fields.object("Comment"):
+        return png
+    for key in fields.candidates("exif:UserComment", "stealth", "exif:ImageDescription", "Comment"):
+        found = fields.object(key)
+        software = f"{found.get('Software', '')}{found.get('Source', '')}{fields.get('exif:Software')}"
+        if "NovelAI" in software and ("Comment" in found or "uc" in found):
+            return found if "Comment" in found else {"Comment": found}
+        if "v4_prompt" in found:
+            return {"Comment": found}
+    if fields.get("exif:Software").startswith("NovelAI"):
+        return {"Description": fields.get("exif:ImageDescription")}
+    return None
 
 
 def _caption(value: Any) -> str | None:

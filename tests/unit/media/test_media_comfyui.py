@@ -1,5 +1,7 @@
 """Walking ComfyUI graphs: the nodes that people use, several passes, and graphs that would trap a walker."""
 
+# ruff: noqa: E501 - nodes in rows
+
 from __future__ import annotations
 
 import json
@@ -276,3 +278,119 @@ def test_many_nodes_and_deep_json() -> None:
     read_metadata({"prompt": graph({**wide, "s": ("SaveImage", {"images": ["0", 0]})})})
     assert read_metadata({"prompt": '{"class_type":' + "[" * 200_000}) is None
     assert time.process_time() - begun < 5
+
+
+def text_from(node: tuple[str, dict[str, Any]], **others: tuple[str, dict[str, Any]]) -> str | None:
+    """The prompt when the encoder takes its text from this node."""
+    return read({"6": ("CLIPTextEncode", {"text": ["20", 0], "clip": ["4", 1]}), "20": node, **others}).prompt
+
+
+def test_a_switch_hands_on_the_branch_that_it_was_set_to() -> None:
+    lora = ("LoraLoaderModelOnly", {"lora_name": "l", "strength_model": 1, "model": ["4", 0]})
+    for on, loras in ((False, ()), (True, (Lora(name="l", weight=1.0),))):
+        switch = ("ComfySwitchNode", {"switch": ["32", 0], "on_false": ["4", 0], "on_true": ["31", 0]})
+        found = read({"30": switch, "31": lora, "32": ("PrimitiveBoolean", {"value": on})}, model=["30", 0])
+        assert (found.model, found.loras) == ("sub/model.safetensors", loras)
+    two = ("CheckpointLoaderSimple", {"ckpt_name": "two"})
+    numbered = ("CR Model Input Switch", {"Input": 2, "model1": ["4", 0], "model2": ["31", 0]})
+    assert read({"30": numbered, "31": two}, model=["30", 0]).model == "two"
+    latent = ("ImpactSwitch", {"select": 2, "sel_mode": False, "input1": ["5", 0], "input2": ["31", 0]})
+    small = ("EmptyLatentImage", {"width": 11, "height": 12})
+    assert read({"30": latent, "31": small}, latent_image=["30", 0]).width == 11
+    first = text_from(("Any Switch (rgthree)", {"any_01": ["21", 0], "any_02": ["22", 0]}),
+                      **{"21": ("PrimitiveString", {"value": "one"}), "22": ("PrimitiveString", {"value": "two"})})  # fmt: skip
+    assert first == "one"
+
+
+def test_what_a_language_model_was_told_is_no_prompt() -> None:
+    writer = ("OllamaGenerate", {"prompt": "write a prompt about a cat", "model": "llama"})
+    assert text_from(writer) is None
+    assert text_from(("ShowText|pysssss", {"text": ["21", 0], "text_0": "a fox"}), **{"21": writer}) == "a fox"
+    switch = ("ComfySwitchNode", {"switch": True, "on_true": ["21", 0], "on_false": ["22", 0]})
+    told = ("TextGenerate", {"prompt": "You are an expert", "clip": ["4", 1]})
+    assert text_from(switch, **{"21": told, "22": ("PrimitiveString", {"value": "a hare"})}) == "a hare"
+
+
+def test_text_nodes_of_extensions() -> None:
+    function = {"tidy_tags": "yes", "text_a": "one", "text_b": "two", "text_c": ""}
+    assert text_from(("StringFunction|pysssss", {"action": "append", **function})) == "one, two"
+    replace = {"action": "replace", "text_a": "one fish", "text_b": "fish", "text_c": "cat"}
+    assert text_from(("StringFunction|pysssss", replace)) == "one cat"
+    assert text_from(("CR Combine Prompt", {"part1": "one", "part2": "two", "separator": ", "})) == "one, two"
+    styles = {"20": ("easy stylesSelector", {"styles": "x", "positive": "good", "negative": "bad"}),
+              "7": ("CLIPTextEncode", {"text": ["20", 1], "clip": ["4", 1]})}  # fmt: skip
+    assert read({**styles}).negative_prompt == "bad"
+
+
+PIPES: dict[str, Nodes] = {
+    "efficiency sdxl": {
+        "1": ("Eff. Loader SDXL", {"base_ckpt_name": "m", "positive": "a cat", "negative": "a dog", "empty_latent_width": 640,
+                                   "empty_latent_height": 480, "lora_stack": ["2", 0]}),
+        "2": ("LoRA Stacker", {"lora_count": 1, "lora_name_1": "l", "lora_wt_1": 0.5}),
+        "3": ("KSampler SDXL (Eff.)", {"noise_seed": 11, "steps": 20, "cfg": 7.5, "sampler_name": "euler",
+                                       "scheduler": "normal", "sdxl_tuple": ["1", 0], "latent_image": ["1", 1]}),
+        "9": ("SaveImage", {"images": ["3", 3]})},
+    "easy use": {
+        "1": ("easy fullLoader", {"ckpt_name": "m", "lora_name": "l", "lora_model_strength": 0.5, "positive": "a cat",
+                                  "negative": "a dog", "empty_latent_width": 640, "empty_latent_height": 480}),
+        "2": ("easy preSampling", {"steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+                                   "seed": ["5", 0], "pipe": ["1", 0]}),
+        "3": ("easy kSampler", {"image_output": "Preview", "pipe": ["2", 0]}), "5": ("easy seed", {"seed": 11}),
+        "9": ("SaveImage", {"images": ["3", 1]})},
+    "rgthree context": {
+        **{key: BASE[key] for key in "56789"}, "4": ("CheckpointLoaderSimple", {"ckpt_name": "m"}),
+        "2": ("LoraLoader", {"lora_name": "l", "strength_model": 0.5, "model": ["4", 0]}),
+        "10": ("Context (rgthree)", {"model": ["2", 0], "clip": ["4", 1], "positive": ["6", 0], "negative": ["7", 0],
+                                     "latent": ["5", 0], "seed": 11}),
+        "11": ("Context (rgthree)", {"base_ctx": ["10", 0]}),
+        "3": ("KSampler", {**BASE["3"][1], "model": ["11", 1], "positive": ["11", 4], "negative": ["11", 5],
+                           "latent_image": ["11", 6], "seed": ["11", 8]})},
+    "impact pipe": {
+        **{key: BASE[key] for key in "5679"}, "4": ("CheckpointLoaderSimple", {"ckpt_name": "m"}),
+        "2": ("LoraLoader", {"lora_name": "l", "strength_model": 0.5, "model": ["4", 0]}),
+        "10": ("ToBasicPipe", {"model": ["2", 0], "clip": ["4", 1], "vae": ["4", 2], "positive": ["6", 0], "negative": ["7", 0]}),
+        "3": ("ImpactKSamplerBasicPipe", {"seed": 11, "steps": 20, "cfg": 7.5, "sampler_name": "euler", "scheduler": "normal",
+                                          "basic_pipe": ["10", 0], "latent_image": ["5", 0]}),
+        "8": ("VAEDecode", {"samples": ["3", 1], "vae": ["4", 2]})},
+    "wan video": {
+        "1": ("WanVideoModelLoader", {"model": "m", "base_precision": "fp16", "lora": ["2", 0]}),
+        "2": ("WanVideoLoraSelect", {"lora": "l", "strength": 0.5}), "4": ("WanVideoEmptyEmbeds", {"width": 640, "height": 480}),
+        "5": ("WanVideoTextEmbedBridge", {"positive": ["6", 0], "negative": ["7", 0]}), "6": BASE["6"], "7": BASE["7"],
+        "3": ("WanVideoSampler", {"steps": 20, "cfg": 7.5, "seed": 11, "scheduler": "normal", "model": ["1", 0],
+                                  "text_embeds": ["5", 0], "image_embeds": ["4", 0]})},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nodes", PIPES.values(), ids=PIPES)
+def test_everything_in_one_link(nodes: Nodes) -> None:
+    found = read_metadata({"prompt": graph(nodes)})
+    assert found is not None
+    assert (found.prompt, found.negative_prompt, found.model) == ("a cat", "a dog", "m")
+    assert (found.seed, found.steps, found.cfg, found.scheduler) == (11, 20, 7.5, "normal")
+    assert (found.width, found.height, found.loras) == (640, 480, (Lora(name="l", weight=0.5),))
+    assert "Passes" not in found.parameters
+
+
+def test_sizes_from_a_list() -> None:
+    found = read({"5": ("SDXL Empty Latent Image (rgthree)", {"dimensions": "1216 x 832   (landscape)"})})
+    assert (found.width, found.height) == (1216, 832)
+
+
+def test_a_later_pass_does_not_lend_its_denoising_to_the_first() -> None:
+    later = ("KSampler", {**BASE["3"][1], "seed": 9, "denoise": 0.3, "latent_image": ["3", 0]})
+    found = read({"30": later, "8": ("VAEDecode", {"samples": ["30", 0]})})
+    assert (found.seed, found.parameters) == (11, {"Passes": 2})
+
+
+def test_lora_tags_in_a_loader() -> None:
+    loader = ("LoraTagLoader", {"text": "<lora:tagged:0.7>", "model": ["4", 0], "clip": ["4", 1]})
+    assert read({"30": loader}, model=["30", 0]).loras == (Lora(name="tagged", weight=0.7),)
+
+
+def test_replacing_makes_no_gigabytes() -> None:
+    a, b = "a" * 190_000, "b" * 190_000
+    begun = time.process_time()
+    for node in (("StringFunction|pysssss", {"action": "replace", "text_a": a, "text_b": "a", "text_c": b}),
+                 ("Text Find and Replace", {"text": a, "find": "a", "replace": b})):  # fmt: skip
+        assert len(text_from(node) or "") <= 200_000
+    assert time.process_time() - begun < 2
