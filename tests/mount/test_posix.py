@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Box, png, run, same
+from box import Box, png, run, same
 from live import Live, environment, living, needs_fuse, python, sha256, until
 
 from mixfs.library.api import Library
