@@ -30,6 +30,13 @@ class Intake:
         self._hashed = 0 if os.fstat(self.fd).st_size == 0 else -1
 
     @classmethod
+    def around(cls, path: Path, fd: int) -> Intake:
+        """Bytes that are open at `fd`, for reading only, and that would lie at `path`."""
+        intake = cls.__new__(cls)
+        intake.path, intake.fd, intake._hash, intake._hashed = path, fd, hashlib.sha256(), -1
+        return intake
+
+    @classmethod
     def twin(cls, other: Intake) -> Intake:
         """The same file and what is known of its digest, with a descriptor of its own."""
         twin = cls(other.path, exists=True)

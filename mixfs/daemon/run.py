@@ -29,6 +29,7 @@ from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
+from mixfs.vfs import saving
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.routes import view_of
@@ -93,9 +94,17 @@ class Daemon:
                     return False
             return True
 
-        found = staging.recover(self.library.root / "staging", exists)
-        if found:
-            log.info("recovered", files=len(found), closed=sum(staged.closed for staged in found))
+        def blob(digest: Digest) -> int | None:
+            try:
+                return self.library.blobs.open(digest)
+            except MixfsError:
+                return None
+
+        found = staging.recover(self.library.root / "staging", exists, blob)
+        saving.recover(self.tree, found.documents)
+        if found.files or found.documents:
+            closed = sum(staged.closed for staged in found.files)
+            log.info("recovered", files=len(found.files), closed=closed, documents=len(found.documents))
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until unmounted or told to stop."""

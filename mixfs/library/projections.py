@@ -24,6 +24,7 @@ from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
+    IMPORT_ROOT_ID,
     dates,
     entry_file,
     entry_key,
@@ -368,6 +369,10 @@ class Projector:
                 row.edges = row.edges.with_item(documents.edge_item(record), sign)
 
     def _import_folder(self, old: ImportFolder | None, new: ImportFolder | None) -> None:
+        root = new or old
+        if root is not None and root.id == IMPORT_ROOT_ID:
+            self.changes.nodes[import_directory(None)] = None
+            return
         for record, put in ((old, False), (new, True)):
             if record is None:
                 continue

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 
-from mixfs.ids import key16
+from mixfs.ids import id_of_key, key16
 from mixfs.index import dentries
 from mixfs.library import documents
 from mixfs.names import cut, safe_name, split_extension
 from mixfs.records import Entry, Folder, Generation, Image, Placement
+
+# The record of import/ itself, which is listed nowhere.
+IMPORT_ROOT_ID = id_of_key(bytes(16))
 
 
 def import_directory(parent_id: str | None) -> bytes:

@@ -10,7 +10,7 @@ from mixfs.errors import NotFoundError
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.library.wanted import import_directory, placement_place
+from mixfs.library.wanted import IMPORT_ROOT_ID, import_directory, placement_place
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.views.mirrors import given_name
@@ -52,6 +52,12 @@ def import_folder(view: View, directory: bytes) -> ImportFolder | None:
     if folder is None:
         raise NotFoundError("The folder is gone.")
     return folder
+
+
+def folder_record(view: View, directory: bytes) -> ImportFolder:
+    """As `import_folder`, but import/ too has a record: of its time, mode and attributes, once they were set."""
+    folder = import_folder(view, directory)
+    return folder or view.get(ImportFolder, IMPORT_ROOT_ID) or ImportFolder(id=IMPORT_ROOT_ID)
 
 
 def image_folder(view: View, directory: bytes) -> tuple[str, str | None]:

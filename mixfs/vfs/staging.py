@@ -1,12 +1,17 @@
 """Files that are being written through the mount, until they are taken in.
 
-Concurrency: event loop only, and no method awaits, so each is atomic. The bytes are written in threads (see
-`Tree.write`), one at a time for each file.
+Concurrency: event loop only, but for what says that it blocks; no method awaits, so each is atomic. The bytes are
+written in threads (see `mixfs/vfs/files.py`), one at a time for each file.
 
 What survives a killed daemon: each file lies in the staging directory under its node's id, and `log` beside it holds
 framed CBOR items, the newest of an id saying what it is: directory, name, mode, attributes, whether it was closed since
-its last write. Items are written before the request is answered; the page cache outlives the process. Power loss is
-`sync`'s business, which fsync(2) asks for.
+its last write. The times of folders of import/ are such items too, and a document that was closed and is not yet
+committed is a file beside the log. All is written before the request is answered; the page cache outlives the process.
+Power loss is `sync`'s business, which fsync(2) asks for.
+
+A file is taken in by way of `digest`: noted in the log, then the bytes become a blob, then they are committed. When the
+commit fails, `copy_back` and `come_back` bring the bytes into staging again; until then the noted digest says where
+they are.
 """
 
 from __future__ import annotations
@@ -15,9 +20,9 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cbor2
 import trio
@@ -41,8 +46,10 @@ class Staged:
         # The placement whose bytes these are a new version of.
         self.replaces: str | None = None
         self.intake: Intake | None = None
-        # Set once the bytes are a blob already, and only their commit is missing.
+        # Set while the bytes are becoming a blob, and after that until they are committed.
         self.digest: Digest | None = None
+        # Its time, where the file behind `intake` has another: a blob that was there before.
+        self.mtime_ns: int | None = None
         self.linked = True
         self.closed = False
         self.synced = False
@@ -61,16 +68,39 @@ class Staged:
         assert self.intake is not None
         status = os.fstat(self.intake.fd)
         return Dentry(
-            self.name, self.key, ino_of(self.key), stat.S_IFREG | self.mode, status.st_size, status.st_mtime_ns,
-            status.st_ctime_ns,
+            self.name, self.key, ino_of(self.key), stat.S_IFREG | self.mode, status.st_size,
+            status.st_mtime_ns if self.mtime_ns is None else self.mtime_ns, status.st_ctime_ns,
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """What the log keeps of it."""
-        return {
+        out = {
             "id": self.id, "key": self.key, "directory": self.directory, "name": self.name, "mode": self.mode,
             "xattrs": self.xattrs, "replaces": self.replaces, "closed": self.closed, "digest": self.digest,
         }  # fmt: skip
+        if self.digest is not None and self.intake is not None:
+            # The blob may be one that was there before, with another file's time.
+            out["mtime_ns"] = self.dentry().mtime_ns
+        return out
+
+
+class KeptDocument(NamedTuple):
+    """A document of a session that a program has written and closed, and that is not committed yet."""
+
+    session: bytes
+    name: str
+    data: bytes
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.session.hex()}.{self.name}"
+
+
+class Recovered(NamedTuple):
+    """What came back from mounts that are gone."""
+
+    files: list[Staged]
+    documents: list[KeptDocument]
 
 
 class Staging:
@@ -82,6 +112,9 @@ class Staging:
         self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._names: dict[bytes, dict[bytes, Staged]] = {}
         self._keys: dict[bytes, Staged] = {}
+        self._kept: dict[str, KeptDocument] = {}
+        # The times of folders of import/ that are not in their records yet.
+        self.folder_times: dict[bytes, int] = {}
 
     def __iter__(self) -> Iterator[Staged]:
         return iter(list(self._keys.values()))
@@ -157,6 +190,63 @@ class Staging:
         self._append({"id": staged.id, "gone": True})
         self._compact()
 
+    def copy_back(self, staged: Staged) -> None:
+        """Copy the bytes of a file that is a blob already into staging again. Blocks: call it in a thread."""
+        assert staged.intake is not None
+        target, beside = self.path / staged.id, self.path / f"{staged.id}.copy"
+        # Published as far as the digest only, say: then they are still there.
+        if not target.exists():
+            beside.unlink(missing_ok=True)
+            copy = Intake(beside)
+            try:
+                copy.copy_whole(staged.intake.fd)
+                mtime_ns = staged.dentry().mtime_ns
+                os.utime(copy.fd, ns=(mtime_ns, mtime_ns))
+            except BaseException:
+                copy.discard()
+                raise
+            copy.close()
+            # At once whole: what lies there under its id is believed after a kill.
+            os.rename(beside, target)
+
+    def come_back(self, staged: Staged) -> None:
+        """After `copy_back`: it is a file in staging like any other, and may be written to."""
+        old = staged.intake
+        staged.intake = self._reopen(staged.id)
+        staged.digest = staged.mtime_ns = None
+        if old is not None:
+            old.close()
+        self.note(staged)
+
+    # -- folders of import/
+
+    def set_folder_time(self, directory: bytes, mtime_ns: int) -> None:
+        """Note the time of a folder."""
+        self.folder_times[directory] = mtime_ns
+        self._append(_folder_item(directory, mtime_ns))
+
+    def forget_folder_time(self, directory: bytes, mtime_ns: int | None = None) -> None:
+        """Its record has the time now (`mtime_ns`, unless it has changed since), or the folder is gone."""
+        held = self.folder_times.get(directory)
+        if held is not None and mtime_ns in (None, held):
+            del self.folder_times[directory]
+            self._append({"id": directory.hex(), "gone": True})
+
+    # -- documents
+
+    def keep(self, kept: KeptDocument) -> None:
+        """Keep a document until `forget_kept`; a newer one takes its place. Blocks: any thread may call it."""
+        beside = self.path / f".{kept.file_name}"
+        beside.write_bytes(kept.data)
+        os.rename(beside, self.path / kept.file_name)
+        self._kept[kept.file_name] = kept
+
+    def forget_kept(self, kept: KeptDocument) -> None:
+        """It is committed; a newer one stays. Any thread may call it."""
+        if self._kept.get(kept.file_name) is kept:
+            del self._kept[kept.file_name]
+            (self.path / kept.file_name).unlink(missing_ok=True)
+
     # -- the log
 
     def note(self, staged: Staged) -> None:
@@ -179,7 +269,9 @@ class Staging:
         if os.fstat(self._log).st_size < _COMPACT_AT + 1024 * len(self._keys):
             return
         fresh = self.path / f"{LOG}.new"
-        data = b"".join(frames.encode(cbor2.dumps(staged.state())) for staged in self if staged.linked)
+        items = [staged.state() for staged in self if staged.linked]
+        items += [_folder_item(*item) for item in self.folder_times.items()]
+        data = b"".join(frames.encode(cbor2.dumps(item)) for item in items)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
         while view:
@@ -191,8 +283,8 @@ class Staging:
         self._log = fd
 
     def close(self) -> None:
-        """Close everything; files that wait stay for the next mount."""
-        waiting = [staged for staged in self if staged.linked]
+        """Close everything; what waits stays for the next mount."""
+        waiting = any(staged.linked for staged in self) or self.folder_times or self._kept
         for staged in self:
             if staged.intake is not None:
                 staged.intake.close()
@@ -201,22 +293,27 @@ class Staging:
 
     # -- recovery
 
-    def recover(self, root: Path, exists: Any) -> list[Staged]:
-        """Take over what mounts that are gone left behind; returns the files that came back.
+    def recover(
+        self, root: Path, exists: Callable[[bytes], bool], blob: Callable[[Digest], int | None]
+    ) -> Recovered:
+        """Take over what mounts that are gone left behind.
 
         `exists(directory)` says whether a directory is still there; what lay in one that is gone comes to import/.
+        `blob(digest)` opens a blob, or says None.
         """
-        found: list[Staged] = []
+        found = Recovered([], [])
         for path, lock_fd in abandoned(root):
             try:
                 if path != self.path and (path / LOG).exists():
-                    found += self._take_over(path, exists)
+                    self._take_over(path, exists, blob, found)
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock_fd)
         return found
 
-    def _take_over(self, path: Path, exists: Any) -> Iterator[Staged]:
+    def _take_over(
+        self, path: Path, exists: Callable[[bytes], bool], blob: Callable[[Digest], int | None], found: Recovered
+    ) -> None:
         states: dict[str, dict[str, Any]] = {}
         for item in frames.scan(memoryview((path / LOG).read_bytes())):
             if item.payload is not None:
@@ -225,24 +322,61 @@ class Staging:
                 if not state.get("gone"):
                     states[state["id"]] = state
         for state in states.values():
+            if "folder" in state:
+                if exists(state["folder"]):
+                    self.set_folder_time(state["folder"], state["mtime_ns"])
+                continue
+            if state["key"] in self._keys:
+                # A mount that was killed while it took over had written it down already.
+                continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
             staged.closed = state["closed"]
-            source = path / staged.id
-            if source.exists():
-                # The log first: killed in between, the file is found again in the old directory.
-                if not exists(staged.directory):
-                    staged.directory = b"d" + bytes(16)
-                if self.at(staged.directory, staged.name) is not None:
-                    staged.name += b" (recovered)"
-                self._append(staged.state())
-                os.rename(source, self.path / staged.id)
-                staged.intake = Intake(self.path / staged.id, exists=True)
-            elif state["digest"] is not None:
-                # Killed between the blob's rename and its commit.
-                staged.digest = Digest(state["digest"])
-                self._append(staged.state())
-            else:
-                continue
-            self._enter(staged)
-            yield staged
+            if self._find_bytes(path, staged, state, exists, blob):
+                self._enter(staged)
+                found.files.append(staged)
+        for name in sorted(os.listdir(path)):
+            session, dot, document = name.partition(".")
+            if dot and session and document.endswith(".json"):
+                kept = KeptDocument(bytes.fromhex(session), document, (path / name).read_bytes())
+                self.keep(kept)
+                found.documents.append(kept)
+
+    def _find_bytes(
+        self, path: Path, staged: Staged, state: dict[str, Any], exists: Callable[[bytes], bool],
+        blob: Callable[[Digest], int | None],
+    ) -> bool:  # fmt: skip
+        """Take over the bytes of one file, from a mount's directory or from the blob that they are; False if lost."""
+        source = path / staged.id
+        fd = -1
+        if not source.exists():
+            # Killed between the blob's rename and its commit.
+            opened = blob(Digest(state["digest"])) if state["digest"] is not None else None
+            if opened is None:
+                return False
+            fd = opened
+        # The log first: killed in between, the file is found again in the old directory.
+        if not exists(staged.directory):
+            staged.directory = b"d" + bytes(16)
+        if self.at(staged.directory, staged.name) is not None:
+            staged.name += b" (recovered)"
+        if fd < 0:
+            self._append(staged.state())
+            os.rename(source, self.path / staged.id)
+            staged.intake = self._reopen(staged.id)
+        else:
+            staged.digest, staged.mtime_ns = Digest(state["digest"]), state.get("mtime_ns")
+            staged.intake = Intake.around(self.path / staged.id, fd)
+            self._append(staged.state())
+        return True
+
+    def _reopen(self, staged_id: str) -> Intake:
+        path = self.path / staged_id
+        # Whoever publishes it makes it read-only first.
+        path.chmod(0o600)
+        return Intake(path, exists=True)
+
+
+def _folder_item(directory: bytes, mtime_ns: int) -> dict[str, Any]:
+    """What the log keeps of a folder."""
+    return {"id": directory.hex(), "folder": directory, "mtime_ns": mtime_ns}

@@ -29,8 +29,9 @@ from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
-from mixfs.vfs.records_of import bind, image_folder, import_folder, waits
-from mixfs.vfs.staging import Staged
+from mixfs.vfs.files import bring_back
+from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
+from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
 
 QUIET_S = 1.0
@@ -79,7 +80,7 @@ class TakingIn:
         """Closed, named, not empty, and in a place from which files are taken in."""
         if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed or self._writers(staged):
             return False
-        return staged.digest is not None or (staged.intake is not None and staged.intake.size > 0)
+        return staged.intake is not None and staged.intake.size > 0
 
     def _quiet_s(self, staged: Staged) -> float:
         """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
@@ -172,10 +173,7 @@ class TakingIn:
         library = self._tree.library
 
         def measure() -> tuple[Path, Digest, os.stat_result]:
-            if staged.intake is None:
-                assert staged.digest is not None
-                path = library.blobs.path(staged.digest)
-                return path, staged.digest, os.stat(path)
+            assert staged.intake is not None
             return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
 
         def inspect() -> Inspection | None:
@@ -184,6 +182,8 @@ class TakingIn:
             return library.pool.inspect(str(path)) if wanted else None
 
         try:
+            # Left by a commit that failed, or by a kill before one: nobody else publishes, so it isn't being published.
+            await bring_back(self._tree, staged)
             async with staged.io:
                 path, digest, status = await self._tree.in_thread(measure)
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
@@ -209,9 +209,8 @@ class TakingIn:
     async def _publish_and_commit(self, ready: list[Looked]) -> None:
         tree = self._tree
         for item in ready:
-            if item.staged.digest is None:
-                item.staged.digest = item.digest
-                tree.staging.note(item.staged)
+            item.staged.digest = item.digest
+            tree.staging.note(item.staged)
         sync_log = any(item.staged.synced for item in ready)
 
         def publish() -> list[tuple[Looked, BaseException | None]]:
@@ -221,22 +220,18 @@ class TakingIn:
             out: list[tuple[Looked, BaseException | None]] = []
             for item in ready:
                 error: BaseException | None = None
-                intake = item.staged.intake
-                if intake is not None:
-                    try:
-                        # The descriptor stays open for who reads meanwhile: `receive` closes its own.
-                        twin = Intake.twin(intake)
-                        tree.library.blobs.receive(twin)
-                    except (OSError, MixfsError) as failure:
-                        error = failure
+                assert item.staged.intake is not None
+                try:
+                    # The descriptor stays open for who reads meanwhile: `receive` closes its own.
+                    tree.library.blobs.receive(Intake.twin(item.staged.intake))
+                except (OSError, MixfsError) as failure:
+                    error = failure
                 out.append((item, error))
             return out
 
         published: list[Looked] = []
         for item, error in await tree.in_thread(publish):
             if error is not None:
-                item.staged.digest = None
-                tree.staging.note(item.staged)
                 self._failed(item.staged, error)
             else:
                 published.append(item)
@@ -258,12 +253,17 @@ class TakingIn:
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree
 
+        times: dict[bytes, int] = {}
+
         def write(txn: Txn) -> None:
             for item in items:
                 self._admit(txn, item)
+                keep_time(txn, tree.staging, item.staged.directory, times)
 
         known = [(item.staged.directory, item.staged.name) for item in items]
         await tree.commit(write, *known)
+        for directory, mtime_ns in times.items():
+            tree.staging.forget_folder_time(directory, mtime_ns)
         now = time.monotonic()
         for item in items:
             staged = item.staged
@@ -316,7 +316,6 @@ class TakingIn:
                     placement_id=placement.id, session_id=session_id, xattrs=kept, named_ns=txn.now_ns,
                 )
             )  # fmt: skip
-            self._keep_time(txn, staged.directory)
         fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})
         if fields:
             editing.annotate(txn, item.digest, **fields)
@@ -330,22 +329,29 @@ class TakingIn:
             placement_id=None if held is not None else id_of_key(staged.key[1:]),
         )  # fmt: skip
 
-    def _keep_time(self, txn: Txn, directory: bytes) -> None:
-        """Write the time of a folder of import/ into its record, now that something is committed there anyway."""
-        folder = import_folder(txn, directory)
-        mtime_ns = self._tree.import_times.get(directory)
-        if folder is not None and mtime_ns is not None and folder.mtime_ns != mtime_ns:
-            txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))
-
     async def keep_times(self) -> None:
         """At the end of a mount: the times of folders of import/ go into their records."""
         tree = self._tree
+        times: dict[bytes, int] = {}
 
         def write(txn: Txn) -> None:
-            for directory in list(tree.import_times):
-                with contextlib.suppress(NotFoundError):
-                    self._keep_time(txn, directory)
+            for directory in list(tree.staging.folder_times):
+                keep_time(txn, tree.staging, directory, times)
 
         async with tree.lock:
-            if tree.import_times:
+            if tree.staging.folder_times:
                 await tree.commit(write)
+                for directory, mtime_ns in times.items():
+                    tree.staging.forget_folder_time(directory, mtime_ns)
+
+
+def keep_time(txn: Txn, staging: Staging, directory: bytes, kept: dict[bytes, int]) -> None:
+    """Write the time of a folder of import/ into its record, when something is committed anyway."""
+    mtime_ns = staging.folder_times.get(directory)
+    if mtime_ns is None:
+        return
+    with contextlib.suppress(NotFoundError):
+        folder = folder_record(txn, directory)
+        if folder.mtime_ns != mtime_ns:
+            txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))
+    kept[directory] = mtime_ns

@@ -18,7 +18,7 @@ from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement
-from mixfs.vfs import naming
+from mixfs.vfs import files, naming
 from mixfs.vfs.content import BlobContent, BytesContent, FileContent
 from mixfs.vfs.context import Context
 from mixfs.vfs.routes import ROUTES, directory_view, file_view, view_of
@@ -195,17 +195,17 @@ def test_names_beside_images_are_listed_once_found_and_foretold(
 
 async def test_a_staged_file_is_listed_looked_up_and_read_like_any_other(tree: Tree):
     dentry, handle = await naming.create(tree, IMPORT, b"m.bin", 0o640, os.O_RDWR)
-    await tree.write(handle, 0, b"some bytes")
+    await files.write(tree, handle, 0, b"some bytes")
     for name in (b"a.bin", b"z.bin"):
         _, other = await naming.create(tree, IMPORT, name, 0o600, os.O_WRONLY)
-        await tree.release(other)
+        await files.release(tree, other)
     with tree.library.read() as view:
         assert [found.name for found, _ in tree.entries(view, IMPORT, b"")] == [b"a.bin", b"m.bin", b"z.bin"]
         assert [found.name for found, _ in tree.entries(view, IMPORT, b"a.bin")] == [b"m.bin", b"z.bin"]
         found = tree.lookup(view, IMPORT, b"m.bin")
         assert found is not None and (found.key, found.size, found.mode & 0o777) == (dentry.key, 10, 0o640)
         assert tree.attr(view, dentry.key) == found
-    assert bytes(await tree.read(handle, 5, 100)) == b"bytes"
-    assert bytes(await tree.read(handle, 10, 100)) == b""
-    await tree.release(handle)
+    assert bytes(await files.read(tree, handle, 5, 100)) == b"bytes"
+    assert bytes(await files.read(tree, handle, 10, 100)) == b""
+    await files.release(tree, handle)
     assert Path(tree.staging.path).is_dir()
