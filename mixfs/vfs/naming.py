@@ -168,18 +168,19 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
 
 async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> None:
     """Delete the receipt, or trash the placement, that a name in import/ or images/ stands for."""
+    await tree.commit(lambda txn: take_away(txn, stored), (directory, name))
 
-    def write(txn: Txn) -> None:
-        if stored.key[:1] == b"R":
-            receipt = txn.get_raw(Receipt, stored.key[1:])
-            if receipt is not None:
-                txn.delete(Receipt, receipt.id)
-            return
-        placement = txn.get_raw(Placement, stored.key[1:])
-        if placement is not None:
-            editing.delete_placement(txn, placement.id)
 
-    await tree.commit(write, (directory, name))
+def take_away(txn: Txn, stored: Dentry) -> None:
+    """As `remove_record`, in a transaction."""
+    if stored.key[:1] == b"R":
+        receipt = txn.get_raw(Receipt, stored.key[1:])
+        if receipt is not None:
+            txn.delete(Receipt, receipt.id)
+        return
+    placement = txn.get_raw(Placement, stored.key[1:])
+    if placement is not None:
+        editing.delete_placement(txn, placement.id)
 
 
 def drop(tree: Tree, staged: Staged) -> None:

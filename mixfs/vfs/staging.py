@@ -20,9 +20,9 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cbor2
 import trio
@@ -94,6 +94,19 @@ class KeptDocument(NamedTuple):
     @property
     def file_name(self) -> str:
         return f"{self.session.hex()}.{self.name}"
+
+
+class Remains(Protocol):
+    """What a library has that was not in staging: asked for by a recovery."""
+
+    def exists(self, directory: bytes) -> bool:
+        """Whether a directory is still there."""
+
+    def place(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """(directory, name) of a node that is a receipt or placement already."""
+
+    def blob(self, digest: Digest) -> int | None:
+        """A blob, opened for reading."""
 
 
 class Recovered(NamedTuple):
@@ -293,27 +306,19 @@ class Staging:
 
     # -- recovery
 
-    def recover(
-        self, root: Path, exists: Callable[[bytes], bool], blob: Callable[[Digest], int | None]
-    ) -> Recovered:
-        """Take over what mounts that are gone left behind.
-
-        `exists(directory)` says whether a directory is still there; what lay in one that is gone comes to import/.
-        `blob(digest)` opens a blob, or says None.
-        """
+    def recover(self, root: Path, remains: Remains) -> Recovered:
+        """Take over what mounts that are gone left behind; what lay in a directory that is gone comes to import/."""
         found = Recovered([], [])
         for path, lock_fd in abandoned(root):
             try:
                 if path != self.path and (path / LOG).exists():
-                    self._take_over(path, exists, blob, found)
+                    self._take_over(path, remains, found)
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock_fd)
         return found
 
-    def _take_over(
-        self, path: Path, exists: Callable[[bytes], bool], blob: Callable[[Digest], int | None], found: Recovered
-    ) -> None:
+    def _take_over(self, path: Path, remains: Remains, found: Recovered) -> None:
         states: dict[str, dict[str, Any]] = {}
         for item in frames.scan(memoryview((path / LOG).read_bytes())):
             if item.payload is not None:
@@ -323,7 +328,7 @@ class Staging:
                     states[state["id"]] = state
         for state in states.values():
             if "folder" in state:
-                if exists(state["folder"]):
+                if remains.exists(state["folder"]):
                     self.set_folder_time(state["folder"], state["mtime_ns"])
                 continue
             if state["key"] in self._keys:
@@ -332,7 +337,7 @@ class Staging:
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
             staged.closed = state["closed"]
-            if self._find_bytes(path, staged, state, exists, blob):
+            if self._find_bytes(path, staged, state, remains):
                 self._enter(staged)
                 found.files.append(staged)
         for name in sorted(os.listdir(path)):
@@ -342,21 +347,22 @@ class Staging:
                 self.keep(kept)
                 found.documents.append(kept)
 
-    def _find_bytes(
-        self, path: Path, staged: Staged, state: dict[str, Any], exists: Callable[[bytes], bool],
-        blob: Callable[[Digest], int | None],
-    ) -> bool:  # fmt: skip
+    def _find_bytes(self, path: Path, staged: Staged, state: dict[str, Any], remains: Remains) -> bool:
         """Take over the bytes of one file, from a mount's directory or from the blob that they are; False if lost."""
         source = path / staged.id
         fd = -1
         if not source.exists():
             # Killed between the blob's rename and its commit.
-            opened = blob(Digest(state["digest"])) if state["digest"] is not None else None
+            opened = remains.blob(Digest(state["digest"])) if state["digest"] is not None else None
             if opened is None:
                 return False
             fd = opened
         # The log first: killed in between, the file is found again in the old directory.
-        if not exists(staged.directory):
+        place = remains.place(staged.key)
+        if place is not None:
+            # A new version of a file that was taken in: a rename moves that one first.
+            staged.directory, staged.name = place
+        if not remains.exists(staged.directory):
             staged.directory = b"d" + bytes(16)
         if self.at(staged.directory, staged.name) is not None:
             staged.name += b" (recovered)"

@@ -24,7 +24,7 @@ class Stored:
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         if self._missing_ok and view.directory_row(key) is None:
-            return directory(b"", key, context.mounted_ns, self._mode)
+            return directory(b"", key, context.made_ns, self._mode)
         return directory_attr(view, key, self._mode)
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
@@ -61,7 +61,7 @@ class ImportDirectory(Stored):
         folder = view.get_raw(ImportFolder, key[1:])
         if folder is None and key == import_directory(None):
             # Nothing was done in import/ yet.
-            return directory(b"import", key, context.mounted_ns, DIR_MODE)
+            return directory(b"import", key, context.made_ns, DIR_MODE)
         if folder is None:
             raise NotFoundError("The folder is gone.")
         return directory(folder.name, key, folder.mtime_ns, (DIR_MODE & ~0o7777) | folder.mode)
