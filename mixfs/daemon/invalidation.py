@@ -119,13 +119,14 @@ class Invalidation:
     async def _forget(self, changes: Changes) -> None:
         for directory, name in changes.news_for(self._tree.origin):
             self._cache.forget_name(directory, name)
-            if directory[:1] == b"p":
+            if directory[:1] in (b"p", b"f"):
                 for tag, mirrored in mirrored_names(name):
                     self._cache.forget_name(tag + directory[1:], mirrored)
         for key in changes.nodes:
             await self._cache.forget_attributes(key)
             if key[:1] == b"p":
                 await self._cache.forget_attributes(b"t" + key[1:])
+            if key[:1] in (b"p", b"f"):
                 await self._cache.forget_attributes(b"m" + key[1:])
         self._wish(key for key in changes.nodes if key[:1] == b"J")
 

@@ -209,7 +209,7 @@ class Importer:
                 self.report.kept_as_files += 1
             else:
                 self.report.imported += 1
-        self._library.wish_thumbnails(incoming.digest for _, incoming in ready)
+        self._library.came_in(incoming for _, incoming in ready)
         self._progress(self.report)
 
 

@@ -59,7 +59,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 1
+DERIVATION = 2
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -452,12 +452,12 @@ class Projector:
             return
         directory, wanted = place
         extra = b""
-        if placement.area == "images":
-            about = self.view.about(placement)
-            if about is not None:
-                rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
-                mark = documents.revision(b"\0".join(rendered))
-                extra = DOCUMENT_SIZES.pack(*map(len, rendered), mark) + placement.digest
+        about = self.view.about(placement)
+        if about is not None:
+            # In files/ too: of a picture that can't be decoded its texts are known, and why.
+            rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
+            mark = documents.revision(b"\0".join(rendered))
+            extra = DOCUMENT_SIZES.pack(*map(len, rendered), mark) + placement.digest
         held = self.view.dentry(directory, self._listing.given_name(directory, wanted, b"P" + key16(placement.id)))
         name = self._listing.put(
             directory, wanted, b"P" + key16(placement.id), mode=stat.S_IFREG | placement.mode, size=placement.size,
@@ -468,9 +468,8 @@ class Projector:
             self._mirrors_changed(directory, name)
 
     def _mirrors_changed(self, directory: bytes, name: bytes) -> None:
-        """The folders beside images/ that show something for each picture have other names in them now."""
-        if directory[:1] == b"p":
-            self.changes.entries[directory, name] = None
+        """The folders beside images/ and files/ that show something for each picture have other names in them now."""
+        self.changes.entries[directory, name] = None
 
     def _image_views(self, digest: Digest) -> None:
         image = self.view.image(digest)

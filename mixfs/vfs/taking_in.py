@@ -254,10 +254,11 @@ class TakingIn:
         tree = self._tree
 
         times: dict[bytes, int] = {}
+        came = [_incoming(item) for item in items]
 
         def write(txn: Txn) -> None:
-            for item in items:
-                self._admit(txn, item)
+            for item, incoming in zip(items, came, strict=True):
+                self._admit(txn, item, incoming)
                 keep_time(txn, tree.staging, item.staged.directory, times)
 
         known = [(item.staged.directory, item.staged.name) for item in items]
@@ -275,7 +276,7 @@ class TakingIn:
                 staged.intake.close()
                 staged.intake = None
         self.taken += len(items)
-        tree.library.wish_thumbnails(item.digest for item in items)
+        tree.library.came_in(came)
         log.info("taken_in", files=len(items))
         if len(self._rewrites) > 10_000:
             self._rewrites = {place: held for place, held in self._rewrites.items() if now - held[1] < 600}
@@ -290,13 +291,8 @@ class TakingIn:
         with self._tree.library.read() as view:
             node.attr = self._tree.attr(view, staged.key)
 
-    def _admit(self, txn: Txn, item: Looked) -> None:
+    def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:
         staged, library = item.staged, self._tree.library
-        kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
-        incoming = Incoming(
-            digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns,
-            mode=stat.S_IMODE(staged.mode), xattrs=kept, inspection=item.inspection,
-        )  # fmt: skip
         if staged.directory[:1] == b"p":
             self._admit_in_session(txn, staged, incoming)
         else:
@@ -313,7 +309,7 @@ class TakingIn:
                 Receipt(
                     id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
                     digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
-                    placement_id=placement.id, session_id=session_id, xattrs=kept, named_ns=txn.now_ns,
+                    placement_id=placement.id, session_id=session_id, xattrs=incoming.xattrs, named_ns=txn.now_ns,
                 )
             )  # fmt: skip
         fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})
@@ -343,6 +339,16 @@ class TakingIn:
                 await tree.commit(write)
                 for directory, mtime_ns in times.items():
                     tree.staging.forget_folder_time(directory, mtime_ns)
+
+
+def _incoming(item: Looked) -> Incoming:
+    """A file as what it is taken in as."""
+    staged = item.staged
+    kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
+    return Incoming(
+        digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns, mode=stat.S_IMODE(staged.mode),
+        xattrs=kept, inspection=item.inspection,
+    )  # fmt: skip
 
 
 def keep_time(txn: Txn, staging: Staging, directory: bytes, kept: dict[bytes, int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mixfs.errors import LibraryBusy, NameTooLong, NotFoundError
@@ -154,32 +154,36 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, 
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True))
+@given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True), damaged=st.lists(NAMES, max_size=4, unique=True))
+@example(names=[b"a.png"], damaged=[b"a.png", b"b.png"])
+@example(names=[b"a.png", b"b.png.damaged"], damaged=[b"a.png.damaged", b"a.png", b"b.png"])
 def test_names_beside_images_are_listed_once_found_and_foretold(
-    shared: tuple[Library, Placement], names: list[bytes]
+    shared: tuple[Library, Placement], names: list[bytes], damaged: list[bytes]
 ) -> None:
     """`mirrored_names` must name all that a picture's coming or going changes: the kernel is told to forget those."""
     library, first = shared
     session = library.create_session("Names")
 
     def put(txn: Txn) -> None:
-        for name in names:
-            editing.place(
-                txn, Placement(id=new_id(), session_id=session.id, digest=first.digest, size=first.size, name=name)
-            )
+        for area, given_names in (("images", names), ("files", damaged)):
+            for name in given_names:
+                placement = Placement(
+                    id=new_id(), session_id=session.id, digest=first.digest, size=first.size, name=name, area=area
+                )
+                editing.place(txn, placement)
 
     library.commit(put)
     raw = editing.folder_directory(session.id, None)[1:]
     context = Context(library.root, 1)
     with library.read() as view:
-        pictures = [dentry.name for dentry in view.dentries(b"p" + raw)]
-        assert len(pictures) == len(names)
+        pictures = [dentry.name for tag in (b"p", b"f") for dentry in view.dentries(tag + raw)]
+        assert len(pictures) == len(names) + len(damaged)
         foretold = {place for name in pictures for place in mirrored_names(name)}
         for tag in (b"m", b"t"):
             key = tag + raw
             mirror = directory_view(key)
             whole = list(mirror.entries(context, view, key, b""))
-            assert len(whole) >= len(pictures)
+            assert len(whole) >= (len(pictures) if tag == b"m" else len(names))
             listed = [dentry.name for dentry, _ in whole]
             assert all(len(name) <= 255 for name in listed)
             assert {(tag, name) for name in listed} <= foretold
