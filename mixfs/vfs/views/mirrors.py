@@ -180,10 +180,12 @@ class MetadataFolder(_Mirror):
     def _damaged(self, context: Context, view: View, key: bytes, dentry: Dentry) -> Iterator[Dentry]:
         """What stands here for one picture in files/."""
         files = b"f" + key[1:]
-        marked = self._shown(view, files, dentry, DAMAGED)
-        for plain, other in zip(self._shown(view, files, dentry), marked, strict=True):
-            if super().lookup(context, view, key, plain.name) is None:
-                yield plain
+        namesake = view.dentry(b"p" + key[1:], dentry.name)
+        taken = namesake is not None and bool(namesake.extra)
+        plain, marked = self._shown(view, files, dentry), self._shown(view, files, dentry, DAMAGED)
+        for own, other in zip(plain, marked, strict=True):
+            if not taken and super().lookup(context, view, key, own.name) is None:
+                yield own
             elif (
                 view.dentry(files, dentry.name + DAMAGED) is None
                 and super().lookup(context, view, key, other.name) is None
@@ -325,6 +327,15 @@ class Files:
             after = b""
         for dentry in view.dentries(key, after[1:]):
             yield dentry, b"1" + dentry.name
+
+
+def leading_names(view: View, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """`(directory, name)` of each folder of files/ that leads to one which now holds its first file, or none more."""
+    folder = view.get_raw(Folder, key[1:])
+    while folder is not None:
+        above, raw = key16(folder.parent_id or folder.session_id), key16(folder.id)
+        yield b"f" + above, given_name(view, b"p" + above, folder.name, b"p" + raw)
+        folder = view.get(Folder, folder.parent_id) if folder.parent_id is not None else None
 
 
 def mirrored_names(name: bytes) -> Iterator[tuple[bytes, bytes]]:
