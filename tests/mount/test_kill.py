@@ -59,6 +59,9 @@ def make_files(folder: Path, count: int, seed: int) -> dict[str, str]:
         data = rng.randbytes(rng.randint(1, 12_000))
         if n % 50 == 0:
             data = picture + data[:8]
+        elif n % 10 == 3:
+            # Known already when it is published: then its file in staging is removed, not renamed.
+            data = b"the same again"
         (folder / f"{n:04}{rng.choice(['.png', '.txt', '', '.jpeg'])}").write_bytes(data)
     return {path.name: sha256(path) for path in folder.iterdir()}
 
@@ -136,8 +139,9 @@ def strace_works() -> bool:
 @pytest.mark.skipif(not strace_works(), reason="NOT RUN: kills at system calls need strace, and permission to trace")
 @pytest.mark.parametrize(
     ("call", "when"),
-    [("rename", 1), ("rename", 2), ("rename", 7), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 2), ("fdatasync", 3)],
-)
+    [("rename", 1), ("rename", 2), ("rename", 7), ("fsync", 2), ("fdatasync", 1), ("fdatasync", 2), ("fdatasync", 3),
+     ("write", 20), ("write", 333), ("pwrite64", 3), ("pwrite64", 20), ("unlink", 1), ("unlink", 2)],
+)  # fmt: skip
 def test_a_daemon_killed_at_a_call_of_the_intake_takes_all_in_when_it_is_back(
     live: Live, tmp_path: Path, call: str, when: int
 ) -> None:
@@ -172,6 +176,45 @@ def test_a_daemon_killed_at_a_call_of_the_intake_takes_all_in_when_it_is_back(
         digests[f"later-{n}"] = hashlib.sha256(b"later %d" % n).hexdigest()
     acknowledged += [f"later-{n}" for n in range(later)]
     check_after_kill(live, digests, acknowledged)
+
+
+# cp, one file at a time, and the names of those for which it succeeded.
+CP = 'cd "$1" && find . -type f | sort | while read -r f; do cp "$f" "$2/$f" && echo "$f"; done'
+
+
+def test_every_file_whose_cp_succeeded_is_there_after_kills_at_random_instants(live: Live, tmp_path: Path):
+    rng = random.Random(os.urandom(8))
+    source, kills = tmp_path / "source", 3
+    digests = make_files(source, 60 * kills, 7)
+    copied: dict[str, str] = {}
+    for turn in range(kills + 1):
+        live.start()
+        target = live.point / "import" / "Trip"
+        target.mkdir(exist_ok=True)
+        waiter = waiting(live) if turn % 2 else None
+        copier = subprocess.Popen(
+            ["sh", "-c", CP, "sh", source, target], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert copier.stdout is not None
+        kill_at = rng.randint(1, 50)
+        for done, line in enumerate(copier.stdout, 1):
+            name = line.decode().rstrip("\n").removeprefix("./")
+            copied[name] = digests[name]
+            (source / name).unlink()
+            if done == kill_at and turn < kills:
+                threading.Event().wait(rng.uniform(0, 0.01))
+                os.kill(live.pid, signal.SIGKILL)
+        copier.stdout.close()
+        copier.wait(timeout=DEADLINE_S)
+        if turn < kills:
+            live.buried()
+            if waiter is not None:
+                waiter.wait(timeout=DEADLINE_S)
+    assert copied == digests
+    live.take_in()
+    assert in_session(live) == digests
+    assert {name: sha256(target / name) for name in os.listdir(target)} == digests
+    assert imported(live) == []
 
 
 def imported(live: Live) -> list[str]:
