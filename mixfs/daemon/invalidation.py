@@ -17,10 +17,10 @@ import trio
 
 from mixfs.fuse.mount import KernelCache
 from mixfs.ids import Digest
-from mixfs.index.dentries import Changes
+from mixfs.index.dentries import ITSELF, Changes
 from mixfs.library.store import EVENTS_KEPT, events_since
 from mixfs.vfs.tree import Tree
-from mixfs.vfs.views.mirrors import mirrored_names
+from mixfs.vfs.views.mirrors import leading_names, mirrored_names
 
 log = structlog.get_logger("mixfs.invalidation")
 
@@ -117,15 +117,25 @@ class Invalidation:
                 self._sequence = sequence
 
     async def _forget(self, changes: Changes) -> None:
-        for directory, name in changes.news_for(self._tree.origin):
-            self._cache.forget_name(directory, name)
-            if directory[:1] == b"p":
-                for tag, mirrored in mirrored_names(name):
-                    self._cache.forget_name(tag + directory[1:], mirrored)
+        news = dict.fromkeys(changes.news_for(self._tree.origin))
+        for directory, name in changes.entries:
+            if name == ITSELF:
+                with self._tree.library.read() as view:
+                    beside = list(leading_names(view, directory))
+            else:
+                if (directory, name) in news:
+                    self._cache.forget_name(directory, name)
+                # Our own kernel, which changed the one name itself, knows nothing of those that go with it.
+                mirrored = mirrored_names(name) if directory[:1] in (b"p", b"f") else ()
+                beside = [(tag + directory[1:], other) for tag, other in mirrored]
+            for place in beside:
+                if place != (directory, name):
+                    self._cache.forget_name(*place)
         for key in changes.nodes:
             await self._cache.forget_attributes(key)
             if key[:1] == b"p":
                 await self._cache.forget_attributes(b"t" + key[1:])
+            if key[:1] in (b"p", b"f"):
                 await self._cache.forget_attributes(b"m" + key[1:])
         self._wish(key for key in changes.nodes if key[:1] == b"J")
 

@@ -22,7 +22,7 @@ import trio
 from mixfs.daemon.invalidation import Invalidation
 from mixfs.daemon.notify import notify
 from mixfs.daemon.status import Status
-from mixfs.errors import LibraryBusy, MixfsError
+from mixfs.errors import LibraryBusy
 from mixfs.fuse.mount import KernelCache, Mount
 from mixfs.fuse.operations import Operations
 from mixfs.ids import Digest
@@ -31,7 +31,7 @@ from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
-from mixfs.vfs.routes import view_of
+from mixfs.vfs.recovering import recover
 from mixfs.vfs.staging import Staging
 from mixfs.vfs.taking_in import TakingIn
 from mixfs.vfs.tree import Tree
@@ -57,9 +57,8 @@ class Daemon:
                 self._claim()
             status = Status(self.library, log_file)
             context = Context(self.library.root, time.time_ns(), status=status.files())
-            staging = Staging(StagingArea(self.library.root / "staging"))
-            self.tree = Tree(self.library, context, staging)
-            self._recover(staging)
+            self.tree = Tree(self.library, context, Staging(StagingArea(self.library.root / "staging")))
+            recover(self.tree)
             self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)
             self.mount = Mount(self.operations, mountpoint, options)
             self.cache = KernelCache(self.operations)
@@ -83,19 +82,6 @@ class Daemon:
         self._lock_fd = fd
         data = {"pid": os.getpid(), "mountpoint": str(self._mountpoint), "library": str(self.library.root)}
         write_durably(self.library.root / "mounted", json.dumps(data).encode())
-
-    def _recover(self, staging: Staging) -> None:
-        def exists(directory: bytes) -> bool:
-            with self.library.read() as view:
-                try:
-                    view_of(directory).attr(self.tree.context, view, directory)
-                except MixfsError:
-                    return False
-            return True
-
-        found = staging.recover(self.library.root / "staging", exists)
-        if found:
-            log.info("recovered", files=len(found), closed=sum(staged.closed for staged in found))
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until unmounted or told to stop."""

@@ -23,9 +23,10 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from mixfs.errors import MixfsError, NotADirectory, NotFoundError
 from mixfs.index.dentries import Dentry
 from mixfs.library.view import View
-from mixfs.vfs import attributes, naming, renaming
+from mixfs.vfs import attributes, files, naming, renaming
+from mixfs.vfs.handles import Handle
 from mixfs.vfs.inodes import Inodes
-from mixfs.vfs.tree import Handle, Tree
+from mixfs.vfs.tree import Tree
 
 log = structlog.get_logger("mixfs.fuse")
 
@@ -146,6 +147,15 @@ class Operations(pyfuse3.Operations):
             # ESTALE makes the kernel look the name up again, where ENOENT would be the answer for good.
             raise FUSEError(errno.ESTALE) from None
 
+    def _live_key(self, view: View, ino: int) -> bytes:
+        """The key of a node that is still there; one that isn't is looked up again, as for `getattr`."""
+        key = self._key(ino)
+        try:
+            self._tree.attr(view, key)
+        except NotFoundError:
+            raise FUSEError(errno.ESTALE) from None
+        return key
+
     def _directory_key(self, ino: int) -> bytes:
         key = self._key(ino)
         if key[:1] in FILE_TAGS:
@@ -254,7 +264,9 @@ class Operations(pyfuse3.Operations):
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
         self._check_writable()
         parent = self._directory_key(new_parent_inode)
-        return self._given(await naming.link(self._tree, self._key(inode), parent, new_name))
+        with self._view() as view:
+            key = self._live_key(view, inode)
+        return self._given(await naming.link(self._tree, key, parent, new_name))
 
     # -- files
 
@@ -277,15 +289,15 @@ class Operations(pyfuse3.Operations):
             self._check_writable()
         with self._view() as view:
             try:
-                handle = self._tree.open(view, key, flags)
+                handle = files.open_file(self._tree, view, key, flags)
             except NotFoundError:
                 # Deleted, or its name means another file by now: looked up again, as for `getattr`.
                 raise FUSEError(errno.ESTALE) from None
         if flags & os.O_TRUNC and handle.writable:
             try:
-                await self._tree.truncate_open(handle)
+                await files.truncate_open(self._tree, handle)
             except BaseException:
-                await self._tree.release(handle)
+                await files.release(self._tree, handle)
                 raise
         return self._opened(handle)
 
@@ -298,9 +310,9 @@ class Operations(pyfuse3.Operations):
         dentry, handle = await naming.create(self._tree, parent, name, mode & ~ctx.umask, flags)
         if flags & os.O_TRUNC and handle.writable:
             try:
-                await self._tree.truncate_open(handle)
+                await files.truncate_open(self._tree, handle)
             except BaseException:
-                await self._tree.release(handle)
+                await files.release(self._tree, handle)
                 raise
             with self._view() as view:
                 dentry = self._tree.attr(view, dentry.key)
@@ -314,33 +326,35 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def read(self, fh: int, off: int, size: int) -> Any:
-        data = await self._tree.read(self._handle(fh), off, size)
+        data = await files.read(self._tree, self._handle(fh), off, size)
         self.served_bytes += len(data)
         return data
 
     @handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._tree.write(self._handle(fh), off, buf)
+        return await files.write(self._tree, self._handle(fh), off, buf)
 
     @handler
     async def flush(self, fh: int) -> None:
-        await self._tree.flush(self._handle(fh))
+        await files.flush(self._tree, self._handle(fh))
 
     @handler
     async def release(self, fh: int) -> None:
         handle = self._handles.pop(fh, None)
         if handle is not None:
-            await self._tree.release(handle)
+            await files.release(self._tree, handle)
 
     @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._tree.fsync(self._handle(fh))
+        await files.fsync(self._tree, self._handle(fh))
 
     # -- directories
 
     @handler
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         directory = _Directory(self._directory_key(inode))
+        with self._view() as view:
+            self._live_key(view, inode)
         fh = self._next
         self._next += 1
         self._directories[fh] = directory
@@ -387,23 +401,27 @@ class Operations(pyfuse3.Operations):
             # Each write(2) makes the kernel ask for security.capability: answered before anything else.
             raise FUSEError(errno.ENODATA)
         with self._view() as view:
-            return attributes.get(self._tree, view, self._key(inode), _text(name))
+            return attributes.get(self._tree, view, self._live_key(view, inode), _text(name))
 
     @handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         with self._view() as view:
-            found = attributes.names(self._tree, view, self._key(inode))
+            found = attributes.names(self._tree, view, self._live_key(view, inode))
         return [name.encode("utf-8", "surrogateescape") for name in found]
 
     @handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         self._check_writable()
-        await attributes.set_one(self._tree, self._key(inode), _text(name), value)
+        with self._view() as view:
+            key = self._live_key(view, inode)
+        await attributes.set_one(self._tree, key, _text(name), value)
 
     @handler
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
         self._check_writable()
-        await attributes.remove(self._tree, self._key(inode), _text(name))
+        with self._view() as view:
+            key = self._live_key(view, inode)
+        await attributes.remove(self._tree, key, _text(name))
 
     @handler
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:

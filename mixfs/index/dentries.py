@@ -38,6 +38,8 @@ from mixfs.names import family_base, family_prefix, with_counter
 _HEAD = struct.Struct("<QIQqqqBH")
 _ROW = struct.Struct("<Qq")
 DIRECTORY_SIZE = 17
+# In `Changes.entries`, of a directory whose own name came or went with what is in it.
+ITSELF = b""
 
 DIR_MODE = stat.S_IFDIR | 0o755
 READ_ONLY_DIR_MODE = stat.S_IFDIR | 0o555
@@ -203,6 +205,9 @@ class Listing:
         if new != row:
             self._txn.put(keys.directory_row(directory), _ROW.pack(*new))
             self._changes.nodes[directory] = None
+        if directory[:1] == b"f" and bool(row.children) != bool(new.children):
+            # A folder of files/ is shown while there is something in it.
+            self._changes.entries[directory, ITSELF] = None
         if add < 0 and not new.children:
             self.emptied[directory] = None
         return new.children

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -31,7 +32,7 @@ from mixfs.errors import BlobMissing, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
-from mixfs.library import editing, place
+from mixfs.library import documents, editing, place
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.staging import StagingArea, sweep
@@ -140,10 +141,21 @@ class Library:
         """Look into a blob, in a worker process. Never raises for what the bytes are."""
         return self.pool.inspect(str(self.blobs.path(digest)))
 
-    def wish_thumbnails(self, digests: Iterable[Digest]) -> None:
-        """Have thumbnails made in the background, where the library's owner runs that (the mount's daemon does)."""
-        for digest in digests:
-            self.thumbnails.wish(digest)
+    def came_in(self, files: Iterable[Incoming]) -> None:
+        """After the commit that named them: have thumbnails made, and report each picture that is flagged.
+
+        Thumbnails are made where the library's owner does so in the background, as the mount's daemon does.
+        """
+        for incoming in files:
+            self.thumbnails.wish(incoming.digest)
+            if incoming.inspection is not None and incoming.inspection.problem is not None:
+                name = documents.text_of(incoming.name)
+                self.store.problems.report(
+                    "unreadable-image",
+                    f"{name} is kept as it is, and never decoded: {incoming.inspection.problem}",
+                    name=name,
+                    digest=incoming.digest.hex(),
+                )
 
     def mounted_at(self) -> str | None:
         """Where a daemon says it has mounted this library."""
@@ -186,7 +198,6 @@ class Library:
                 placement = place_blob()
         finally:
             intake.discard()
-        self.wish_thumbnails([digest])
         return placement
 
     def _place_blob(
@@ -197,16 +208,19 @@ class Library:
             wanted = needs_inspection(view, digest)
         inspection = self.inspect(digest) if wanted else None
 
+        incoming = Incoming(
+            digest=digest, size=size, name=os.fsencode(name), mtime_ns=mtime_ns or time.time_ns(), role=role,
+            inspection=inspection, sums=sums,
+        )  # fmt: skip
+
         def write(txn: Txn) -> Placement:
             target = session_id or editing.session_titled(txn, editing.INBOX).id
             editing.require_session(txn, target)
-            incoming = Incoming(
-                digest=digest, size=size, name=os.fsencode(name), mtime_ns=mtime_ns or txn.now_ns, role=role,
-                inspection=inspection, sums=sums,
-            )  # fmt: skip
             return admit(txn, incoming, target, None, self.has_blob)[0]
 
-        return self.commit(write)
+        placement = self.commit(write)
+        self.came_in([incoming])
+        return placement
 
     # -- sessions
 

@@ -224,7 +224,7 @@ class Importer:
                 self.report.kept_as_files += 1
             else:
                 self.report.imported += 1
-        self._library.wish_thumbnails(taken.incoming.digest for taken in ready)
+        self._library.came_in(taken.incoming for taken in ready)
         self._progress(self.report)
 
     def _publish_again(self, taken: Taken) -> Taken | None:

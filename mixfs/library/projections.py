@@ -24,6 +24,7 @@ from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
+    IMPORT_ROOT_ID,
     dates,
     entry_file,
     entry_key,
@@ -380,6 +381,10 @@ class Projector:
                 row.edges = row.edges.with_item(documents.edge_item(record), sign)
 
     def _import_folder(self, old: ImportFolder | None, new: ImportFolder | None) -> None:
+        root = new or old
+        if root is not None and root.id == IMPORT_ROOT_ID:
+            self.changes.nodes[import_directory(None)] = None
+            return
         for record, put in ((old, False), (new, True)):
             if record is None:
                 continue
@@ -469,12 +474,12 @@ class Projector:
             return
         directory, wanted = place
         extra = b""
-        if placement.area == "images":
-            about = self.view.about(placement)
-            if about is not None:
-                rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
-                mark = documents.revision(b"\0".join(rendered))
-                extra = DOCUMENT_SIZES.pack(*map(len, rendered), mark) + placement.digest
+        about = self.view.about(placement)
+        if about is not None:
+            # In files/ too: of a picture that can't be decoded its texts are known, and why.
+            rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
+            mark = documents.revision(b"\0".join(rendered))
+            extra = DOCUMENT_SIZES.pack(*map(len, rendered), mark) + placement.digest
         held = self.view.dentry(directory, self._listing.given_name(directory, wanted, b"P" + key16(placement.id)))
         name = self._listing.put(
             directory, wanted, b"P" + key16(placement.id), mode=stat.S_IFREG | placement.mode, size=placement.size,
@@ -485,9 +490,8 @@ class Projector:
             self._mirrors_changed(directory, name)
 
     def _mirrors_changed(self, directory: bytes, name: bytes) -> None:
-        """The folders beside images/ that show something for each picture have other names in them now."""
-        if directory[:1] == b"p":
-            self.changes.entries[directory, name] = None
+        """The folders beside images/ and files/ that show something for each picture have other names in them now."""
+        self.changes.entries[directory, name] = None
 
     def _image_views(self, digest: Digest) -> None:
         image = self.view.image(digest)

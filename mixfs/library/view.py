@@ -191,6 +191,10 @@ class View:
         value = self.txn.get(keys.counter(name))
         return 0 if value is None else cbor2.loads(value)
 
+    def state(self) -> tuple[bytes | None, bytes | None]:
+        """What differs between any two states of the library: the last stamp, and the number of the commit."""
+        return self.txn.get(keys.META_STAMP), self.txn.get(keys.META_SEQUENCE)
+
     def sequence(self) -> int:
         """The number of the last commit as this index counts them."""
         value = self.txn.get(keys.META_SEQUENCE)

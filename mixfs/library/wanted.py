@@ -6,11 +6,14 @@ import datetime
 import json
 from collections.abc import Iterator
 
-from mixfs.ids import Digest, key16
+from mixfs.ids import Digest, id_of_key, key16
 from mixfs.index import dentries
 from mixfs.library import documents
 from mixfs.names import cut, safe_name, split_extension
 from mixfs.records import KINDS, Entry, Folder, Generation, Image, Placement, Trash, from_map
+
+# The record of import/ itself, which is listed nowhere.
+IMPORT_ROOT_ID = id_of_key(bytes(16))
 
 
 def import_directory(parent_id: str | None) -> bytes:

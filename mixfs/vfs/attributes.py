@@ -19,8 +19,9 @@ from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import Annotation, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs.files import bring_back, truncate
 from mixfs.vfs.naming import READ_ONLY
-from mixfs.vfs.records_of import IMPORT_ROOT
+from mixfs.vfs.records_of import folder_record
 from mixfs.vfs.tree import Tree
 
 XATTR_LIMIT = 64 << 10
@@ -31,7 +32,7 @@ async def set_attributes(
 ) -> Dentry:
     """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored."""
     if size is not None:
-        await tree.truncate(key, size)
+        await truncate(tree, key, size)
     if mode is not None or mtime_ns is not None:
         async with tree.lock:
             await _set(tree, key, None if mode is None else mode & 0o7777, mtime_ns)
@@ -45,20 +46,23 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
         if mode is not None:
             staged.mode = mode
         if mtime_ns is not None:
+            await bring_back(tree, staged)
             os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
         staged.changed()
         tree.staging.note(staged)
         return
     tag = key[:1]
-    if tag == b"d":
-        if mtime_ns is not None:
-            tree.import_times[key] = mtime_ns
-        if key == IMPORT_ROOT:
-            return
-    elif tag == b"S":
+    if tag == b"S":
         # A session's folder has the times and mode that it has; copying programs need not know.
         return
-    elif tag not in (b"P", b"R", b"p"):
+    if tag == b"d" and mtime_ns is not None:
+        with tree.library.read() as view:
+            folder_record(view, key)
+        tree.staging.set_folder_time(key, mtime_ns)
+        mtime_ns = None
+        if mode is None:
+            return
+    elif tag not in (b"P", b"R", b"p", b"d"):
         with tree.library.read() as view:
             tree.attr(view, key)
         raise ReadOnlyError(READ_ONLY)
@@ -66,7 +70,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
     def write(txn: Txn) -> None:
         record: Any
         if tag == b"d":
-            record = txn.get_raw(ImportFolder, key[1:])
+            record = folder_record(txn, key)
         elif tag == b"p":
             record = txn.get_raw(Folder, key[1:])
         else:
@@ -253,8 +257,11 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
             raise ReadOnlyError(READ_ONLY)
 
         def write(txn: Txn) -> None:
-            cls: Any = {b"P": Placement, b"R": Receipt, b"d": ImportFolder}[tag]
-            record = txn.get_raw(cls, key[1:])
+            record: Any
+            if tag == b"d":
+                record = folder_record(txn, key)
+            else:
+                record = txn.get_raw(Receipt if tag == b"R" else Placement, key[1:])
             if record is None:
                 raise NotFoundError("It was deleted.")
             kept = {other: held for other, held in record.xattrs.items() if other != name}

@@ -16,12 +16,20 @@ class Context:
 
     root: Path
     mounted_ns: int
+    # When the library was made: the time of what never changes, the same at every mount.
+    made_ns: int = field(init=False)
     uid: int = field(default_factory=os.getuid)
     gid: int = field(default_factory=os.getgid)
     # What .mixfs/ shows: name -> a function that gives its content now.
     status: Mapping[str, Callable[[], Content]] = field(default_factory=dict)
     # Sessions whose images/ was just removed: `rm -r` is at work on them, and what is generated steps out of its way.
     going: dict[bytes, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        try:
+            self.made_ns = os.stat(self.root / "format").st_mtime_ns
+        except FileNotFoundError:
+            self.made_ns = self.mounted_ns
 
     def thumbnail_path(self, digest: bytes) -> Path:
         text = digest.hex()

@@ -27,10 +27,12 @@ from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.content import BlobContent
+from mixfs.vfs.files import open_file, release
+from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import bind, image_folder, import_folder, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
-from mixfs.vfs.tree import Handle, OpenNode, Tree
+from mixfs.vfs.tree import Tree
 
 SESSIONS = fixed("/sessions")
 READ_ONLY = "This part of the mount is made from the library and is read-only."
@@ -46,7 +48,7 @@ def note_change(tree: Tree, *directories: bytes) -> None:
     """A program changed what stands in a folder of import/: its time is now."""
     for directory in directories:
         if directory[:1] == b"d":
-            tree.import_times[directory] = time.time_ns()
+            tree.staging.set_folder_time(directory, time.time_ns())
 
 
 async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: int) -> tuple[Dentry, Handle]:
@@ -59,7 +61,7 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
                 raise ExistsError("The name is taken.")
             if held.is_directory:
                 raise IsADirectory("It is a folder.")
-            return held, tree.open(view, held.key, flags)
+            return held, open_file(tree, view, held.key, flags)
         tag = _tag_for_new(tree, directory, name)
     staged = tree.staging.create(directory, name, tag, mode & 0o7777)
     staged.replaces = replaced_by(tree, directory, name)
@@ -70,7 +72,7 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node.writers = int(writable)
     tree.open_nodes[staged.key] = node
-    return staged.dentry(), Handle(node, writable, bool(flags & os.O_APPEND))
+    return staged.dentry(), Handle(node, writable)
 
 
 def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
@@ -94,7 +96,7 @@ def replaced_by(tree: Tree, directory: bytes, name: bytes) -> str | None:
 async def make_node(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:
     """mknod(2) of a regular file."""
     dentry, handle = await create(tree, directory, name, mode, os.O_WRONLY | os.O_EXCL)
-    await tree.release(handle)
+    await release(tree, handle)
     return dentry
 
 
@@ -166,18 +168,19 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
 
 async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> None:
     """Delete the receipt, or trash the placement, that a name in import/ or images/ stands for."""
+    await tree.commit(lambda txn: take_away(txn, stored), (directory, name))
 
-    def write(txn: Txn) -> None:
-        if stored.key[:1] == b"R":
-            receipt = txn.get_raw(Receipt, stored.key[1:])
-            if receipt is not None:
-                txn.delete(Receipt, receipt.id)
-            return
-        placement = txn.get_raw(Placement, stored.key[1:])
-        if placement is not None:
-            editing.delete_placement(txn, placement.id)
 
-    await tree.commit(write, (directory, name))
+def take_away(txn: Txn, stored: Dentry) -> None:
+    """As `remove_record`, in a transaction."""
+    if stored.key[:1] == b"R":
+        receipt = txn.get_raw(Receipt, stored.key[1:])
+        if receipt is not None:
+            txn.delete(Receipt, receipt.id)
+        return
+    placement = txn.get_raw(Placement, stored.key[1:])
+    if placement is not None:
+        editing.delete_placement(txn, placement.id)
 
 
 def drop(tree: Tree, staged: Staged) -> None:
@@ -228,7 +231,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
                     txn.delete(Folder, bound.id)
 
         await tree.commit(write, (directory, name))
-        tree.import_times.pop(key, None)
+        tree.staging.forget_folder_time(key)
         if tag == b"S":
             tree.context.going.pop(key[1:], None)
         note_change(tree, directory)

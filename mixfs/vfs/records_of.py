@@ -10,7 +10,7 @@ from mixfs.errors import NotFoundError
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.library.wanted import import_directory, placement_place
+from mixfs.library.wanted import IMPORT_ROOT_ID, import_directory, placement_place
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.views.mirrors import given_name
@@ -54,6 +54,12 @@ def import_folder(view: View, directory: bytes) -> ImportFolder | None:
     return folder
 
 
+def folder_record(view: View, directory: bytes) -> ImportFolder:
+    """As `import_folder`, but import/ too has a record: of its time, mode and attributes, once they were set."""
+    folder = import_folder(view, directory)
+    return folder or view.get(ImportFolder, IMPORT_ROOT_ID) or ImportFolder(id=IMPORT_ROOT_ID)
+
+
 def image_folder(view: View, directory: bytes) -> tuple[str, str | None]:
     """`(session id, folder id or None)` of images/ or a folder below it. Raises NotFoundError."""
     session = view.get_raw(Session, directory[1:])
@@ -89,22 +95,22 @@ def bind(txn: Txn, folder: ImportFolder | None) -> tuple[str, str | None]:
     """
     if folder is None:
         return editing.session_titled(txn, editing.INBOX).id, None
-    if folder.parent_id is None:
-        if folder.session_id is not None and txn.get(Session, folder.session_id) is not None:
-            return folder.session_id, None
-        session = editing.session_titled(txn, title_of(folder.name))
-        txn.put(dataclasses.replace(folder, session_id=session.id, folder_id=None))
-        return session.id, None
-    session_id, parent_id = bind(txn, txn.get(ImportFolder, folder.parent_id))
-    if folder.folder_id is not None and folder.session_id == session_id:
-        bound = txn.get(Folder, folder.folder_id)
-        if bound is not None and bound.parent_id == parent_id:
-            return session_id, bound.id
-    folder_id = editing.ensure_folder(txn, session_id, parent_id, folder.name)
-    held = txn.get(ImportFolder, folder.id)
-    if held is not None:
-        txn.put(dataclasses.replace(held, session_id=session_id, folder_id=folder_id))
-    return session_id, folder_id
+    *below, top = ancestors(txn, folder)
+    session = txn.get(Session, top.session_id) if top.session_id is not None else None
+    if session is None:
+        session = editing.session_titled(txn, title_of(top.name))
+        txn.put(dataclasses.replace(top, session_id=session.id, folder_id=None))
+    folder_id: str | None = None
+    for each in reversed(below):
+        bound = txn.get(Folder, each.folder_id) if each.folder_id is not None else None
+        if bound is None or each.session_id != session.id or bound.parent_id != folder_id:
+            folder_id = editing.ensure_folder(txn, session.id, folder_id, each.name)
+            held = txn.get(ImportFolder, each.id)
+            if held is not None:
+                txn.put(dataclasses.replace(held, session_id=session.id, folder_id=folder_id))
+        else:
+            folder_id = bound.id
+    return session.id, folder_id
 
 
 def title_of(name: bytes) -> str:

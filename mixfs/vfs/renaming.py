@@ -25,11 +25,12 @@ from mixfs.index.dentries import Dentry
 from mixfs.library import canvas_json, editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.library.wanted import import_directory
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs import moving
+from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
-from mixfs.vfs.records_of import bind, image_folder, import_folder, receipt_at, title_of
+from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.session import WRITABLE_DOCUMENTS
 
@@ -54,7 +55,8 @@ async def rename(
             return
         kinds = old_directory[:1] + new_directory[:1]
         if flags & EXCHANGE:
-            await _exchange(tree, source, target, (old_directory, old_name), (new_directory, new_name))
+            assert target is not None
+            await exchange(tree, source, target, (old_directory, old_name), (new_directory, new_name))
         elif old_directory[:1] == b"S" and old_directory == new_directory:
             await _rename_scratch(tree, old_directory, old_name, new_name)
         elif old_directory == SESSIONS == new_directory:
@@ -106,16 +108,23 @@ async def _rename_file(
         replaces = receipt.placement_id if receipt is not None else replaced_by(tree, new_directory, new_name)
         if staged_target is not None:
             replaces = replaces or staged_target.replaces
-    if staged_target is not None:
-        drop(tree, staged_target)
     if stored is not None:
         await _rename_record(tree, stored, overwritten, old_directory, old_name, new_directory, new_name)
-    elif overwritten is not None:
-        await remove_record(tree, new_directory, new_name, overwritten)
     if staged is not None:
         if stored is None and replaces is not None and not is_temporary(new_name):
             staged.replaces = replaces
+        # Before what it replaces goes: a kill in between leaves the name to one of them.
         tree.staging.rename(staged, new_directory, new_name)
+    if staged_target is not None:
+        drop(tree, staged_target)
+    if stored is None and overwritten is not None:
+        try:
+            await remove_record(tree, new_directory, new_name, overwritten)
+        except BaseException:
+            if staged is not None:
+                tree.staging.rename(staged, old_directory, old_name)
+            raise
+    if staged is not None:
         tree.wake()
 
 
@@ -130,78 +139,29 @@ async def _rename_record(
         vacated.clear()
         if stored.key[:1] == b"P":
             session_id, folder_id = image_folder(txn, new_directory)
-            editing.move_placement(
-                txn, _placement_id(txn, stored.key), session_id, folder_id, new_name, replace=True
-            )
+            placement = moving.require(txn, Placement, stored.key)
+            editing.move_placement(txn, placement.id, session_id, folder_id, new_name, replace=True)
             return
-        receipt = txn.get_raw(Receipt, stored.key[1:])
-        if receipt is None:
-            raise NotFoundError("The file was deleted.")
+        receipt = moving.require(txn, Receipt, stored.key)
         replaced = txn.get_raw(Receipt, overwritten.key[1:]) if overwritten is not None else None
         if replaced is not None:
             txn.delete(Receipt, replaced.id)
+        if not is_temporary(new_name):
+            over = txn.get(Placement, replaced.placement_id or "") if replaced is not None else None
+            if over is not None and over.id != receipt.placement_id:
+                editing.delete_placement(txn, over.id, "overwritten")
+            moving.move_receipt(txn, receipt, new_directory, new_name)
+            return
+        # A program keeps its old version aside: the picture in the session stays what it is.
         parent = import_folder(txn, new_directory)
         parent_id = parent.id if parent is not None else None
-        moved = dataclasses.replace(receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns)
-        placement = txn.get(Placement, receipt.placement_id) if receipt.placement_id else None
-        if is_temporary(new_name):
-            # A program keeps its old version aside: the picture in the session stays what it is.
-            if placement is not None:
-                vacated.append(placement.id)
-        elif placement is not None:
-            session_id, folder_id = bind(txn, parent)
-            over = txn.get(Placement, replaced.placement_id or "") if replaced is not None else None
-            if over is not None and over.id != placement.id:
-                editing.delete_placement(txn, over.id, "overwritten")
-            editing.move_placement(txn, placement.id, session_id, folder_id, new_name)
-            moved = dataclasses.replace(moved, session_id=session_id)
-        txn.put(moved)
+        txn.put(dataclasses.replace(receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns))
+        if receipt.placement_id is not None and txn.get(Placement, receipt.placement_id) is not None:
+            vacated.append(receipt.placement_id)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
     if vacated:
         tree.vacated[old_directory, old_name] = (vacated[0], time.monotonic())
-
-
-def _placement_id(txn: Txn, key: bytes) -> str:
-    placement = txn.get_raw(Placement, key[1:])
-    if placement is None:
-        raise NotFoundError("The picture was deleted.")
-    return placement.id
-
-
-async def _exchange(
-    tree: Tree, source: Dentry, target: Dentry | None, old: tuple[bytes, bytes], new: tuple[bytes, bytes]
-) -> None:
-    if target is None or source.is_directory or target.is_directory or old[0][:1] + new[0][:1] not in (b"dd", b"pp"):
-        raise InvalidValue("Only files of import/, or of images/, can be exchanged.")
-    with tree.library.read() as view:
-        first, second = view.dentry(*old), view.dentry(*new)
-
-    def write(txn: Txn) -> None:
-        pairs = [(dentry, place) for dentry, place in ((first, new), (second, old)) if dentry is not None]
-        for dentry, (directory, name) in pairs:
-            receipt = txn.get_raw(Receipt, dentry.key[1:]) if dentry.key[:1] == b"R" else None
-            placement_id = receipt.placement_id if receipt is not None else None
-            if receipt is not None:
-                parent = import_folder(txn, directory)
-                place = bind(txn, parent)
-                parent_id = parent.id if parent is not None else None
-                txn.put(dataclasses.replace(receipt, parent_id=parent_id, name=name, session_id=place[0]))
-            else:
-                place = image_folder(txn, directory)
-                placement_id = _placement_id(txn, dentry.key)
-            placement = txn.get(Placement, placement_id) if placement_id is not None else None
-            if placement is not None:
-                txn.put(dataclasses.replace(placement, session_id=place[0], folder_id=place[1], name=name))
-
-    staged_first, staged_second = tree.staging.at(*old), tree.staging.at(*new)
-    if first is not None or second is not None:
-        await tree.commit(write, old, new)
-    if staged_first is not None:
-        tree.staging.rename(staged_first, new[0], new[1])
-    if staged_second is not None:
-        # Its name may be the first one's by now: `rename` leaves only a name that is its own.
-        tree.staging.rename(staged_second, old[0], old[1])
 
 
 # -- what an editor keeps beside canvas.json
@@ -285,17 +245,11 @@ async def _rename_image_folder(
     new_name: bytes,
 ) -> None:  # fmt: skip
     def write(txn: Txn) -> None:
-        folder = txn.get_raw(Folder, source.key[1:])
-        if folder is None:
-            raise NotFoundError("The folder is gone.")
-        session_id, parent_id = image_folder(txn, new_directory)
-        if session_id != folder.session_id:
-            raise CrossesViews("Folders move within their session only: copy it instead.")
-        if target is not None:
-            held = txn.get_raw(Folder, target.key[1:])
-            if held is not None:
-                txn.delete(Folder, held.id)
-        editing.rename_folder(txn, folder.id, parent_id, new_name)
+        folder = moving.require(txn, Folder, source.key)
+        held = txn.get_raw(Folder, target.key[1:]) if target is not None else None
+        if held is not None:
+            txn.delete(Folder, held.id)
+        moving.move_image_folder(txn, folder, new_directory, new_name)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
 
@@ -305,68 +259,10 @@ async def _rename_import_folder(
     new_name: bytes,
 ) -> None:  # fmt: skip
     def write(txn: Txn) -> None:
-        folder = import_folder(txn, source.key)
-        if folder is None:
-            raise NotFoundError("The folder is gone.")
+        folder = moving.require(txn, ImportFolder, source.key)
         replaced = txn.get_raw(ImportFolder, target.key[1:]) if target is not None else None
         if replaced is not None:
             txn.delete(ImportFolder, replaced.id)
-        parent = import_folder(txn, new_directory)
-        new = dataclasses.replace(
-            folder, parent_id=parent.id if parent else None, name=new_name, named_ns=txn.now_ns
-        )
-        if folder.parent_id is None and parent is None:
-            _retitle_bound(txn, new, title_of(new_name))
-        elif _top(txn, folder) == _top(txn, new) and folder.folder_id is not None and parent is not None:
-            txn.put(new)
-            _, parent_folder = bind(txn, parent)
-            editing.rename_folder(txn, folder.folder_id, parent_folder, new_name)
-        else:
-            txn.put(dataclasses.replace(new, session_id=None, folder_id=None))
-            _rebind_below(txn, new.id)
+        moving.move_import_folder(txn, folder, new_directory, new_name)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
-
-
-def _retitle_bound(txn: Txn, folder: ImportFolder, title: str) -> None:
-    """A top folder has another name: its session is retitled, or the folder bound to the one of that title."""
-    session = txn.get(Session, folder.session_id) if folder.session_id is not None else None
-    other = next(txn.sessions_titled(title), None)
-    if other is not None and (session is None or other.id != session.id):
-        txn.put(dataclasses.replace(folder, session_id=other.id))
-    elif session is not None and not is_temporary(folder.name):
-        editing.retitle_session(txn, session.id, title)
-        txn.put(folder)
-    else:
-        txn.put(folder)
-        if not is_temporary(folder.name):
-            bind(txn, folder)
-
-
-def _top(txn: Txn, folder: ImportFolder) -> str:
-    while folder.parent_id is not None:
-        above = txn.get(ImportFolder, folder.parent_id)
-        if above is None:
-            break
-        folder = above
-    return folder.id
-
-
-def _rebind_below(txn: Txn, folder_id: str) -> None:
-    """A folder has moved to another session: what was taken in from it, and from the folders below, moves along."""
-    folder = txn.get(ImportFolder, folder_id)
-    if folder is None:
-        return
-    for dentry in list(txn.dentries(import_directory(folder_id))):
-        if dentry.key[:1] == b"d":
-            child = txn.get_raw(ImportFolder, dentry.key[1:])
-            if child is not None:
-                txn.put(dataclasses.replace(child, session_id=None, folder_id=None))
-                _rebind_below(txn, child.id)
-            continue
-        receipt = txn.get_raw(Receipt, dentry.key[1:])
-        placement = txn.get(Placement, receipt.placement_id) if receipt and receipt.placement_id else None
-        if receipt is not None and placement is not None:
-            session_id, target_id = bind(txn, txn.get(ImportFolder, folder_id))
-            editing.move_placement(txn, placement.id, session_id, target_id, placement.name)
-            txn.put(dataclasses.replace(receipt, session_id=session_id))

@@ -1,12 +1,17 @@
 """Files that are being written through the mount, until they are taken in.
 
-Concurrency: event loop only, and no method awaits, so each is atomic. The bytes are written in threads (see
-`Tree.write`), one at a time for each file.
+Concurrency: event loop only, but for what says that it blocks; no method awaits, so each is atomic. The bytes are
+written in threads (see `mixfs/vfs/files.py`), one at a time for each file.
 
 What survives a killed daemon: each file lies in the staging directory under its node's id, and `log` beside it holds
 framed CBOR items, the newest of an id saying what it is: directory, name, mode, attributes, whether it was closed since
-its last write. Items are written before the request is answered; the page cache outlives the process. Power loss is
-`sync`'s business, which fsync(2) asks for.
+its last write. The times of folders of import/ are such items too, and a document that was closed and is not yet
+committed is a file beside the log. All is written before the request is answered; the page cache outlives the process.
+Power loss is `sync`'s business, which fsync(2) asks for.
+
+A file that is taken in becomes a blob first and is committed then. Its name in staging stays until it is, as a second
+name of the same bytes: so nothing is lost by a kill or a failed commit, and nothing may be written to it any more, until
+`copy_back` and `come_back` give it bytes of its own again.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import cbor2
 import trio
@@ -41,7 +46,7 @@ class Staged:
         # The placement whose bytes these are a new version of.
         self.replaces: str | None = None
         self.intake: Intake | None = None
-        # Set once the bytes are a blob already, and only their commit is missing.
+        # Set while the bytes are becoming a blob, and after that until they are committed.
         self.digest: Digest | None = None
         self.linked = True
         self.closed = False
@@ -69,8 +74,37 @@ class Staged:
         """What the log keeps of it."""
         return {
             "id": self.id, "key": self.key, "directory": self.directory, "name": self.name, "mode": self.mode,
-            "xattrs": self.xattrs, "replaces": self.replaces, "closed": self.closed, "digest": self.digest,
+            "xattrs": self.xattrs, "replaces": self.replaces, "closed": self.closed,
         }  # fmt: skip
+
+
+class KeptDocument(NamedTuple):
+    """A document of a session that a program has written and closed, and that is not committed yet."""
+
+    session: bytes
+    name: str
+    data: bytes
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.session.hex()}.{self.name}"
+
+
+class Remains(Protocol):
+    """What a library has that was not in staging: asked for by a recovery."""
+
+    def exists(self, directory: bytes) -> bool:
+        """Whether a directory is still there."""
+
+    def place(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """(directory, name) of a node that is a receipt or placement already."""
+
+
+class Recovered(NamedTuple):
+    """What came back from mounts that are gone."""
+
+    files: list[Staged]
+    documents: list[KeptDocument]
 
 
 class Staging:
@@ -82,6 +116,9 @@ class Staging:
         self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._names: dict[bytes, dict[bytes, Staged]] = {}
         self._keys: dict[bytes, Staged] = {}
+        self._kept: dict[str, KeptDocument] = {}
+        # The times of folders of import/ that are not in their records yet.
+        self.folder_times: dict[bytes, int] = {}
 
     def __iter__(self) -> Iterator[Staged]:
         return iter(list(self._keys.values()))
@@ -157,6 +194,46 @@ class Staging:
         self._append({"id": staged.id, "gone": True})
         self._compact()
 
+    def copy_back(self, staged: Staged) -> None:
+        """Give a file that is a blob already bytes of its own. Blocks: call it in a thread."""
+        self._make_own(staged.id)
+
+    def come_back(self, staged: Staged) -> None:
+        """After `copy_back`: it is a file in staging like any other, and may be written to."""
+        old = staged.intake
+        staged.intake, staged.digest = self._reopen(staged.id), None
+        if old is not None:
+            old.close()
+
+    # -- folders of import/
+
+    def set_folder_time(self, directory: bytes, mtime_ns: int) -> None:
+        """Note the time of a folder."""
+        self.folder_times[directory] = mtime_ns
+        self._append(_folder_item(directory, mtime_ns))
+
+    def forget_folder_time(self, directory: bytes, mtime_ns: int | None = None) -> None:
+        """Its record has the time now (`mtime_ns`, unless it has changed since), or the folder is gone."""
+        held = self.folder_times.get(directory)
+        if held is not None and mtime_ns in (None, held):
+            del self.folder_times[directory]
+            self._append({"id": directory.hex(), "gone": True})
+
+    # -- documents
+
+    def keep(self, kept: KeptDocument) -> None:
+        """Keep a document until `forget_kept`; a newer one takes its place. Blocks: any thread may call it."""
+        beside = self.path / f".{kept.file_name}"
+        beside.write_bytes(kept.data)
+        os.rename(beside, self.path / kept.file_name)
+        self._kept[kept.file_name] = kept
+
+    def forget_kept(self, kept: KeptDocument) -> None:
+        """It is committed; a newer one stays. Any thread may call it."""
+        if self._kept.get(kept.file_name) is kept:
+            del self._kept[kept.file_name]
+            (self.path / kept.file_name).unlink(missing_ok=True)
+
     # -- the log
 
     def note(self, staged: Staged) -> None:
@@ -179,7 +256,9 @@ class Staging:
         if os.fstat(self._log).st_size < _COMPACT_AT + 1024 * len(self._keys):
             return
         fresh = self.path / f"{LOG}.new"
-        data = b"".join(frames.encode(cbor2.dumps(staged.state())) for staged in self if staged.linked)
+        items = [staged.state() for staged in self if staged.linked]
+        items += [_folder_item(*item) for item in self.folder_times.items()]
+        data = b"".join(frames.encode(cbor2.dumps(item)) for item in items)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
         while view:
@@ -191,8 +270,8 @@ class Staging:
         self._log = fd
 
     def close(self) -> None:
-        """Close everything; files that wait stay for the next mount."""
-        waiting = [staged for staged in self if staged.linked]
+        """Close everything; what waits stays for the next mount."""
+        waiting = any(staged.linked for staged in self) or self.folder_times or self._kept
         for staged in self:
             if staged.intake is not None:
                 staged.intake.close()
@@ -201,22 +280,19 @@ class Staging:
 
     # -- recovery
 
-    def recover(self, root: Path, exists: Any) -> list[Staged]:
-        """Take over what mounts that are gone left behind; returns the files that came back.
-
-        `exists(directory)` says whether a directory is still there; what lay in one that is gone comes to import/.
-        """
-        found: list[Staged] = []
+    def recover(self, root: Path, remains: Remains) -> Recovered:
+        """Take over what mounts that are gone left behind; what lay in a directory that is gone comes to import/."""
+        found = Recovered([], [])
         for path, lock_fd in abandoned(root):
             try:
                 if path != self.path and (path / LOG).exists():
-                    found += self._take_over(path, exists)
+                    self._take_over(path, remains, found)
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock_fd)
         return found
 
-    def _take_over(self, path: Path, exists: Any) -> Iterator[Staged]:
+    def _take_over(self, path: Path, remains: Remains, found: Recovered) -> None:
         states: dict[str, dict[str, Any]] = {}
         for item in frames.scan(memoryview((path / LOG).read_bytes())):
             if item.payload is not None:
@@ -225,24 +301,72 @@ class Staging:
                 if not state.get("gone"):
                     states[state["id"]] = state
         for state in states.values():
+            if "folder" in state:
+                if remains.exists(state["folder"]):
+                    self.set_folder_time(state["folder"], state["mtime_ns"])
+                continue
+            if state["key"] in self._keys:
+                # A mount that was killed while it took over had written it down already.
+                continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
             staged.closed = state["closed"]
-            source = path / staged.id
-            if source.exists():
-                # The log first: killed in between, the file is found again in the old directory.
-                if not exists(staged.directory):
-                    staged.directory = b"d" + bytes(16)
-                if self.at(staged.directory, staged.name) is not None:
-                    staged.name += b" (recovered)"
-                self._append(staged.state())
-                os.rename(source, self.path / staged.id)
-                staged.intake = Intake(self.path / staged.id, exists=True)
-            elif state["digest"] is not None:
-                # Killed between the blob's rename and its commit.
-                staged.digest = Digest(state["digest"])
-                self._append(staged.state())
-            else:
-                continue
-            self._enter(staged)
-            yield staged
+            if self._find_bytes(path, staged, remains):
+                self._enter(staged)
+                found.files.append(staged)
+        for name in sorted(os.listdir(path)):
+            session, dot, document = name.partition(".")
+            if dot and session and document.endswith(".json"):
+                kept = KeptDocument(bytes.fromhex(session), document, (path / name).read_bytes())
+                self.keep(kept)
+                found.documents.append(kept)
+
+    def _find_bytes(self, path: Path, staged: Staged, remains: Remains) -> bool:
+        """Take over the bytes of one file from a mount's directory; False if there are none."""
+        source = path / staged.id
+        if not source.exists():
+            return False
+        # The log first: killed in between, the file is found again in the old directory.
+        place = remains.place(staged.key)
+        if place is not None:
+            # A new version of a file that was taken in: a rename moves that one first.
+            staged.directory, staged.name = place
+        if not remains.exists(staged.directory):
+            staged.directory = b"d" + bytes(16)
+        if self.at(staged.directory, staged.name) is not None:
+            staged.name += b" (recovered)"
+        self._append(staged.state())
+        os.rename(source, self.path / staged.id)
+        self._make_own(staged.id)
+        staged.intake = self._reopen(staged.id)
+        return True
+
+    def _make_own(self, staged_id: str) -> None:
+        """Where a file is a blob too (killed, or failed, between the two), make it another file of the same bytes."""
+        path, beside = self.path / staged_id, self.path / f"{staged_id}.copy"
+        with path.open("rb") as source:
+            status = os.fstat(source.fileno())
+            if status.st_nlink == 1:
+                return
+            beside.unlink(missing_ok=True)
+            copy = Intake(beside)
+            try:
+                copy.copy_whole(source.fileno())
+                os.utime(copy.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+                # At once whole: what lies there under its id is believed after a kill.
+                os.rename(beside, path)
+            except BaseException:
+                copy.discard()
+                raise
+            copy.close()
+
+    def _reopen(self, staged_id: str) -> Intake:
+        path = self.path / staged_id
+        # Whoever publishes it makes it read-only first.
+        path.chmod(0o600)
+        return Intake(path, exists=True)
+
+
+def _folder_item(directory: bytes, mtime_ns: int) -> dict[str, Any]:
+    """What the log keeps of a folder."""
+    return {"id": directory.hex(), "folder": directory, "mtime_ns": mtime_ns}

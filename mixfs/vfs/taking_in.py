@@ -28,8 +28,8 @@ from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
-from mixfs.vfs.records_of import bind, image_folder, import_folder, waits
-from mixfs.vfs.staging import Staged
+from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
+from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
 
 QUIET_S = 1.0
@@ -79,7 +79,7 @@ class TakingIn:
         """Closed, named, not empty, and in a place from which files are taken in."""
         if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed or self._writers(staged):
             return False
-        return staged.digest is not None or (staged.intake is not None and staged.intake.size > 0)
+        return staged.intake is not None and staged.intake.size > 0
 
     def _quiet_s(self, staged: Staged) -> float:
         """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
@@ -172,11 +172,8 @@ class TakingIn:
         library = self._tree.library
 
         def measure() -> tuple[Path, Digest, os.stat_result, bytes]:
-            if staged.intake is None:
-                assert staged.digest is not None
-                path = library.blobs.path(staged.digest)
-                return path, staged.digest, os.stat(path), b""
             intake = staged.intake
+            assert intake is not None
             return intake.path, intake.digest(), os.fstat(intake.fd), intake.sums()
 
         def inspect() -> Inspection | None:
@@ -210,9 +207,8 @@ class TakingIn:
     async def _publish_and_commit(self, ready: list[Looked]) -> None:
         tree = self._tree
         for item in ready:
-            if item.staged.digest is None:
-                item.staged.digest = item.digest
-                tree.staging.note(item.staged)
+            item.staged.digest = item.digest
+            tree.staging.note(item.staged)
         sync_log = any(item.staged.synced for item in ready)
 
         def publish() -> list[tuple[Looked, BaseException | None]]:
@@ -222,20 +218,17 @@ class TakingIn:
             out: list[tuple[Looked, BaseException | None]] = []
             for item in ready:
                 error: BaseException | None = None
-                intake = item.staged.intake
-                if intake is not None:
-                    try:
-                        tree.library.blobs.receive(intake)
-                    except (OSError, MixfsError) as failure:
-                        error = failure
+                assert item.staged.intake is not None
+                try:
+                    tree.library.blobs.receive(item.staged.intake)
+                except (OSError, MixfsError) as failure:
+                    error = failure
                 out.append((item, error))
             return out
 
         published: list[Looked] = []
         for item, error in await tree.in_thread(publish):
             if error is not None:
-                item.staged.digest = None
-                tree.staging.note(item.staged)
                 self._failed(item.staged, error)
             else:
                 published.append(item)
@@ -257,12 +250,18 @@ class TakingIn:
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree
 
+        times: dict[bytes, int] = {}
+        came = [_incoming(item) for item in items]
+
         def write(txn: Txn) -> None:
-            for item in items:
-                self._admit(txn, item)
+            for item, incoming in zip(items, came, strict=True):
+                self._admit(txn, item, incoming)
+                keep_time(txn, tree.staging, item.staged.directory, times)
 
         known = [(item.staged.directory, item.staged.name) for item in items]
         await tree.commit(write, *known)
+        for directory, mtime_ns in times.items():
+            tree.staging.forget_folder_time(directory, mtime_ns)
         now = time.monotonic()
         for item in items:
             staged = item.staged
@@ -274,7 +273,7 @@ class TakingIn:
                 staged.intake.discard()
                 staged.intake = None
         self.taken += len(items)
-        tree.library.wish_thumbnails(item.digest for item in items)
+        tree.library.came_in(came)
         log.info("taken_in", files=len(items))
         if len(self._rewrites) > 10_000:
             self._rewrites = {place: held for place, held in self._rewrites.items() if now - held[1] < 600}
@@ -289,13 +288,8 @@ class TakingIn:
         with self._tree.library.read() as view:
             node.attr = self._tree.attr(view, staged.key)
 
-    def _admit(self, txn: Txn, item: Looked) -> None:
+    def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:
         staged, library = item.staged, self._tree.library
-        kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
-        incoming = Incoming(
-            digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns,
-            mode=stat.S_IMODE(staged.mode), xattrs=kept, inspection=item.inspection, sums=item.sums,
-        )  # fmt: skip
         if staged.directory[:1] == b"p":
             self._admit_in_session(txn, staged, incoming)
         else:
@@ -312,10 +306,9 @@ class TakingIn:
                 Receipt(
                     id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
                     digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
-                    placement_id=placement.id, session_id=session_id, xattrs=kept, named_ns=txn.now_ns,
+                    placement_id=placement.id, session_id=session_id, xattrs=incoming.xattrs, named_ns=txn.now_ns,
                 )
             )  # fmt: skip
-            self._keep_time(txn, staged.directory)
         fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})
         if fields:
             editing.annotate(txn, item.digest, **fields)
@@ -329,22 +322,39 @@ class TakingIn:
             placement_id=None if held is not None else id_of_key(staged.key[1:]),
         )  # fmt: skip
 
-    def _keep_time(self, txn: Txn, directory: bytes) -> None:
-        """Write the time of a folder of import/ into its record, now that something is committed there anyway."""
-        folder = import_folder(txn, directory)
-        mtime_ns = self._tree.import_times.get(directory)
-        if folder is not None and mtime_ns is not None and folder.mtime_ns != mtime_ns:
-            txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))
-
     async def keep_times(self) -> None:
         """At the end of a mount: the times of folders of import/ go into their records."""
         tree = self._tree
+        times: dict[bytes, int] = {}
 
         def write(txn: Txn) -> None:
-            for directory in list(tree.import_times):
-                with contextlib.suppress(NotFoundError):
-                    self._keep_time(txn, directory)
+            for directory in list(tree.staging.folder_times):
+                keep_time(txn, tree.staging, directory, times)
 
         async with tree.lock:
-            if tree.import_times:
+            if tree.staging.folder_times:
                 await tree.commit(write)
+                for directory, mtime_ns in times.items():
+                    tree.staging.forget_folder_time(directory, mtime_ns)
+
+
+def _incoming(item: Looked) -> Incoming:
+    """A file as what it is taken in as."""
+    staged = item.staged
+    kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
+    return Incoming(
+        digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns, mode=stat.S_IMODE(staged.mode),
+        xattrs=kept, inspection=item.inspection, sums=item.sums,
+    )  # fmt: skip
+
+
+def keep_time(txn: Txn, staging: Staging, directory: bytes, kept: dict[bytes, int]) -> None:
+    """Write the time of a folder of import/ into its record, when something is committed anyway."""
+    mtime_ns = staging.folder_times.get(directory)
+    if mtime_ns is None:
+        return
+    with contextlib.suppress(NotFoundError):
+        folder = folder_record(txn, directory)
+        if folder.mtime_ns != mtime_ns:
+            txn.put(dataclasses.replace(folder, mtime_ns=mtime_ns))
+    kept[directory] = mtime_ns

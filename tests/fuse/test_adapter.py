@@ -59,12 +59,6 @@ class FakeTree:
             if dentry.name > after:
                 yield dentry, dentry.name
 
-    async def read(self, *arguments: object) -> bytes:
-        self._check()
-        return b""
-
-    write = flush = release = fsync = read
-
     async def fsync_directory(self) -> None:
         self._check()
 
@@ -87,8 +81,22 @@ CALLS: dict[str, Callable[[Operations], Any]] = {
 }
 
 
-def with_handles(ops: Operations) -> Operations:
-    ops._handles[7] = SimpleNamespace()  # type: ignore[assignment]
+class FailingHandle:
+    """A handle whose node can't be had."""
+
+    writable = True
+
+    def __init__(self, tree: FakeTree) -> None:
+        self._tree = tree
+
+    @property
+    def node(self) -> object:
+        self._tree._check()
+        return SimpleNamespace()
+
+
+def with_handles(ops: Operations, tree: FakeTree) -> Operations:
+    ops._handles[7] = FailingHandle(tree)  # type: ignore[assignment]
     ops._directories[8] = operations_module._Directory(ROOT)
     return ops
 
@@ -106,7 +114,7 @@ def with_handles(ops: Operations) -> Operations:
 )
 async def test_what_a_handler_raises_becomes_an_errno(call: str, raised: Exception, expected: int, logged: bool):
     ops, tree = adapter()
-    with_handles(ops)
+    with_handles(ops, tree)
     tree.fail = raised
     with structlog.testing.capture_logs() as logs, pytest.raises(pyfuse3.FUSEError) as caught:
         await CALLS[call](ops)

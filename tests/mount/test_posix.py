@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Box, png, run, same
+from box import Box, png, run, same
 from live import Live, environment, living, needs_fuse, python, sha256, until
 
 from mixfs.library.api import Library
@@ -633,6 +633,90 @@ def test_copying_into_images(box: Box):
     run("rm", box.images / "a.png")
     assert b"a.png" not in box.placements()
     assert len(box.trash()) == 2
+
+
+class TestExchange:
+    """RENAME_EXCHANGE of folders, and of a folder with a file."""
+
+    def test_two_top_folders_are_two_sessions_that_change_titles(self, box: Box):
+        one, other = box.inbox, box.inbox.with_name(f"{box.title} other")
+        for path in (one, other):
+            path.mkdir()
+            (path / "a.bin").write_bytes(path.name.encode())
+        box.take_in()
+        (one / "late.bin").write_bytes(b"late")
+        inos = one.stat().st_ino, other.stat().st_ino
+        ids = [record.id for record in (box.record(), box.record(other.name)) if record]
+        renameat2(one, other, EXCHANGE)
+        for _ in range(2):
+            assert (other.stat().st_ino, one.stat().st_ino) == inos
+            assert (other / "a.bin").read_bytes() == one.name.encode()
+            assert (one / "a.bin").read_bytes() == other.name.encode()
+            assert sorted(os.listdir(one)), sorted(os.listdir(other)) == (["a.bin"], ["a.bin", "late.bin"])
+            assert [record.id for record in (box.record(other.name), box.record()) if record] == ids
+            box.take_in()
+        until(lambda: (box.point / "sessions" / other.name / "files" / "late.bin").exists(), "in its session", 1)
+        assert (box.session / "files" / "a.bin").read_bytes() == other.name.encode()
+        assert sorted(os.listdir(box.session / "files")) == ["a.bin"]
+
+    def test_deeper_folders_of_one_session(self, box: Box, inbox: Path):
+        for name in ("one", "two/deep"):
+            (inbox / name).mkdir(parents=True)
+            (inbox / name / "a.png").write_bytes(png())
+        box.take_in()
+        one, other = (inbox / "one" / "a.png").read_bytes(), (inbox / "two" / "deep" / "a.png").read_bytes()
+        renameat2(inbox / "one", inbox / "two" / "deep", EXCHANGE)
+        for top in (inbox, box.images):
+            until(lambda top=top: (top / "one" / "a.png").read_bytes() == other, "exchanged", 1)  # type: ignore[misc]
+            assert (top / "two" / "deep" / "a.png").read_bytes() == one
+            assert sorted(os.listdir(top)) == ["one", "two"] and os.listdir(top / "two") == ["deep"]
+
+    @pytest.mark.parametrize("taken_in", [False, True], ids=["staged", "taken in"])
+    def test_a_folder_with_a_file(self, box: Box, inbox: Path, taken_in: bool):
+        (inbox / "folder" / "deeper").mkdir(parents=True)
+        (inbox / "folder" / "deeper" / "a.png").write_bytes(png())
+        data = (inbox / "folder" / "deeper" / "a.png").read_bytes()
+        (inbox / "b.png").write_bytes(png())
+        other = (inbox / "b.png").read_bytes()
+        if taken_in:
+            box.take_in()
+        renameat2(inbox / "b.png", inbox / "folder", EXCHANGE)
+        for _ in range(2):
+            assert (inbox / "b.png" / "deeper" / "a.png").read_bytes() == data
+            assert (inbox / "folder").read_bytes() == other
+            assert sorted(os.listdir(inbox)) == ["b.png", "folder"]
+            box.take_in()
+        until(lambda: (box.images / "folder").is_file(), "the picture in the session", 1)
+        assert (box.images / "b.png" / "deeper" / "a.png").read_bytes() == data
+        assert (box.images / "folder").read_bytes() == other
+
+    def test_folders_and_files_of_images(self, box: Box):
+        box.session.mkdir()
+        (box.images / "folder").mkdir()
+        (box.images / "folder" / "a.png").write_bytes(png())
+        (box.images / "b.png").write_bytes(png())
+        data, other = (box.images / "folder" / "a.png").read_bytes(), (box.images / "b.png").read_bytes()
+        box.take_in()
+        renameat2(box.images / "folder", box.images / "b.png", EXCHANGE)
+        assert (box.images / "b.png" / "a.png").read_bytes() == data
+        assert (box.images / "folder").read_bytes() == other
+        assert sorted(os.listdir(box.images)) == ["b.png", "folder"]
+
+    def test_sessions_change_titles(self, box: Box):
+        other = box.session.with_name(f"{box.title} other")
+        box.session.mkdir()
+        other.mkdir()
+        ids = [json.loads((path / "session.json").read_bytes())["id"] for path in (box.session, other)]
+        renameat2(box.session, other, EXCHANGE)
+        assert [json.loads((path / "session.json").read_bytes())["id"] for path in (other, box.session)] == ids
+        assert json.loads((other / "session.json").read_bytes())["title"] == other.name
+
+    def test_what_is_generated_stays(self, box: Box, inbox: Path):
+        box.imported("a.png")
+        with refused(errno.EINVAL, errno.EXDEV, errno.EACCES):
+            renameat2(inbox / "a.png", box.images / "a.png", EXCHANGE)
+        with refused(errno.EINVAL, errno.EACCES):
+            renameat2(box.session / "canvas.json", box.session / "generations.json", EXCHANGE)
 
 
 def test_moving_between_sessions(box: Box, inbox: Path):

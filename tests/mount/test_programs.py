@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Box, png, run, same
+from box import Box, png, run, same
 from live import environment, needs_fuse, python, sha256
 from PIL import Image
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mixfs.errors import LibraryBusy, NameTooLong, NotFoundError
@@ -18,7 +18,7 @@ from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement
-from mixfs.vfs import naming
+from mixfs.vfs import files, naming
 from mixfs.vfs.content import BlobContent, BytesContent, FileContent
 from mixfs.vfs.context import Context
 from mixfs.vfs.routes import ROUTES, directory_view, file_view, view_of
@@ -154,32 +154,36 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, 
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True))
+@given(names=st.lists(NAMES, min_size=1, max_size=8, unique=True), damaged=st.lists(NAMES, max_size=4, unique=True))
+@example(names=[b"a.png"], damaged=[b"a.png", b"b.png"])
+@example(names=[b"a.png", b"b.png.damaged"], damaged=[b"a.png.damaged", b"a.png", b"b.png"])
 def test_names_beside_images_are_listed_once_found_and_foretold(
-    shared: tuple[Library, Placement], names: list[bytes]
+    shared: tuple[Library, Placement], names: list[bytes], damaged: list[bytes]
 ) -> None:
     """`mirrored_names` must name all that a picture's coming or going changes: the kernel is told to forget those."""
     library, first = shared
     session = library.create_session("Names")
 
     def put(txn: Txn) -> None:
-        for name in names:
-            editing.place(
-                txn, Placement(id=new_id(), session_id=session.id, digest=first.digest, size=first.size, name=name)
-            )
+        for area, given_names in (("images", names), ("files", damaged)):
+            for name in given_names:
+                placement = Placement(
+                    id=new_id(), session_id=session.id, digest=first.digest, size=first.size, name=name, area=area
+                )
+                editing.place(txn, placement)
 
     library.commit(put)
     raw = editing.folder_directory(session.id, None)[1:]
     context = Context(library.root, 1)
     with library.read() as view:
-        pictures = [dentry.name for dentry in view.dentries(b"p" + raw)]
-        assert len(pictures) == len(names)
+        pictures = [dentry.name for tag in (b"p", b"f") for dentry in view.dentries(tag + raw)]
+        assert len(pictures) == len(names) + len(damaged)
         foretold = {place for name in pictures for place in mirrored_names(name)}
         for tag in (b"m", b"t"):
             key = tag + raw
             mirror = directory_view(key)
             whole = list(mirror.entries(context, view, key, b""))
-            assert len(whole) >= len(pictures)
+            assert len(whole) >= (len(pictures) if tag == b"m" else len(names))
             listed = [dentry.name for dentry, _ in whole]
             assert all(len(name) <= 255 for name in listed)
             assert {(tag, name) for name in listed} <= foretold
@@ -195,17 +199,17 @@ def test_names_beside_images_are_listed_once_found_and_foretold(
 
 async def test_a_staged_file_is_listed_looked_up_and_read_like_any_other(tree: Tree):
     dentry, handle = await naming.create(tree, IMPORT, b"m.bin", 0o640, os.O_RDWR)
-    await tree.write(handle, 0, b"some bytes")
+    await files.write(tree, handle, 0, b"some bytes")
     for name in (b"a.bin", b"z.bin"):
         _, other = await naming.create(tree, IMPORT, name, 0o600, os.O_WRONLY)
-        await tree.release(other)
+        await files.release(tree, other)
     with tree.library.read() as view:
         assert [found.name for found, _ in tree.entries(view, IMPORT, b"")] == [b"a.bin", b"m.bin", b"z.bin"]
         assert [found.name for found, _ in tree.entries(view, IMPORT, b"a.bin")] == [b"m.bin", b"z.bin"]
         found = tree.lookup(view, IMPORT, b"m.bin")
         assert found is not None and (found.key, found.size, found.mode & 0o777) == (dentry.key, 10, 0o640)
         assert tree.attr(view, dentry.key) == found
-    assert bytes(await tree.read(handle, 5, 100)) == b"bytes"
-    assert bytes(await tree.read(handle, 10, 100)) == b""
-    await tree.release(handle)
+    assert bytes(await files.read(tree, handle, 5, 100)) == b"bytes"
+    assert bytes(await files.read(tree, handle, 10, 100)) == b""
+    await files.release(tree, handle)
     assert Path(tree.staging.path).is_dir()

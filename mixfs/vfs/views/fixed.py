@@ -44,17 +44,17 @@ class Root:
     """The top of the mount."""
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
-        return directory(b"", ROOT, context.mounted_ns)
+        return directory(b"", ROOT, context.made_ns)
 
     def _names(self, context: Context, view: View) -> dict[bytes, Dentry]:
         from mixfs.vfs.routes import ROOT_DIRECTORIES, attr
 
         out: dict[bytes, Dentry] = {}
         readme = fixed_file("/README.txt")
-        out[b"README.txt"] = file(b"README.txt", readme, len(_FILES["/README.txt"]), context.mounted_ns)
+        out[b"README.txt"] = file(b"README.txt", readme, len(_FILES["/README.txt"]), context.made_ns)
         for name, key in ROOT_DIRECTORIES.items():
             out[name] = attr(context, view, key)._replace(name=name)
-        out[b".trackerignore"] = file(b".trackerignore", fixed_file("/.trackerignore"), 0, context.mounted_ns)
+        out[b".trackerignore"] = file(b".trackerignore", fixed_file("/.trackerignore"), 0, context.made_ns)
         return out
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
@@ -114,7 +114,7 @@ class FixedFile:
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         path = _PATHS.get(key)
         if path is not None:
-            return file(path[1:].encode(), key, len(_FILES[path]), context.mounted_ns)
+            return file(path[1:].encode(), key, len(_FILES[path]), context.made_ns)
         return status_attr(context, self._status_name(context, key))
 
     def content(self, context: Context, view: View, key: bytes) -> Content:

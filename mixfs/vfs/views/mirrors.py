@@ -11,22 +11,26 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mixfs.errors import NotFoundError, Outdated
-from mixfs.ids import Digest, ino_of
+from mixfs.ids import Digest, key16
 from mixfs.index.dentries import READ_ONLY_DIR_MODE, Dentry, displaced_name
 from mixfs.library import documents
 from mixfs.library.projections import DOCUMENT_SIZES, DOCUMENT_TYPES
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
 from mixfs.names import derived_name, underived_prefix
-from mixfs.records import Placement
+from mixfs.records import Folder, Placement, Session
 from mixfs.vfs.content import BytesContent, Content, FileContent
 from mixfs.vfs.context import Context
-from mixfs.vfs.views.base import directory_attr, file, with_mtime
+from mixfs.vfs.views.base import directory, directory_attr, file
 
 SUFFIXES = {"json": b".json", "txt": b".txt", "workflow": b".workflow.json", "xmp": b".xmp"}
 _TAGS = {"json": b"j", "txt": b"t", "workflow": b"w", "xmp": b"x"}
 _TYPES = {tag: name for name, tag in _TAGS.items()}
 THUMBNAIL_SUFFIX = b".png"
+# Stands before the suffix where a picture in files/ has the name of one in images/.
+DAMAGED = b".damaged"
+# Whose listings a folder shows something of.
+_SHOWN_OF = {b"t": (b"p",), b"m": (b"p", b"f")}
 
 
 class Shares(NamedTuple):
@@ -58,19 +62,25 @@ def base_dentries(view: View, folder: bytes, derived: bytes, suffix: bytes) -> I
             yield dentry
 
 
+def listing_mtime(view: View, key: bytes) -> int:
+    """When the listings that a folder shows last changed; 0 where none is stored."""
+    rows = (view.directory_row(tag + key[1:]) for tag in _SHOWN_OF.get(key[:1], (key[:1],)))
+    return max((row.mtime_ns for row in rows if row is not None), default=0)
+
+
 class _Mirror:
     """Common to thumbnails/ and metadata/: the folders of images/ under this view's tag."""
 
     TAG = b""
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
-        found = directory_attr(view, b"p" + key[1:], READ_ONLY_DIR_MODE)
-        return found._replace(key=key, ino=ino_of(key))
+        if view.directory_row(b"p" + key[1:]) is None:
+            raise NotFoundError("The folder is gone.")
+        return directory(b"", key, listing_mtime(view, key))
 
     def _folder(self, view: View, dentry: Dentry) -> Dentry:
         key = self.TAG + dentry.key[1:]
-        shown = with_mtime(view, dentry, dentry.key)
-        return shown._replace(key=key, ino=ino_of(key), mode=READ_ONLY_DIR_MODE)
+        return directory(dentry.name, key, listing_mtime(view, key))
 
     def _shown(self, view: View, folder: bytes, dentry: Dentry) -> Iterator[Dentry]:
         """What stands here for one picture, in a fixed order."""
@@ -140,7 +150,11 @@ class Thumbnails(_Mirror):
 
 
 class MetadataFolder(_Mirror):
-    """metadata/: NAME.json, NAME.txt, NAME.workflow.json, NAME.xmp of each picture."""
+    """metadata/: NAME.json, NAME.txt, NAME.workflow.json, NAME.xmp of each picture.
+
+    Also of each picture in files/, which can't be decoded: as NAME.damaged.json and so on where a picture in images/
+    has its name.
+    """
 
     TAG = b"m"
 
@@ -148,7 +162,7 @@ class MetadataFolder(_Mirror):
         # The longest first: `a.workflow.json` is the graph of `a` unless there is a picture `a.workflow`.
         return tuple(sorted(SUFFIXES.values(), key=len, reverse=True))
 
-    def _shown(self, view: View, folder: bytes, dentry: Dentry) -> Iterator[Dentry]:
+    def _shown(self, view: View, folder: bytes, dentry: Dentry, mark: bytes = b"") -> Iterator[Dentry]:
         shares = shares_of(dentry)
         if shares is None:
             return
@@ -161,7 +175,52 @@ class MetadataFolder(_Mirror):
                     continue
             key = b"D" + _TAGS[name] + dentry.key[1:] + shares.revision.to_bytes(8, "little")
             mtime_ns = max(dentry.ctime_ns, dentry.mtime_ns)
-            yield file(derived_name(dentry.name, SUFFIXES[name]), key, size, mtime_ns)
+            yield file(derived_name(dentry.name, mark + SUFFIXES[name]), key, size, mtime_ns)
+
+    def _damaged(self, context: Context, view: View, key: bytes, dentry: Dentry) -> Iterator[Dentry]:
+        """What stands here for one picture in files/."""
+        files = b"f" + key[1:]
+        namesake = view.dentry(b"p" + key[1:], dentry.name)
+        taken = namesake is not None and bool(namesake.extra)
+        plain, marked = self._shown(view, files, dentry), self._shown(view, files, dentry, DAMAGED)
+        for own, other in zip(plain, marked, strict=True):
+            if not taken and super().lookup(context, view, key, own.name) is None:
+                yield own
+            elif (
+                view.dentry(files, dentry.name + DAMAGED) is None
+                and super().lookup(context, view, key, other.name) is None
+            ):
+                yield other
+
+    def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
+        found = super().lookup(context, view, key, name)
+        if found is not None or key[1:] in context.going:
+            return found
+        for suffix in self._suffixes():
+            for whole in (suffix, DAMAGED + suffix):
+                if not name.endswith(whole):
+                    continue
+                for base in base_dentries(view, b"f" + key[1:], name, whole):
+                    for shown in self._damaged(context, view, key, base):
+                        if shown.name == name:
+                            return shown
+        return None
+
+    def entries(self, context: Context, view: View, key: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
+        """As above; places of pictures in files/ begin with NUL, which no name does."""
+        if after[:1] != b"\0":
+            yield from super().entries(context, view, key, after)
+            after = b"\0"
+        if key[1:] in context.going:
+            return
+        base, _, given = after[1:].partition(b"\0")
+        files = b"f" + key[1:]
+        held = view.dentry(files, base) if base else None
+        for dentry in (*([held] if held is not None else []), *view.dentries(files, base)):
+            seen = int(given or b"0") if dentry.name == base else 0
+            for index, shown in enumerate(self._damaged(context, view, key, dentry), 1):
+                if index > seen:
+                    yield shown, b"\0%s\0%d" % (dentry.name, index)
 
 
 class ImageDocument:
@@ -212,45 +271,71 @@ class Thumbnail:
 class Files:
     """files/: what was copied in and is no readable picture, in the folders it came in."""
 
+    def __init__(self) -> None:
+        # The folders that lead to files, of the session that was asked for last and at the state it was asked for.
+        self._asked: tuple[object, bytes] = (None, b"")
+        self._folders: dict[bytes, list[Folder]] = {}
+
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         return directory_attr(view, key, READ_ONLY_DIR_MODE)
 
-    def _folder(self, view: View, dentry: Dentry) -> Dentry:
-        key = b"f" + dentry.key[1:]
-        return with_mtime(view, dentry, key)._replace(key=key, ino=ino_of(key), mode=READ_ONLY_DIR_MODE)
+    def _leading(self, view: View, key: bytes) -> list[Folder]:
+        """The folders in this one that hold files, or lead to some. One pass over the session's folders."""
+        session, folder = view.get_raw(Session, key[1:]), view.get_raw(Folder, key[1:])
+        session_id = session.id if session is not None else folder.session_id if folder is not None else None
+        if session_id is None:
+            return []
+        asked = (view.state(), key16(session_id))
+        if asked != self._asked:
+            folders = {each.id: each for each in view.members(Folder, session_id)}
+            leading: dict[str, Folder] = {}
+            for each in folders.values():
+                row = view.directory_row(b"f" + key16(each.id))
+                above: Folder | None = each if row is not None and row.children else None
+                while above is not None and above.id not in leading:
+                    leading[above.id] = above
+                    above = folders.get(above.parent_id or "")
+            self._folders = {}
+            for each in leading.values():
+                self._folders.setdefault(key16(each.parent_id or each.session_id), []).append(each)
+            self._asked = asked
+        return self._folders.get(key[1:], [])
 
-    def _has_files(self, view: View, raw: bytes) -> bool:
-        row = view.directory_row(b"f" + raw)
-        if row is not None and row.children:
-            return True
-        return any(d.is_directory and self._has_files(view, d.key[1:]) for d in view.dentries(b"p" + raw))
+    def _names(self, view: View, key: bytes) -> dict[bytes, Dentry]:
+        """Folders by the names that they have in images/; a file of the same name is shown and the folder is not."""
+        out = {}
+        for folder in self._leading(view, key):
+            raw = key16(folder.id)
+            name = given_name(view, b"p" + key[1:], folder.name, b"p" + raw)
+            if view.dentry(key, name) is None:
+                out[name] = directory(name, b"f" + raw, listing_mtime(view, b"f" + raw))
+        return out
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
         if key[1:] in context.going:
             return None
-        dentry = view.dentry(key, name)
-        if dentry is not None:
-            return dentry
-        folder = view.dentry(b"p" + key[1:], name)
-        if folder is not None and folder.is_directory and self._has_files(view, folder.key[1:]):
-            return self._folder(view, folder)
-        return None
+        return view.dentry(key, name) or self._names(view, key).get(name)
 
     def entries(self, context: Context, view: View, key: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """Folders first (places begin with 0), then files (with 1)."""
         if key[1:] in context.going:
             return
         if after[:1] != b"1":
-            for dentry in view.dentries(b"p" + key[1:], after[1:]):
-                if (
-                    dentry.is_directory
-                    and view.dentry(key, dentry.name) is None
-                    and self._has_files(view, dentry.key[1:])
-                ):
-                    yield self._folder(view, dentry), b"0" + dentry.name
+            for name, dentry in sorted(self._names(view, key).items()):
+                if name > after[1:]:
+                    yield dentry, b"0" + name
             after = b""
         for dentry in view.dentries(key, after[1:]):
             yield dentry, b"1" + dentry.name
+
+
+def leading_names(view: View, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """`(directory, name)` of each folder of files/ that leads to one which now holds its first file, or none more."""
+    folder = view.get_raw(Folder, key[1:])
+    while folder is not None:
+        above, raw = key16(folder.parent_id or folder.session_id), key16(folder.id)
+        yield b"f" + above, given_name(view, b"p" + above, folder.name, b"p" + raw)
+        folder = view.get(Folder, folder.parent_id) if folder.parent_id is not None else None
 
 
 def mirrored_names(name: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -258,5 +343,6 @@ def mirrored_names(name: bytes) -> Iterator[tuple[bytes, bytes]]:
     yield b"t", derived_name(name, THUMBNAIL_SUFFIX)
     for suffix in SUFFIXES.values():
         yield b"m", derived_name(name, suffix)
+        yield b"m", derived_name(name, DAMAGED + suffix)
     for tag in (b"t", b"m", b"f"):
         yield tag, name

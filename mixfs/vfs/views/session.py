@@ -13,6 +13,7 @@ from mixfs.records import Session
 from mixfs.vfs.content import BytesContent, Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.views.base import directory, file, in_order
+from mixfs.vfs.views.mirrors import listing_mtime
 
 # images/ stands first: `rm -r` takes names in this order, and a session whose images/ is gone lets the rest go.
 FOLDERS: dict[bytes, bytes] = {
@@ -20,7 +21,6 @@ FOLDERS: dict[bytes, bytes] = {
 }  # fmt: skip
 WRITABLE_DOCUMENTS = (b"canvas.json", b"session.json")
 _DOCUMENT_TAGS = {"session.json": b"S", "canvas.json": b"C", "generations.json": b"H"}
-_MIRRORS = {b"t": b"p", b"m": b"p"}
 
 
 class SessionFolder:
@@ -41,9 +41,8 @@ class SessionFolder:
         for name, tag in FOLDERS.items():
             if name == b"images" and raw in context.going:
                 continue
-            stored = view.directory_row(_MIRRORS.get(tag, tag) + raw)
             mode = DIR_MODE if tag == b"p" else READ_ONLY_DIR_MODE
-            out[name] = directory(name, tag + raw, stored.mtime_ns if stored else row.mtime_ns, mode)
+            out[name] = directory(name, tag + raw, listing_mtime(view, tag + raw) or row.mtime_ns, mode)
         for text in SESSION_DOCUMENTS:
             size, revision = row.documents.get(text, [0, 0])
             name = text.encode()

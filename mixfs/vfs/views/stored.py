@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from mixfs.errors import NotFoundError
 from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, Dentry
 from mixfs.library.view import View
+from mixfs.library.wanted import import_directory
 from mixfs.records import Folder, ImportFolder
 from mixfs.vfs.context import Context
 from mixfs.vfs.views.base import directory, directory_attr, with_mtime
@@ -23,7 +24,7 @@ class Stored:
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         if self._missing_ok and view.directory_row(key) is None:
-            return directory(b"", key, context.mounted_ns, self._mode)
+            return directory(b"", key, context.made_ns, self._mode)
         return directory_attr(view, key, self._mode)
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:
@@ -57,10 +58,10 @@ class ImportDirectory(Stored):
         super().__init__(DIR_MODE)
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
-        if key == b"d" + bytes(16):
-            row = view.directory_row(key)
-            return directory(b"import", key, row.mtime_ns if row else context.mounted_ns, DIR_MODE)
         folder = view.get_raw(ImportFolder, key[1:])
+        if folder is None and key == import_directory(None):
+            # Nothing was done in import/ yet.
+            return directory(b"import", key, context.made_ns, DIR_MODE)
         if folder is None:
             raise NotFoundError("The folder is gone.")
         return directory(folder.name, key, folder.mtime_ns, (DIR_MODE & ~0o7777) | folder.mode)

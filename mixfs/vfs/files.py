@@ -1,0 +1,285 @@
+"""Opening, reading, writing and closing files. Each function is one request on a `Tree`.
+
+Concurrency: bytes are written in threads, one write at a time for each file (`Staged.io`). A file that the intake has
+begun to publish takes no write until it is done; the next write then begins a new version.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mixfs.errors import BadHandle, NotFoundError, ReadOnlyError
+from mixfs.library.view import View
+from mixfs.records import Placement
+from mixfs.vfs import saving
+from mixfs.vfs.content import BlobContent, BytesContent, FileContent
+from mixfs.vfs.handles import Handle, OpenNode
+from mixfs.vfs.records_of import place_of
+from mixfs.vfs.routes import file_view
+from mixfs.vfs.staging import Staged
+from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.fixed import status_key
+
+_NOWAIT = os.RWF_NOWAIT
+IMPORTED = status_key("imported")
+
+
+# -- opening and reading
+
+
+def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
+    """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
+    writable = flags & os.O_ACCMODE != os.O_RDONLY
+    node = tree.open_nodes.get(key)
+    if node is None:
+        node = _open_node(tree, view, key)
+        tree.open_nodes[key] = node
+    if writable:
+        if saving.is_document(key):
+            saving.begin(node)
+        elif key[:1] not in (b"P", b"R"):
+            _drop_if_unused(tree, node)
+            raise ReadOnlyError("It is generated from the library and can't be written to.")
+        elif key[:1] == b"P" and node.attr is not None and _is_in_files(tree, view, key):
+            _drop_if_unused(tree, node)
+            raise ReadOnlyError("files/ shows what was copied in; change it through import/ or images/.")
+        node.writers += 1
+    node.handles += 1
+    return Handle(node, writable)
+
+
+def _is_in_files(tree: Tree, view: View, key: bytes) -> bool:
+    placement = view.get_raw(Placement, key[1:]) if tree.staging.by_key(key) is None else None
+    return placement is not None and placement.area == "files"
+
+
+def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
+    staged = tree.staging.by_key(key)
+    if staged is not None and staged.intake is not None:
+        return OpenNode(key, staged=staged)
+    found = file_view(key)
+    dentry = found.attr(tree.context, view, key)
+    content = found.content(tree.context, view, key)
+    if isinstance(content, BytesContent):
+        return OpenNode(key, data=content.data, live=content.live, attr=dentry)
+    if isinstance(content, BlobContent):
+        return OpenNode(key, fd=tree.library.blobs.open(content.digest), attr=dentry)
+    assert isinstance(content, FileContent)
+    try:
+        fd = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if content.growing:
+            return OpenNode(key, data=b"", live=True, attr=dentry)
+        raise NotFoundError(f"{content.path} is gone.") from None
+    return OpenNode(key, fd=fd, live=content.growing, attr=dentry)
+
+
+async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
+    """Bytes at an offset: from the page cache at once, from the disk in a thread."""
+    node = handle.node
+    if node.edit is not None:
+        return bytes(node.edit[offset : offset + size])
+    if node.data is not None:
+        return memoryview(node.data)[offset : offset + size]
+    buffer = bytearray(size)
+    fd = node.source()
+    try:
+        count = os.preadv(fd, [buffer], offset, _NOWAIT)
+        if count == size:
+            return buffer
+        if offset + count >= os.fstat(fd).st_size:
+            return memoryview(buffer)[:count]
+    except BlockingIOError:
+        count = 0
+    # A short read was the end of the page cache's part and not the file's. The thread has a descriptor of its own:
+    # the node's may be closed meanwhile (taken in, or a new version begun), and its number given to another file.
+    rest, own = memoryview(buffer)[count:], os.dup(fd)
+
+    def read_rest() -> int:
+        try:
+            return os.preadv(own, [rest], offset + count)
+        finally:
+            os.close(own)
+
+    count += await tree.in_thread(read_rest)
+    return memoryview(buffer)[:count]
+
+
+# -- writing
+
+
+async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
+    """Write into a file in staging; the first write to one that was taken in begins a new version."""
+    node = handle.node
+    if not handle.writable:
+        raise BadHandle("It was not opened for writing.")
+    if node.edit is not None:
+        return saving.write(node, offset, data)
+    while True:
+        staged = await writable(tree, node)
+        async with staged.io:
+            intake = staged.intake
+            if intake is None or node.staged is not staged or staged.digest is not None:
+                # Taken in while we waited: begin a new version.
+                continue
+            _reopened(tree, staged)
+            try:
+                return await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
+            finally:
+                staged.changed()
+
+
+def _reopened(tree: Tree, staged: Staged) -> None:
+    if staged.closed:
+        staged.closed = False
+        tree.staging.note(staged)
+    staged.changed()
+
+
+async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged:
+    """The staged file behind an open node, made as a copy of its blob when there is none yet."""
+    if node.staged is not None and node.staged.digest is None:
+        return node.staged
+    async with tree.lock:
+        staged = node.staged
+        if staged is None:
+            return await _new_version(tree, node, empty)
+        await bring_back(tree, staged)
+        return staged
+
+
+async def bring_back(tree: Tree, staged: Staged) -> None:
+    """A file that was published, and then its commit failed: the bytes come back into staging."""
+    async with staged.io:
+        if staged.digest is not None:
+            await tree.in_thread(lambda: tree.staging.copy_back(staged))
+            tree.staging.come_back(staged)
+
+
+async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
+    with tree.library.read() as view:
+        place = place_of(view, node.key)
+    if place is None:
+        raise NotFoundError("The file was deleted.")
+    staged = tree.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
+    staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+    assert staged.intake is not None
+    if not empty and node.fd >= 0:
+        intake, source = staged.intake, node.fd
+        try:
+            await tree.in_thread(lambda: intake.copy_whole(source))
+        except BaseException:
+            tree.staging.discard(staged)
+            raise
+    tree.staging.note(staged)
+    if node.fd >= 0:
+        os.close(node.fd)
+        node.fd = -1
+    node.staged = staged
+    return staged
+
+
+async def truncate(tree: Tree, key: bytes, size: int) -> None:
+    """Set a file's size, by its node."""
+    with tree.library.read() as view:
+        handle = open_file(tree, view, key, os.O_WRONLY)
+    try:
+        await _truncate(tree, handle, size)
+    finally:
+        # Truncated by name and closed again: what flush would note.
+        _note_closed(tree, handle)
+        await release(tree, handle)
+
+
+async def truncate_open(tree: Tree, handle: Handle) -> None:
+    """O_TRUNC: the file begins anew, and what it was is not copied first."""
+    await _truncate(tree, handle, 0)
+
+
+async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
+    node = handle.node
+    if node.edit is not None:
+        saving.truncate(node, size)
+        return
+    while True:
+        staged = await writable(tree, node, empty=size == 0)
+        async with staged.io:
+            intake = staged.intake
+            if intake is None or node.staged is not staged or staged.digest is not None:
+                continue
+            _reopened(tree, staged)
+            await tree.in_thread(lambda intake=intake: intake.truncate(size))  # type: ignore[misc]
+            staged.changed()
+            return
+
+
+# -- closing
+
+
+async def flush(tree: Tree, handle: Handle) -> None:
+    """close(2) waits for this. A document must be valid; a file's being closed is noted, so that it survives."""
+    if not handle.writable:
+        return
+    if handle.node.edit is not None:
+        await saving.flush(tree, handle.node)
+    else:
+        _note_closed(tree, handle)
+
+
+def _note_closed(tree: Tree, handle: Handle) -> None:
+    staged = handle.node.staged
+    if handle.writable and staged is not None and not staged.closed:
+        staged.closed = True
+        tree.staging.note(staged)
+
+
+async def release(tree: Tree, handle: Handle) -> None:
+    """The last of a handle."""
+    node = handle.node
+    node.handles -= 1
+    if handle.writable:
+        node.writers -= 1
+        if node.staged is not None:
+            node.staged.changed()
+            tree.wake()
+    if node.handles:
+        return
+    _drop_if_unused(tree, node)
+    if node.edit is not None:
+        await saving.release(tree, node)
+
+
+def _drop_if_unused(tree: Tree, node: OpenNode) -> None:
+    if node.handles:
+        return
+    if tree.open_nodes.get(node.key) is node:
+        del tree.open_nodes[node.key]
+    if node.fd >= 0:
+        os.close(node.fd)
+        node.fd = -1
+    if node.staged is not None and not node.staged.linked:
+        tree.staging.discard(node.staged)
+
+
+async def fsync(tree: Tree, handle: Handle) -> None:
+    """Make a staged file's bytes, and that it exists, durable."""
+    node = handle.node
+    if node.key == IMPORTED and tree.take_all_in is not None:
+        await tree.take_all_in()
+        return
+    staged = node.staged
+    if staged is None:
+        return
+    async with staged.io:
+        intake = staged.intake
+        if intake is None:
+            return
+        fd = intake.fd
+
+        def sync() -> None:
+            os.fsync(fd)
+            tree.staging.sync()
+
+        await tree.in_thread(sync)
+        staged.synced = True
+
