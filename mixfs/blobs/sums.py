@@ -11,9 +11,13 @@ short as it comes. They guard against rot, not against an enemy: whoever can wri
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from xxhash import xxh3_64, xxh3_64_digest
+
+from mixfs.errors import BlobDamaged
+from mixfs.ids import Digest
 
 BLOCK = 1 << 16
 SUM_SIZE = 8
@@ -52,6 +56,18 @@ def sums_of(fd: int) -> bytes:
     while chunk := os.pread(fd, 16 * BLOCK, offset):
         sums.update(chunk)
         offset += len(chunk)
+    return sums.value()
+
+
+def checked_sums(fd: int, digest: Digest) -> bytes:
+    """The sums of a whole file, which must have that digest. Raises BlobDamaged."""
+    sums, found, offset = BlockSums(), hashlib.sha256(), 0
+    while chunk := os.pread(fd, 16 * BLOCK, offset):
+        sums.update(chunk)
+        found.update(chunk)
+        offset += len(chunk)
+    if found.digest() != digest:
+        raise BlobDamaged(f"Blob {digest.hex()} is not what was imported: its SHA-256 differs from its name.")
     return sums.value()
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mixfs.cli.config import trash_days
 from mixfs.errors import MountError
 
 PATIENCE_S = 5.0
@@ -18,7 +19,8 @@ _LAST_LINES = 12
 
 def daemon_command(library: Path, mountpoint: str, options: Sequence[str]) -> list[str]:
     """The command line of a daemon. -P keeps the working directory off the import path."""
-    command = [sys.executable, "-P", "-m", "mixfs.daemon", "--library", str(library), "--mountpoint", mountpoint]
+    command = [sys.executable, "-P", "-m", "mixfs.daemon", "--library", str(library), "--mountpoint", mountpoint,
+               "--trash-days", str(trash_days())]  # fmt: skip
     for option in options:
         command += ["--option", option]
     return command

@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--mountpoint", type=Path, required=True)
     parser.add_argument("--option", action="append", default=[])
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--trash-days", type=float, default=30.0)
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--foreground", action="store_true")
     arguments = parser.parse_args()
@@ -32,7 +33,10 @@ def main() -> int:
             arguments.ready_fd = -1
 
     try:
-        run(arguments.library, arguments.mountpoint, set(arguments.option), lambda: tell("ready"), arguments.log)
+        run(
+            arguments.library, arguments.mountpoint, set(arguments.option), lambda: tell("ready"), arguments.log,
+            arguments.trash_days,
+        )  # fmt: skip
     except MixfsError as error:
         tell(f"error: {' '.join(str(error).split())}")
         if arguments.foreground:

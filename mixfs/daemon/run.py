@@ -22,6 +22,7 @@ import trio
 from mixfs.daemon.invalidation import Invalidation
 from mixfs.daemon.notify import notify
 from mixfs.daemon.status import Status
+from mixfs.daemon.upkeep import Upkeep
 from mixfs.errors import LibraryBusy
 from mixfs.fuse.mount import KernelCache, Mount
 from mixfs.fuse.operations import Operations
@@ -47,7 +48,9 @@ _THUMBNAILS_AT_START = 100_000
 class Daemon:
     """One mounted library."""
 
-    def __init__(self, root: Path, mountpoint: Path, options: set[str], log_file: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, mountpoint: Path, options: set[str], log_file: Path | None, trash_days: float
+    ) -> None:
         self._mountpoint = mountpoint
         self._read_only = "ro" in options
         self.library = Library.open(root)
@@ -63,7 +66,9 @@ class Daemon:
             self.mount = Mount(self.operations, mountpoint, options)
             self.cache = KernelCache(self.operations)
             self.taking_in = TakingIn(self.tree)
-            status.attach(self.operations, self.cache, self.taking_in)
+            self.upkeep = Upkeep(self.library, trash_days)
+            self.tree.damaged = self.upkeep.damaged
+            status.attach(self.operations, self.cache, self.taking_in, self.upkeep)
         except BaseException:
             self.library.close()
             raise
@@ -86,6 +91,8 @@ class Daemon:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until unmounted or told to stop."""
         invalidation = Invalidation(self.tree, self.cache)
+        if not self._read_only:
+            self.upkeep.start()
         thumbnails = [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
         for thread in thumbnails:
             thread.start()
@@ -108,6 +115,7 @@ class Daemon:
                     except Exception as error:
                         # A full disk, say: what was closed waits in staging for the next mount.
                         log.exception("last_intake_failed", error=repr(error))
+            await trio.to_thread.run_sync(self.upkeep.close)
             for thread in thumbnails:
                 await trio.to_thread.run_sync(thread.join)
 
@@ -172,9 +180,11 @@ async def _supervise(name: str, task: Callable[[], Awaitable[None]]) -> None:
             await trio.sleep(1)
 
 
-def run(root: Path, mountpoint: Path, options: set[str], ready: Callable[[], None], log_file: Path | None) -> None:
+def run(
+    root: Path, mountpoint: Path, options: set[str], ready: Callable[[], None], log_file: Path | None, trash_days: float
+) -> None:
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
-    daemon = Daemon(root, mountpoint, options, log_file)
+    daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:
         daemon.mount.open()

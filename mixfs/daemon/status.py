@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mixfs import __version__
+from mixfs.daemon.upkeep import Upkeep
 from mixfs.fuse.mount import KernelCache
 from mixfs.fuse.operations import Operations
 from mixfs.library.api import Library
@@ -30,9 +31,10 @@ class Status:
         self._operations: Operations | None = None
         self._cache: KernelCache | None = None
         self._taking_in: TakingIn | None = None
+        self._upkeep: Upkeep | None = None
 
-    def attach(self, operations: Operations, cache: KernelCache, taking_in: TakingIn) -> None:
-        self._operations, self._cache, self._taking_in = operations, cache, taking_in
+    def attach(self, operations: Operations, cache: KernelCache, taking_in: TakingIn, upkeep: Upkeep) -> None:
+        self._operations, self._cache, self._taking_in, self._upkeep = operations, cache, taking_in, upkeep
 
     def files(self) -> Mapping[str, Callable[[], Content]]:
         return {
@@ -70,6 +72,7 @@ class Status:
                 "library": str(self._library.root),
                 "library_id": self._library.store.format.library_id,
                 "free_bytes": free.f_bavail * free.f_frsize,
+                "upkeep": self._upkeep.status() if self._upkeep is not None else {},
             }
         )
 

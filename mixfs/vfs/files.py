@@ -7,10 +7,13 @@ begun to publish takes no write until it is done; the next write then begins a n
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
-from mixfs.errors import BadHandle, NotFoundError, ReadOnlyError
+from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
+from mixfs.errors import BadHandle, BlobDamaged, NotFoundError, ReadOnlyError
+from mixfs.ids import Digest
 from mixfs.library.view import View
-from mixfs.records import Placement
+from mixfs.records import Blob, Placement
 from mixfs.vfs import saving
 from mixfs.vfs.content import BlobContent, BytesContent, FileContent
 from mixfs.vfs.handles import Handle, OpenNode
@@ -63,7 +66,9 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
     if isinstance(content, BytesContent):
         return OpenNode(key, data=content.data, live=content.live, attr=dentry)
     if isinstance(content, BlobContent):
-        return OpenNode(key, fd=tree.library.blobs.open(content.digest), attr=dentry)
+        node = OpenNode(key, attr=dentry)
+        open_blob(tree, view, node, content.digest)
+        return node
     assert isinstance(content, FileContent)
     try:
         fd = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -74,6 +79,12 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
     return OpenNode(key, fd=fd, live=content.growing, attr=dentry)
 
 
+def open_blob(tree: Tree, view: View, node: OpenNode, digest: Digest) -> None:
+    """Let a node show a blob. Raises BlobMissing."""
+    blob = view.blob(digest) or Blob(digest=digest, size=tree.library.blobs.stat(digest) or 0)
+    node.show(tree.library.blobs.open(digest), blob)
+
+
 async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
     """Bytes at an offset: from the page cache at once, from the disk in a thread."""
     node = handle.node
@@ -81,13 +92,29 @@ async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | by
         return bytes(node.edit[offset : offset + size])
     if node.data is not None:
         return memoryview(node.data)[offset : offset + size]
+    if node.staged is not None or node.blob is None:
+        return await _read(tree, node.source(), offset, size)
+    blob = node.blob
+    start, end = blocks_around(offset, size)
+    end = min(end, blob.size)
+    if start >= end:
+        return b""
+    if not blob.sums:
+        blob = node.blob = await _with_sums(tree, node.fd, blob)
+    data = await _read(tree, node.fd, start, end - start)
+    bad = start + len(data) if len(data) < end - start else first_bad_block(blob.sums, data, start)
+    if bad is not None:
+        tree.damaged(blob.digest)
+        raise BlobDamaged(f"Blob {blob.digest.hex()} is not what was imported from byte {bad} on: run `mixfs fsck`.")
+    return data[offset - start : offset - start + size]
+
+
+async def _read(tree: Tree, fd: int, offset: int, size: int) -> memoryview:
+    """From the page cache at once, from the disk in a thread."""
     buffer = bytearray(size)
-    fd = node.source()
     try:
         count = os.preadv(fd, [buffer], offset, _NOWAIT)
-        if count == size:
-            return buffer
-        if offset + count >= os.fstat(fd).st_size:
+        if count == size or offset + count >= os.fstat(fd).st_size:
             return memoryview(buffer)[:count]
     except BlockingIOError:
         count = 0
@@ -103,6 +130,23 @@ async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | by
 
     count += await tree.in_thread(read_rest)
     return memoryview(buffer)[:count]
+
+
+async def _with_sums(tree: Tree, fd: int, blob: Blob) -> Blob:
+    """A blob that was imported before sums were recorded: checked by its digest, the long way."""
+    own = os.dup(fd)
+
+    def measure() -> bytes:
+        try:
+            return checked_sums(own, blob.digest)
+        finally:
+            os.close(own)
+
+    try:
+        return replace(blob, sums=await tree.in_thread(measure))
+    except BlobDamaged:
+        tree.damaged(blob.digest)
+        raise
 
 
 # -- writing
@@ -165,16 +209,21 @@ async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
     staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
     assert staged.intake is not None
     if not empty and node.fd >= 0:
-        intake, source = staged.intake, node.fd
+        intake, source, blob = staged.intake, node.fd, node.blob
+
+        def copy() -> None:
+            if blob is not None:
+                # Or damage would get a digest of its own, and never be found.
+                checked_sums(source, blob.digest)
+            intake.copy_whole(source)
+
         try:
-            await tree.in_thread(lambda: intake.copy_whole(source))
+            await tree.in_thread(copy)
         except BaseException:
             tree.staging.discard(staged)
             raise
     tree.staging.note(staged)
-    if node.fd >= 0:
-        os.close(node.fd)
-        node.fd = -1
+    node.close()
     node.staged = staged
     return staged
 
@@ -254,9 +303,7 @@ def _drop_if_unused(tree: Tree, node: OpenNode) -> None:
         return
     if tree.open_nodes.get(node.key) is node:
         del tree.open_nodes[node.key]
-    if node.fd >= 0:
-        os.close(node.fd)
-        node.fd = -1
+    node.close()
     if node.staged is not None and not node.staged.linked:
         tree.staging.discard(node.staged)
 

@@ -5,9 +5,11 @@ Where an open node's bytes are may change under its handles (from staging to a b
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from mixfs.index.dentries import Dentry
+from mixfs.records import Blob
 from mixfs.vfs.staging import KeptDocument, Staged
 
 
@@ -17,6 +19,8 @@ class OpenNode:
 
     key: bytes
     fd: int = -1
+    # Where a blob is behind `fd`: what is read is checked against this.
+    blob: Blob | None = None
     data: bytes | None = None
     staged: Staged | None = None
     # A document as programs are writing it, whether it was written to since the last flush, and what that flush kept.
@@ -27,6 +31,15 @@ class OpenNode:
     writers: int = 0
     live: bool = False
     attr: Dentry | None = None
+
+    def show(self, fd: int, blob: Blob) -> None:
+        """From now on the bytes are those of a blob, behind `fd`."""
+        self.fd, self.blob, self.staged = fd, blob, None
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd, self.blob = -1, None
 
     def source(self) -> int:
         """The file descriptor to read from."""

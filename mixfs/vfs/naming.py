@@ -10,6 +10,7 @@ import dataclasses
 import os
 import time
 
+from mixfs.blobs.sums import checked_sums
 from mixfs.errors import (
     ExistsError,
     IsADirectory,
@@ -271,6 +272,8 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         assert intake is not None
 
         def copy() -> None:
+            if isinstance(content, BlobContent):
+                checked_sums(fd, content.digest)
             from_fd = fd if fd >= 0 else source.intake.fd if source is not None and source.intake is not None else -1
             intake.copy_whole(from_fd)
             os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))

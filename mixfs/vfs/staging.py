@@ -10,8 +10,8 @@ committed is a file beside the log. All is written before the request is answere
 Power loss is `sync`'s business, which fsync(2) asks for.
 
 A file that is taken in becomes a blob first and is committed then. Its name in staging stays until it is, as a second
-name of the same bytes: so nothing is lost by a kill or a failed commit, and nothing may be written to it any more, until
-`copy_back` and `come_back` give it bytes of its own again.
+name of the same bytes: so nothing is lost by a kill or a failed commit, and nothing may be written to it any more,
+until `copy_back` and `come_back` give it bytes of its own again.
 """
 
 from __future__ import annotations

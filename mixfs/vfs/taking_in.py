@@ -28,6 +28,7 @@ from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
+from mixfs.vfs.files import open_blob
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
@@ -283,9 +284,8 @@ class TakingIn:
         node = self._tree.open_nodes.get(staged.key)
         if node is None or node.staged is not staged:
             return
-        node.fd = self._tree.library.blobs.open(digest)
-        node.staged = None
         with self._tree.library.read() as view:
+            open_blob(self._tree, view, node, digest)
             node.attr = self._tree.attr(view, staged.key)
 
     def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:

@@ -13,7 +13,6 @@ Concurrency contract
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import TypeVar
 import trio
 
 from mixfs.errors import NameTooLong, NotFoundError, Outdated
-from mixfs.ids import new_id
+from mixfs.ids import Digest, new_id
 from mixfs.index.dentries import Dentry
 from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
@@ -52,6 +51,8 @@ class Tree:
     open_nodes: dict[bytes, OpenNode] = field(default_factory=dict)
     # Called with (directory, name) for a name that the kernel must forget though no commit says so.
     forget_name: Callable[[bytes, bytes], None] = lambda directory, name: None
+    # Called with the digest of a blob that was found to be damaged.
+    damaged: Callable[[Digest], None] = lambda digest: None
     # Called when there may be something to take in.
     wake: Callable[[], None] = lambda: None
     # `sync` on .mixfs/imported: takes in all that was closed.
@@ -186,8 +187,7 @@ class Tree:
 
     def close(self) -> None:
         for node in list(self.open_nodes.values()):
-            if node.fd >= 0:
-                os.close(node.fd)
+            node.close()
         self.open_nodes.clear()
         self.staging.close()
 

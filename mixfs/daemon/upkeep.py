@@ -1,0 +1,147 @@
+"""What a mounted library does for itself: quarantine for damage that a read met, gc once a day, and the scrub, which
+reads every original once a month and compares it with its digest.
+
+Concurrency: one thread at the lowest priority, beside everything else. `damaged` may be called from any thread and
+returns at once. How far it has come stands in LIBRARY/upkeep.json, so that a scrub goes on where it was left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+
+from mixfs.ids import Digest
+from mixfs.journal.files import write_durably
+from mixfs.library import gc, healing
+from mixfs.library.api import Library
+
+log = structlog.get_logger("mixfs.upkeep")
+
+DAY_S = 86400.0
+SCRUB_EVERY_S = 30 * DAY_S
+# The part of the time that the scrub may keep a disk busy.
+SCRUB_SHARE = 0.1
+_SAVE_EVERY_S = 30.0
+
+
+class Upkeep:
+    """The upkeep of one mounted library."""
+
+    def __init__(self, library: Library, trash_days: float = gc.TRASH_DAYS) -> None:
+        self._library = library
+        self._trash_days = trash_days
+        self._path = library.root / "upkeep.json"
+        self._condition = threading.Condition()
+        self._damaged: list[Digest] = []
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        state = self._load()
+        self._collected = float(state.get("collected", time.time()))
+        self._scrub_began = float(state.get("scrub_began", 0))
+        self._scrubbed = str(state.get("scrubbed", ""))
+        self._saved = time.monotonic()
+
+    def status(self) -> dict[str, object]:
+        """For .mixfs/health.json: when gc ran, when the scrub began, how far it is (0 to 1; digests are spread evenly)."""
+        done = 1.0 if self._scrubbed == "done" else int(self._scrubbed[:4] or "0", 16) / 0x10000
+        return {"collected": self._collected, "scrub_began": self._scrub_began, "scrubbed": round(done, 3)}
+
+    # -- the thread
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="upkeep")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, at the next file at the latest; blocks until then."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def damaged(self, digest: Digest) -> None:
+        """A read met bytes that are not what was imported."""
+        with self._condition:
+            if digest not in self._damaged:
+                self._damaged.append(digest)
+                self._condition.notify_all()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        blobs: Iterator[Digest] = iter(())
+        while True:
+            pause = 1.0
+            try:
+                if digest := self._next_damaged():
+                    healing.quarantine_if_damaged(self._library, digest)
+                elif time.time() - self._collected > DAY_S:
+                    self._collect()
+                elif (digest := next(blobs, None)) is not None:
+                    pause = self._scrub(digest)
+                elif self._scrubbed != "done":
+                    blobs = self._blobs_left()
+                    if (digest := next(blobs, None)) is not None:
+                        pause = self._scrub(digest)
+                    else:
+                        self._scrubbed = "done"
+                        self._save()
+                elif time.time() - self._scrub_began > SCRUB_EVERY_S:
+                    self._scrub_began, self._scrubbed = time.time(), ""
+                else:
+                    pause = 600.0
+            except Exception as error:
+                log.exception("upkeep_failed", error=repr(error))
+                pause = 600.0
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or self._damaged, pause)
+                if self._closed:
+                    self._save()
+                    return
+
+    def _next_damaged(self) -> Digest | None:
+        with self._condition:
+            return self._damaged.pop() if self._damaged else None
+
+    def _collect(self) -> None:
+        self._collected = time.time()
+        freed = gc.collect(self._library, trash_days=self._trash_days)
+        self._save()
+        log.info("collected", trash=freed.trash, blobs=freed.blobs, bytes=freed.bytes)
+
+    def _blobs_left(self) -> Iterator[Digest]:
+        for digest, _ in self._library.blobs.enumerate():
+            if digest.hex() > self._scrubbed:
+                yield digest
+
+    def _scrub(self, digest: Digest) -> float:
+        """Check one blob; returns how long to leave the disk alone after it."""
+        began = time.monotonic()
+        healing.quarantine_if_damaged(self._library, digest)
+        self._scrubbed = digest.hex()
+        if time.monotonic() - self._saved > _SAVE_EVERY_S:
+            self._save()
+        return (time.monotonic() - began) * (1 / SCRUB_SHARE - 1)
+
+    # -- what is kept
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        state = {"collected": self._collected, "scrub_began": self._scrub_began, "scrubbed": self._scrubbed}
+        with contextlib.suppress(OSError):
+            write_durably(self._path, json.dumps(state).encode())

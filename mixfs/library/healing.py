@@ -1,0 +1,124 @@
+"""What becomes of damaged blobs: out of the way with the reason, who is affected, and back when there is a good copy.
+
+Concurrency: any thread, any process. A blob is looked at as a whole before it is moved, so a read that failed for
+another reason moves nothing; two that find the same damage move it once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from mixfs.errors import BlobDamaged, BlobMissing
+from mixfs.ids import Digest
+from mixfs.library.view import View
+from mixfs.records import Entry, Folder, Placement, Receipt, Session
+
+if TYPE_CHECKING:
+    from mixfs.library.api import Library
+
+log = structlog.get_logger("mixfs.healing")
+
+
+def quarantine_if_damaged(library: Library, digest: Digest) -> Path | None:
+    """Check a blob; when it is damaged, move it to quarantine/ and report it. Returns where it is then."""
+    try:
+        library.blobs.check(digest)
+    except BlobMissing:
+        return None
+    except BlobDamaged:
+        reason = "Its SHA-256 differs from its name."
+    except OSError as error:
+        reason = f"It can't be read: {error.strerror}."
+    else:
+        return None
+    with library.read() as view:
+        affected = list(names_of(view, digest))
+    kept = library.blobs.quarantine(digest, "\n".join([reason, *(f"Affected: {name}" for name in affected)]))
+    if kept is not None:
+        log.error("blob_quarantined", digest=digest.hex(), reason=reason, affected=affected, kept=str(kept))
+        library.store.problems.report(
+            "blob-damaged",
+            f"An original is damaged: {reason} It was moved to {kept}. Import the same file again, or run `mixfs fsck "
+            "--repair --from DIR` with a directory that has a copy.",
+            digest=digest.hex(), affected=affected,
+        )  # fmt: skip
+    return kept
+
+
+def names_of(view: View, digest: Digest) -> Iterator[str]:
+    """Where a blob is shown: `Trip/images/a.png`, `Trip/canvas/…`, or the trash."""
+    for placement in view.referrers(Placement, digest):
+        yield "/".join([_title(view, placement.session_id), placement.area, *_path(view, placement)])
+    for entry in view.referrers(Entry, digest):
+        yield f"{_title(view, entry.session_id)}/canvas ({entry.id})"
+
+
+def names_of_receipts(view: View, digests: frozenset[Digest]) -> Iterator[str]:
+    """What import/ still lists of blobs."""
+    for receipt in view.records(Receipt):
+        if receipt.digest in digests:
+            yield f"import/…/{os.fsdecode(receipt.name)}"
+
+
+def _title(view: View, session_id: str) -> str:
+    session = view.get(Session, session_id)
+    return os.fsdecode(session.name) if session is not None else session_id
+
+
+def _path(view: View, placement: Placement) -> list[str]:
+    path, folder_id = [os.fsdecode(placement.name)], placement.folder_id
+    while folder_id is not None and len(path) < 64:
+        folder = view.get(Folder, folder_id)
+        if folder is None:
+            break
+        path.insert(0, os.fsdecode(folder.name))
+        folder_id = folder.parent_id
+    return path
+
+
+def bring_back(library: Library, wanted: dict[Digest, int], places: Iterable[Path]) -> set[Digest]:
+    """Look below `places` for files that are missing blobs (by digest → size in bytes); returns those that are back.
+
+    Files of another size are not read. Raises nothing for a file that can't be read.
+    """
+    sizes = set(wanted.values())
+    back: set[Digest] = set()
+    for place in places:
+        for path in _files(place):
+            if len(back) == len(wanted):
+                return back
+            try:
+                if path.stat().st_size in sizes and (digest := _take(library, path, wanted.keys() - back)):
+                    back.add(digest)
+            except OSError as error:
+                log.warning("copy_not_readable", path=str(path), error=str(error))
+    return back
+
+
+def _files(place: Path) -> Iterator[Path]:
+    if place.is_file():
+        yield place
+    for folder, _, names in os.walk(place):
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+
+
+def _take(library: Library, path: Path, wanted: set[Digest]) -> Digest | None:
+    intake = library.staging.intake()
+    try:
+        with path.open("rb") as source:
+            intake.copy_from(source.fileno())
+        digest = intake.digest()
+        if digest not in wanted:
+            return None
+        library.blobs.receive(intake)
+        return digest
+    finally:
+        intake.discard()
