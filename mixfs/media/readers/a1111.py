@@ -320,6 +320,9 @@ class A1111Reader:
             return to_metadata(parsed, self, generator, version)
         # A `parameters` text without settings is a prompt alone: some tools write just that.
         text = fields.get("parameters").strip()
+        if text.startswith("Postprocess "):
+            # The extras tab: an upscaled picture that came without settings. There was no prompt.
+            return to_metadata(Parsed(prompt="", negative="", settings=_settings(text)), self, "AUTOMATIC1111", None)
         if text and text[:1] not in "{[" and len(text) < 100_000:
             return to_metadata(Parsed(prompt=text, negative=""), self, "AUTOMATIC1111", None)
         return None

@@ -61,6 +61,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a1111: lora tags count before hashes": (
         {"parameters": f'a <lora:x:0.5> <LORA:y>\n{STEPS}, Lora hashes: "x: 1, y: 2"'},
         dict(loras=(Lora(name="x", weight=0.5), Lora(name="y")))),
+    "a1111: the extras tab": (
+        {"parameters": "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+"}, dict(generator="AUTOMATIC1111", prompt=None)),
     "forge neo with a number": ({"parameters": f"a\n{STEPS}, ADetailer Version: Neo, Version: neo-2.28"}, dict(generator="Forge Neo")),
     "sd.next before it wrote its name": (
         {"parameters": 'a\nSteps: 20, Seed: 5, Sampler: Euler a, Parser: Full parser, Model: m, Backend: Diffusers, Version: 1bf3b9f, Operations: "txt2img"'},
