@@ -157,7 +157,7 @@ def decode_user_comment(value: bytes) -> str:
 
 
 def _is_utf8(body: bytes) -> bool:
-    """Some tools write UTF-8 where they say Unicode: then no zero byte is in it, as in any UTF-16 with Latin letters."""
+    """Some tools write UTF-8 where they say Unicode: then it has no zero byte, as any UTF-16 with Latin letters has."""
     body = body.rstrip(b"\x00")
     if len(body) < 16 or b"\x00" in body[:4096]:
         return False
