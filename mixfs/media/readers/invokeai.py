@@ -194,7 +194,7 @@ def _from_graph(graph: dict[str, Any]) -> dict[str, Any]:
         elif kind == "core_metadata":
             # What the picture's own field would hold, as far as it was known before the graph ran.
             for name, item in node.items():
-                if name not in ("id", "type") and item not in (None, "", []):
+                if name not in ("id", "type", "is_intermediate", "use_cache") and item not in (None, "", []):
                     out.setdefault(name, item)
         elif kind == "noise":
             out.update({name: value(key, name) for name in ("seed", "width", "height")})
