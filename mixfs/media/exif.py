@@ -150,10 +150,22 @@ def decode_user_comment(value: bytes) -> str:
     """EXIF UserComment: eight bytes that name the character code, then the text."""
     code, body = value[:8], value[8:]
     if code[:7] == b"UNICODE":
-        return decode_utf16(body)
+        return decode_text(body) if _is_utf8(body) else decode_utf16(body)
     if code in (b"ASCII\x00\x00\x00", b"\x00" * 8, b"JIS\x00\x00\x00\x00\x00"):
         return decode_text(body)
     return decode_text(value)
+
+
+def _is_utf8(body: bytes) -> bool:
+    """Some tools write UTF-8 where they say Unicode: then it has no zero byte, as any UTF-16 with Latin letters has."""
+    body = body.rstrip(b"\x00")
+    if len(body) < 16 or b"\x00" in body[:4096]:
+        return False
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _taken_ns(texts: dict[str, str]) -> int | None:

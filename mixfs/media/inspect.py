@@ -15,7 +15,7 @@ from mixfs.media.png import scan_png
 from mixfs.media.readers import read_metadata
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.stealth import read_stealth
-from mixfs.media.texts import RawTexts
+from mixfs.media.texts import RawTexts, decode_text
 from mixfs.media.types import EmbeddedMetadata, Inspection
 from mixfs.media.webp import scan_webp
 
@@ -52,8 +52,10 @@ def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
             width, height = picture.size
             if media_type == "image/tiff" and exif is not None and exif.orientation >= 5:
                 width, height = height, width  # Pillow turns a TIFF by itself.
-            if media_type == "image/avif" and (packet := picture.info.get("exif")):
-                exif = put_exif(packet, raw)
+            if media_type == "image/avif":
+                # In boxes that its scanner would have to understand; Pillow does.
+                exif = put_exif(picture.info.get("exif", b""), raw)
+                raw.put("xmp", decode_text(picture.info.get("xmp", b"")))
             if media_type != "image/gif":
                 frames = _frames(picture, media_type)
             metadata = read_metadata(raw.items, width=width, height=height)

@@ -211,6 +211,8 @@ def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | N
     if seed is None and s.get("seed"):
         parameters["Seed"] = s["seed"]
     loras = lora_tags(parsed.prompt) + _civitai_loras(parsed.settings)
+    for other in (_hashed_loras, _network_loras, _listed_loras):
+        loras = loras or other(parsed.settings)
     return EmbeddedMetadata(
         generator=generator,
         version=version,
@@ -227,7 +229,7 @@ def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | N
         scheduler=s.get("schedule type") or s.get("scheduler") or None,
         width=width,
         height=height,
-        loras=loras or _hashed_loras(parsed.settings) or _network_loras(parsed.settings),
+        loras=loras,
         parameters=parameters,
     )
 
@@ -258,6 +260,18 @@ def _hashed_loras(s: dict[str, str]) -> tuple[Lora, ...]:
 
 def _colons(text: str) -> list[list[str]]:
     return [[part.strip() for part in piece.split(": ")] for piece in text.split(",")[:MAX_LORAS]]
+
+
+def _listed_loras(s: dict[str, str]) -> tuple[Lora, ...]:
+    """SD.Next: `LoRA networks: "a, b:0.5"`. Draw Things: `LoRA Model: a.ckpt, LoRA Weight: 0.5`."""
+    if model := s.get("LoRA Model"):
+        return (Lora(name=model, weight=as_float(s.get("LoRA Weight"))),)
+    out = []
+    for piece in s.get("LoRA networks", "").split(",")[:MAX_LORAS]:
+        name, _, tail = piece.strip().rpartition(":")
+        weight = as_float(tail) if name else None
+        out.append(Lora(name=piece.strip() if weight is None else name.strip(), weight=weight))
+    return tuple(lora for lora in out if lora.name)
 
 
 def _network_loras(s: dict[str, str]) -> tuple[Lora, ...]:
@@ -320,6 +334,9 @@ class A1111Reader:
             return to_metadata(parsed, self, generator, version)
         # A `parameters` text without settings is a prompt alone: some tools write just that.
         text = fields.get("parameters").strip()
+        if text.startswith("Postprocess "):
+            # The extras tab: an upscaled picture that came without settings. There was no prompt.
+            return to_metadata(Parsed(prompt="", negative="", settings=_settings(text)), self, "AUTOMATIC1111", None)
         if text and text[:1] not in "{[" and len(text) < 100_000:
             return to_metadata(Parsed(prompt=text, negative=""), self, "AUTOMATIC1111", None)
         return None

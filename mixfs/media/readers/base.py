@@ -69,12 +69,12 @@ class Reader(Protocol):
 
 
 def parse_json(text: str) -> Any:
-    """JSON, NaN and trailing NULs included (ComfyUI and TensorArt write them); None when it is none or too large."""
+    """JSON, with NaN, trailing NULs and bare line ends in texts, as ComfyUI, TensorArt and XMP have them; else None."""
     text = text.strip("\x00 \t\r\n\ufeff")
     if text[:1] not in ("{", "[") or len(text) > MAX_JSON:
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return None
 

@@ -49,8 +49,12 @@ class FooocusReader:
             return found
         full = {"Full prompt": found.prompt, "Full negative prompt": found.negative_prompt}
         rest = {k: v for k, v in found.parameters.items() if k not in ("Raw prompt", "Raw negative prompt")}
-        negative = found.negative_prompt if raw_negative is None else raw_negative
-        return dataclasses.replace(found, prompt=raw, negative_prompt=negative, parameters={**rest, **full})
+        return dataclasses.replace(
+            found,
+            prompt=raw or found.prompt,
+            negative_prompt=raw_negative or found.negative_prompt,
+            parameters={**rest, **full},
+        )
 
     def _json(self, data: dict[str, Any], software: str) -> EmbeddedMetadata:
         settings = lowered(data)
@@ -85,7 +89,7 @@ def _named_lora(key: str, value: Any) -> Lora | None:
 def _marked(data: dict[str, Any]) -> bool:
     version = data.get("version")
     return (
-        data.get("metadata_scheme") == "fooocus"
+        str(data.get("metadata_scheme")).lower() == "fooocus"
         or (isinstance(version, str) and version.startswith("Fooocus"))
         or ("base_model" in data and "performance" in data and "prompt" in data)
     )

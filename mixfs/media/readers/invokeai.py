@@ -55,7 +55,7 @@ class InvokeAIReader:
             return None
         model = as_object(data.get("model")) or as_object(graph.get("model"))
         loras = []
-        for item in as_list(data.get("loras")):
+        for item in as_list(first(data, "loras") or graph.get("loras")):
             inner = as_object(item)
             named = as_object(first(inner, "model", "lora"))
             name = first(named, "name", "model_name")
@@ -189,7 +189,13 @@ def _from_graph(graph: dict[str, Any]) -> dict[str, Any]:
                     out.setdefault(name.removeprefix("num_"), item)
             for side in ("positive", "negative"):
                 origin = into.get((key, f"{side}_conditioning")) or into.get((key, f"{side}_text_conditioning"))
-                out[f"{side}_prompt"] = text_behind(origin)
+                if text := text_behind(origin):
+                    out[f"{side}_prompt"] = text
+        elif kind == "core_metadata":
+            # What the picture's own field would hold, as far as it was known before the graph ran.
+            for name, item in node.items():
+                if name not in ("id", "type", "is_intermediate", "use_cache") and item not in (None, "", []):
+                    out.setdefault(name, item)
         elif kind == "noise":
             out.update({name: value(key, name) for name in ("seed", "width", "height")})
         elif "model_loader" in kind and "model" not in out:

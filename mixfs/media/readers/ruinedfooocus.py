@@ -24,9 +24,17 @@ class RuinedFooocusReader:
         for key in fields.candidates(*HOSTS):
             data = fields.object(key) if "RuinedFooocus" in fields.get(key) else {}
             if str(data.get("software", "")).startswith("RuinedFooocus"):
-                loras = [lora for item in as_list(data.get("loras")) if (lora := _lora(item))]
+                loras = [lora for item in _listed(data.get("loras")) if (lora := _lora(item))]
                 return build(self, "RuinedFooocus", data, _NAMES, drop=("software", "loras"), loras=loras)
         return None
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list; the first versions wrote `Loras:<name:0.5>,<other:1.0>`."""
+    if not isinstance(value, str):
+        return as_list(value)
+    pairs = (piece.strip("<> ").rpartition(":") for piece in value.removeprefix("Loras:").split(">,"))
+    return [[name, weight] for name, _, weight in pairs if name]
 
 
 def _lora(item: Any) -> Lora | None:

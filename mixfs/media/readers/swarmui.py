@@ -9,7 +9,7 @@ from mixfs.media.readers.comfyui import find_graphs
 from mixfs.media.types import EmbeddedMetadata, Lora
 
 _NAMES = {
-    "version": ("swarm_version",), "prompt": ("prompt",), "negative_prompt": ("negativeprompt",), "model": ("model",),
+    "prompt": ("prompt",), "negative_prompt": ("negativeprompt",), "model": ("model",),
     "seed": ("seed",), "steps": ("steps",), "cfg": ("cfgscale",),
     # The names before version 0.9.5; AUTOMATIC1111 may be the backend too.
     "sampler": ("sampler", "comfyuisampler", "autowebuisampler"), "scheduler": ("scheduler", "comfyuischeduler"),
@@ -41,9 +41,10 @@ class SwarmUIReader:
         ]
         api, ui = find_graphs(fields)
         return build(
-            self, "SwarmUI", data, _NAMES, drop=("loras", "loraweights"), parameters=scalars(extra), loras=loras,
-            prompt=as_text(data.get("prompt")) or as_text(extra.get("original_prompt")),
+            self, "SwarmUI", data, _NAMES, drop=("loras", "loraweights", "swarm_version"), parameters=scalars(extra),
+            loras=loras, prompt=as_text(data.get("prompt")) or as_text(extra.get("original_prompt")),
             model=as_text(data.get("model")) or as_text(model.get("name")), model_hash=as_text(model.get("hash")),
+            version=as_text(data.get("swarm_version")) or as_text(whole.get("swarm_version")),
             workflow=ui, api_prompt=api,
         )  # fmt: skip
 

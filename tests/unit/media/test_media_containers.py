@@ -126,6 +126,14 @@ def test_user_comment_without_a_code_is_text() -> None:
     assert decode_user_comment(b"\x00" * 8 + b"Steps: 20\x00\x00") == "Steps: 20"
 
 
+def test_user_comment_that_says_unicode_and_is_utf8() -> None:
+    text = "a cat, テスト\nSteps: 20, Sampler: Euler"
+    assert decode_user_comment(b"UNICODE\x00" + text.encode()) == text
+    assert decode_user_comment(b"UNICODE\x00" + text.encode("utf-16-be")) == text
+    only_kana = "テストのための猫と犬の絵です"
+    assert decode_user_comment(b"UNICODE\x00" + only_kana.encode("utf-16-le")) == only_kana
+
+
 def test_novelai_leading_nuls() -> None:
     data = exif_bytes({0x010E: "\x00\x00\x00\x001girl"})
     assert parse_exif(data).texts["ImageDescription"] == "1girl"

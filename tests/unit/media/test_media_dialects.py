@@ -61,6 +61,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a1111: lora tags count before hashes": (
         {"parameters": f'a <lora:x:0.5> <LORA:y>\n{STEPS}, Lora hashes: "x: 1, y: 2"'},
         dict(loras=(Lora(name="x", weight=0.5), Lora(name="y")))),
+    "a1111: the extras tab": (
+        {"parameters": "Postprocess upscale by: 4, Postprocess upscaler: R-ESRGAN 4x+"}, dict(generator="AUTOMATIC1111", prompt=None)),
     "forge neo with a number": ({"parameters": f"a\n{STEPS}, ADetailer Version: Neo, Version: neo-2.28"}, dict(generator="Forge Neo")),
     "sd.next before it wrote its name": (
         {"parameters": 'a\nSteps: 20, Seed: 5, Sampler: Euler a, Parser: Full parser, Model: m, Backend: Diffusers, Version: 1bf3b9f, Operations: "txt2img"'},
@@ -84,6 +86,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
                         "loras": [["hash", "0.5 - one"], ["hash", "1.0 - x - y"], ["two", 0.25]]}},
         dict(generator="RuinedFooocus", prompt="a", cfg=8.0,
              loras=(Lora(name="one", weight=0.5), Lora(name="x - y", weight=1.0), Lora(name="two", weight=0.25)))),
+    "ruinedfooocus' loras in one text": (
+        {"parameters": {"Prompt": "a", "loras": "Loras:<one.safetensors:0.5>,<two:1.0>", "software": "RuinedFooocus"}},
+        dict(generator="RuinedFooocus", loras=(Lora(name="one.safetensors", weight=0.5), Lora(name="two", weight=1.0)))),
+    "fooocus with styles and nothing typed against": (
+        {"parameters": FOOOCUS_TEXT.replace("Raw negative prompt: typed", "Raw negative prompt: ")},
+        dict(generator="Fooocus", prompt="the, prompt", negative_prompt="full neg")),
+    "invokeai: the metadata node of a graph": (
+        {"invokeai_graph": {"nodes": {"c": {"id": "c", "type": "core_metadata", "positive_prompt": "p", "negative_prompt": "n", "steps": 30, "seed": None,
+                                            "model": {"name": "mm", "hash": "h"}, "loras": [{"model": {"name": "L"}, "weight": 0.5}]},
+                                      "x": {"id": "x", "type": "noise", "seed": 5}}, "edges": []}},
+        dict(generator="InvokeAI", prompt="p", negative_prompt="n", steps=30, seed=5, model="mm", model_hash="h", loras=(Lora(name="L", weight=0.5),))),
     "swarmui before 0.9.5": (
         {"parameters": {"sui_image_params": {"prompt": "a <lora:x:0.5>", "negativeprompt": "", "model": "Off/sd_xl", "seed": 1, "steps": 20,
                                              "cfgscale": 7.0, "width": 1024, "height": 768, "comfyuisampler": "euler", "comfyuischeduler": "normal",
@@ -131,6 +144,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
          "Width": "512", "Height": "640", "use_lora_model": "['a', 'b']", "lora_alpha": "[0.5, 1]"},
         dict(generator="EasyDiffusion", prompt="p", negative_prompt="n", seed=1, model="sd", steps=25, cfg=7.5, sampler="euler_a", width=512, height=640,
              loras=(Lora(name="a", weight=0.5), Lora(name="b", weight=1.0)))),
+    "sd.next: loras by name": (
+        {"parameters": 'a\nSteps: 20, Seed: 5, CFG scale: 6, Model: m, App: SD.Next, Version: cb0eb55, Operations: upscale; img2img, LoRA networks: "One-5, Two:0.5"'},
+        dict(generator="SD.Next", loras=(Lora(name="One-5"), Lora(name="Two", weight=0.5)))),
+    "draw things: loras where they are now": (
+        {"xmp": '<xmp:CreatorTool>Draw Things</xmp:CreatorTool><exif:UserComment><rdf:Alt><rdf:li xml:lang="x-default">{"c":"a red&#xA;cube","uc":"blue","model":"m.ckpt",'
+                '"sampler":"Euler A","scale":4.5,"seed":2441935286,"size":"64x32","steps":8,"v2":{"loras":[{"file":"l.ckpt","weight":0.8}]}}</rdf:li></rdf:Alt></exif:UserComment>'},
+        dict(generator="Draw Things", prompt="a red\ncube", negative_prompt="blue", cfg=4.5, seed=2441935286, width=64, height=32, loras=(Lora(name="l.ckpt", weight=0.8),))),
+    "draw things: only its description": (
+        {"xmp": '<dc:description><rdf:Alt><rdf:li xml:lang="x-default">a cube&#xA;-blue&#xA;Steps: 20, Sampler: Euler Ancestral, Guidance Scale: 4.0, Seed: 42, Size: 64x32, '
+                'Model: m.ckpt, LoRA Model: l.ckpt, LoRA Weight: 0.8</rdf:li></rdf:Alt></dc:description><xmp:CreatorTool>Draw Things</xmp:CreatorTool>'},
+        dict(generator="Draw Things", prompt="a cube", negative_prompt="blue", steps=20, cfg=4.0, seed=42, width=64, model="m.ckpt", sampler="Euler Ancestral", loras=(Lora(name="l.ckpt", weight=0.8),))),
     "midjourney in xmp": (
         {"xmp": '<dc:description><rdf:Alt><rdf:li xml:lang="x-default">a cat --no dog, bird --v 7 --seed 3 Job ID: abc</rdf:li></rdf:Alt></dc:description>'},
         dict(generator="Midjourney", prompt="a cat", negative_prompt="dog, bird", version="7", seed=3)),
