@@ -151,7 +151,7 @@ async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged
 async def bring_back(tree: Tree, staged: Staged) -> None:
     """A file that was published, and then its commit failed: the bytes come back into staging."""
     async with staged.io:
-        if staged.digest is not None:
+        if staged.digest is not None and staged.intake is not None:
             await tree.in_thread(lambda: tree.staging.copy_back(staged))
             tree.staging.come_back(staged)
 

@@ -171,9 +171,13 @@ class TakingIn:
         """Digest and inspect a file that may still change; None when it did, or can't be read now."""
         version = staged.version
         library = self._tree.library
+        if staged.intake is None:
+            # Taken in by an earlier round than the one that chose it.
+            return None
 
         def measure() -> tuple[Path, Digest, os.stat_result]:
-            assert staged.intake is not None
+            if staged.intake is None:
+                raise NotFoundError("It was removed meanwhile.")
             return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
 
         def inspect() -> Inspection | None:

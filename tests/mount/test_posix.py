@@ -334,6 +334,23 @@ def test_locks_and_allocation(inbox: Path):
         assert os.pread(file.fileno(), 20_000, 0) == bytes(10_000)
 
 
+def test_holes_and_what_is_not_supported(inbox: Path):
+    path = inbox / "a.bin"
+    path.write_bytes(b"x" * 1000)
+    with open(path, "r+b") as file:
+        fd = file.fileno()
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 0 and os.lseek(fd, 0, os.SEEK_HOLE) == 1000
+        with refused(errno.ENXIO):
+            os.lseek(fd, 1000, os.SEEK_DATA)
+        # posix_fallocate(3), cp and rsync write, or do without, when they are told so.
+        for mode in (0, 1, 3):
+            assert _libc.fallocate(fd, mode, ctypes.c_long(0), ctypes.c_long(5000)) == -1
+            assert ctypes.get_errno() == errno.EOPNOTSUPP
+        assert os.fstat(fd).st_size == 1000
+    with refused(errno.EOPNOTSUPP):
+        os.open(inbox, os.O_TMPFILE | os.O_RDWR, 0o600)
+
+
 def test_copy_file_range_and_sendfile(box: Box, inbox: Path):
     data = os.urandom(300_000)
     source = box.imported("source.bin", data)
