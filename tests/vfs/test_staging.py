@@ -24,13 +24,13 @@ DATA = make_sample("a1111")[1]
 TIME_NS = 1_600_000_000_123_456_789
 
 
-async def put(tree: Tree, name: bytes, data: bytes = DATA) -> bytes:
+async def put(tree: Tree, name: bytes, data: bytes = DATA, mtime_ns: int = TIME_NS) -> bytes:
     """A file that a program wrote into import/ and closed; returns its node key."""
     dentry, handle = await naming.create(tree, IMPORT, name, 0o640, os.O_RDWR)
     await files.write(tree, handle, 0, data)
     await files.flush(tree, handle)
     await files.release(tree, handle)
-    await attributes.set_attributes(tree, dentry.key, mtime_ns=TIME_NS)
+    await attributes.set_attributes(tree, dentry.key, mtime_ns=mtime_ns)
     return dentry.key
 
 
@@ -136,8 +136,9 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
 ):
     intake = TakingIn(tree)
     # The second finds the blob of the first there, with another time.
-    for name in (b"a.png", b"b.png"):
-        await put(tree, name)
+    times = {b"a.png": TIME_NS, b"b.png": TIME_NS + 1_000_000_001}
+    for name, mtime_ns in times.items():
+        await put(tree, name, mtime_ns=mtime_ns)
     full.on = True
     await intake.take_all()
     await intake.take_all()
@@ -148,7 +149,7 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     await TakingIn(after).take_all()
     found = receipts(library)
     assert [(each.name, each.mtime_ns, each.mode) for each in found] == [
-        (name, TIME_NS, 0o640) for name in (b"a.png", b"b.png")
+        (name, mtime_ns, 0o640) for name, mtime_ns in times.items()
     ]
 
 
