@@ -124,9 +124,15 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
                 continue
             _reopened(tree, staged)
             try:
-                return await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
+                written: int = await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
+            except OSError:
+                # A full disk, say: what is there is not what the program meant to write. It waits until it is mended.
+                staged.torn = True
+                raise
             finally:
                 staged.changed()
+            staged.torn = False
+            return written
 
 
 def _reopened(tree: Tree, staged: Staged) -> None:
@@ -209,6 +215,7 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
                 continue
             _reopened(tree, staged)
             await tree.in_thread(lambda intake=intake: intake.truncate(size))  # type: ignore[misc]
+            staged.torn = staged.torn and size > 0
             staged.changed()
             return
 
@@ -228,7 +235,7 @@ async def flush(tree: Tree, handle: Handle) -> None:
 
 def _note_closed(tree: Tree, handle: Handle) -> None:
     staged = handle.node.staged
-    if handle.writable and staged is not None and not staged.closed:
+    if handle.writable and staged is not None and not staged.closed and not staged.torn:
         staged.closed = True
         tree.staging.note(staged)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from mixfs.blobs import Intake
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.media.samples import make_sample
@@ -219,3 +220,33 @@ async def test_what_a_log_says_survives_being_written_anew(
     assert listing(after) == [b"waits.part"] and await content(after, b"waits.part") == b"waiting"
     with library.read() as view:
         assert after.attr(view, IMPORT).mtime_ns == TIME_NS
+
+
+async def test_a_file_whose_write_failed_waits_until_it_is_written_again(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, after_kill: Callable[[], Tree]
+):
+    def fail(self: Intake, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    dentry, handle = await naming.create(tree, IMPORT, b"a.bin", 0o640, os.O_RDWR)
+    await files.write(tree, handle, 0, b"half of ")
+    with monkeypatch.context() as patched:
+        patched.setattr(Intake, "write", fail)
+        with pytest.raises(OSError):
+            await files.write(tree, handle, 8, b"it")
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+    # What programs do that don't look: they set its time and mode all the same.
+    await attributes.set_attributes(tree, dentry.key, mtime_ns=TIME_NS, mode=0o600)
+    intake = TakingIn(tree)
+    assert await intake.take_all() == ["a.bin"] and intake.taken == 0
+    after = after_kill()
+    intake = TakingIn(after)
+    assert await intake.take_all() == ["a.bin"] and await content(after, b"a.bin") == b"half of "
+    with after.library.read() as view:
+        handle = files.open_file(after, view, dentry.key, os.O_WRONLY)
+    await files.write(after, handle, 8, b"it")
+    await files.flush(after, handle)
+    await files.release(after, handle)
+    assert await intake.take_all() == []
+    assert await content(after, b"a.bin") == b"half of it" and placed(after.library) == [b"a.bin"]
