@@ -59,7 +59,7 @@ class FakeTree:
             if dentry.name > after:
                 yield dentry, dentry.name
 
-    async def fsync_directory(self) -> None:
+    async def fsync_directory(self, top: bytes) -> None:
         self._check()
 
 
@@ -76,7 +76,7 @@ CALLS: dict[str, Callable[[Operations], Any]] = {
     "flush": lambda ops: ops.flush(7),
     "fsync": lambda ops: ops.fsync(7, False),
     "release": lambda ops: ops.release(7),
-    "fsyncdir": lambda ops: ops.fsyncdir(7, False),
+    "fsyncdir": lambda ops: ops.fsyncdir(8, False),
     "readdir": lambda ops: ops.readdir(8, 0, None),
 }
 

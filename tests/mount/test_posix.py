@@ -321,6 +321,37 @@ def test_a_folder_tells_when_its_listing_changed(box: Box, inbox: Path):
     assert changes(lambda: os.unlink(inbox / "c.png"))
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="NOT RUN: there is no strace here to see fsync calls with")
+def test_fsync_of_a_folder_makes_what_is_closed_below_it_durable(box: Box, inbox: Path, tmp_path: Path):
+    (inbox / "deeper").mkdir()
+    for name in ("deeper/a.part", "b.part"):
+        (inbox / name).write_bytes(b"bytes")
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-y", "-e", "trace=fsync", "-o", tmp_path / "trace", "-p", str(box.live.pid)],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert tracer.stderr is not None
+    if b"attached" not in tracer.stderr.readline():
+        pytest.skip("NOT RUN: strace may not attach here")
+
+    def synced(folder: Path) -> int:
+        before = (tmp_path / "trace").read_text().count("/staging/")
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        return (tmp_path / "trace").read_text().count("/staging/") - before
+
+    try:
+        # The directory of the staging area, and each file.
+        assert synced(inbox / "deeper") == 2
+        assert synced(inbox) == 3
+        assert synced(box.point / "sessions") == 1
+    finally:
+        tracer.terminate()
+        tracer.wait(timeout=30)
+        tracer.stderr.close()
+
+
 def test_locks_and_allocation(inbox: Path):
     with open(inbox / "a.bin", "w+b") as file, open(inbox / "a.bin", "rb") as other:
         fcntl.flock(file, fcntl.LOCK_EX)
