@@ -254,7 +254,7 @@ class Staging:
 
     def keep(self, kept: KeptDocument) -> None:
         """Keep a document until `forget_kept`; a newer one takes its place. Blocks: any thread may call it."""
-        beside = self.path / f".{kept.file_name}"
+        beside = self.path / f".{new_id()}"
         beside.write_bytes(kept.data)
         os.rename(beside, self.path / kept.file_name)
         self._kept[kept.file_name] = kept
