@@ -35,6 +35,16 @@ async def put(tree: Tree, name: bytes, data: bytes = DATA, mtime_ns: int = TIME_
     return dentry.key
 
 
+async def rewrite(tree: Tree, key: bytes, data: bytes) -> None:
+    """What a program does that opens a file with O_TRUNC."""
+    with tree.library.read() as view:
+        handle = files.open_file(tree, view, key, os.O_WRONLY | os.O_TRUNC)
+    await files.truncate_open(tree, handle)
+    await files.write(tree, handle, 0, data)
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+
+
 async def content(tree: Tree, name: bytes) -> bytes:
     with tree.library.read() as view:
         dentry = tree.lookup(view, IMPORT, name)
@@ -154,15 +164,18 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     ]
 
 
-async def test_a_rename_over_a_receipt_that_can_not_be_committed_is_undone(tree: Tree, full: Full):
-    await put(tree, b"a.bin", b"old")
+@pytest.mark.parametrize("rewritten", [False, True])
+async def test_a_rename_over_a_receipt_that_can_not_be_committed_is_undone(tree: Tree, full: Full, rewritten: bool):
+    key = await put(tree, b"a.bin", b"was")
     await TakingIn(tree).take_all()
+    if rewritten:
+        await rewrite(tree, key, b"old")
     await put(tree, b"a.bin.part", b"new")
     full.on = True
     with pytest.raises(OSError):
         await renaming.rename(tree, IMPORT, b"a.bin.part", IMPORT, b"a.bin")
     assert listing(tree) == [b"a.bin", b"a.bin.part"]
-    assert await content(tree, b"a.bin") == b"old"
+    assert await content(tree, b"a.bin") == (b"old" if rewritten else b"was")
     full.on = False
     await renaming.rename(tree, IMPORT, b"a.bin.part", IMPORT, b"a.bin")
     await TakingIn(tree).take_all()
@@ -192,12 +205,7 @@ async def test_a_kill_amid_the_rename_of_a_new_version_shows_it_once(
 ):
     key = await put(tree, b"a.bin", b"old")
     await TakingIn(tree).take_all()
-    with library.read() as view:
-        handle = files.open_file(tree, view, key, os.O_WRONLY | os.O_TRUNC)
-    await files.truncate_open(tree, handle)
-    await files.write(tree, handle, 0, b"new")
-    await files.flush(tree, handle)
-    await files.release(tree, handle)
+    await rewrite(tree, key, b"new")
     # The record moved; the kill came before the log said so of the new version.
     monkey = tree.staging.rename
     tree.staging.rename = lambda *arguments: None  # type: ignore[method-assign]
