@@ -86,7 +86,11 @@ class Daemon:
             ) from None
         self._lock_fd = fd
         data = {"pid": os.getpid(), "mountpoint": str(self._mountpoint), "library": str(self.library.root)}
-        write_durably(self.library.root / "mounted", json.dumps(data).encode())
+        try:
+            write_durably(self.library.root / "mounted", json.dumps(data).encode())
+        except OSError as error:
+            # A full disk must not keep anybody from reading, nor from making room.
+            log.warning("mount_not_noted", error=str(error))
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until unmounted or told to stop."""

@@ -49,7 +49,7 @@ class Upkeep:
         self._saved = time.monotonic()
 
     def status(self) -> dict[str, object]:
-        """For .mixfs/health.json: when gc ran, when the scrub began, how far it is (0 to 1; digests are spread evenly)."""
+        """For .mixfs/health.json: when gc ran, when the scrub began, how far it is (0 to 1)."""
         done = 1.0 if self._scrubbed == "done" else int(self._scrubbed[:4] or "0", 16) / 0x10000
         return {"collected": self._collected, "scrub_began": self._scrub_began, "scrubbed": round(done, 3)}
 

@@ -391,7 +391,7 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         # The kernel holds the directory's lock meanwhile: bounded, and waiting for no intake.
         with trio.move_on_after(5):
-            await self._tree.fsync_directory()
+            await self._tree.fsync_directory(self._directories[fh].key)
 
     # -- attributes
 

@@ -35,6 +35,7 @@ class Thumbnails:
         self.root = library.root / "thumbnails"
         self._wishes: OrderedDict[Digest, None] = OrderedDict()
         self._condition = threading.Condition()
+        self._placing = threading.Lock()
         self._closed = False
 
     def path(self, digest: Digest) -> Path:
@@ -88,13 +89,20 @@ class Thumbnails:
             return None
         if image.problem is not None:
             return 0, 0
-        if row is not None and (row == (0, 0) or target.exists()):
+        if row == (0, 0):
             return row
+        with contextlib.suppress(FileNotFoundError):
+            # Perhaps made by another thread, which has yet to record it.
+            status = target.stat()
+            return status.st_size, status.st_mtime_ns
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary))
-            os.rename(temporary, target)
+            with self._placing:
+                # Not over one that was made meanwhile: two threads must record one size and time.
+                if not target.exists():
+                    os.rename(temporary, target)
             status = target.stat()
             return status.st_size, status.st_mtime_ns
         except ThumbnailFailed as error:

@@ -168,9 +168,15 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
                 continue
             _reopened(tree, staged)
             try:
-                return await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
+                written: int = await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
+            except OSError:
+                # A full disk, say: what is there is not what the program meant to write. It waits until it is mended.
+                staged.torn = True
+                raise
             finally:
                 staged.changed()
+            staged.torn = False
+            return written
 
 
 def _reopened(tree: Tree, staged: Staged) -> None:
@@ -195,7 +201,7 @@ async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged
 async def bring_back(tree: Tree, staged: Staged) -> None:
     """A file that was published, and then its commit failed: the bytes come back into staging."""
     async with staged.io:
-        if staged.digest is not None:
+        if staged.digest is not None and staged.intake is not None:
             await tree.in_thread(lambda: tree.staging.copy_back(staged))
             tree.staging.come_back(staged)
 
@@ -258,6 +264,7 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
                 continue
             _reopened(tree, staged)
             await tree.in_thread(lambda intake=intake: intake.truncate(size))  # type: ignore[misc]
+            staged.torn = staged.torn and size > 0
             staged.changed()
             return
 
@@ -277,7 +284,7 @@ async def flush(tree: Tree, handle: Handle) -> None:
 
 def _note_closed(tree: Tree, handle: Handle) -> None:
     staged = handle.node.staged
-    if handle.writable and staged is not None and not staged.closed:
+    if handle.writable and staged is not None and not staged.closed and not staged.torn:
         staged.closed = True
         tree.staging.note(staged)
 

@@ -6,7 +6,9 @@ Where an open node's bytes are may change under its handles (from staging to a b
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import trio
 
 from mixfs.index.dentries import Dentry
 from mixfs.records import Blob
@@ -27,6 +29,8 @@ class OpenNode:
     edit: bytearray | None = None
     edited: bool = False
     kept: KeptDocument | None = None
+    # One flush at a time: what was kept last is what is committed.
+    saving: trio.Lock = field(default_factory=trio.Lock)
     handles: int = 0
     writers: int = 0
     live: bool = False

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mixfs.errors import NotFoundError
+from mixfs.index.dentries import fixed
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.library.wanted import IMPORT_ROOT_ID, import_directory, placement_place
+from mixfs.library.wanted import IMPORT_ROOT_ID, folder_parent, import_directory, placement_place
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.views.mirrors import given_name
@@ -76,6 +77,27 @@ def ancestors(view: View, folder: ImportFolder | None) -> Iterator[ImportFolder]
     while folder is not None:
         yield folder
         folder = view.get(ImportFolder, folder.parent_id) if folder.parent_id is not None else None
+
+
+def lies_below(view: View, directory: bytes, top: bytes) -> bool:
+    """Whether a directory that files are written into is `top`, or is somewhere below it."""
+    while directory != top:
+        raw = directory[1:]
+        if directory[:1] == b"d" and directory != IMPORT_ROOT:
+            below_import = view.get_raw(ImportFolder, raw)
+            if below_import is None:
+                return False
+            directory = import_directory(below_import.parent_id)
+        elif directory[:1] == b"p":
+            folder = view.get_raw(Folder, raw)
+            directory = folder_parent(folder) if folder is not None else b"S" + raw
+        elif directory[:1] == b"S":
+            directory = fixed("/sessions")
+        elif directory != fixed("/"):
+            directory = fixed("/")
+        else:
+            return False
+    return True
 
 
 def waits(view: View, directory: bytes, name: bytes) -> bool:

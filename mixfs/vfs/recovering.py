@@ -19,7 +19,10 @@ def recover(tree: Tree) -> None:
     """Files come back as they were, what was closed is taken in later; documents that were closed are committed."""
     found = tree.staging.recover(tree.library.root / "staging", _Remains(tree))
     for staged in found.files:
-        _finish_rename(tree, staged)
+        try:
+            _finish_rename(tree, staged)
+        except (OSError, MixfsError) as error:
+            log.warning("rename_not_finished", name=staged.name.decode("utf-8", "replace"), error=str(error))
     saving.recover(tree, found.documents)
     if found.files or found.documents:
         closed = sum(staged.closed for staged in found.files)

@@ -115,15 +115,17 @@ async def _rename_file(
             staged.replaces = replaces
         # Before what it replaces goes: a kill in between leaves the name to one of them.
         tree.staging.rename(staged, new_directory, new_name)
-    if staged_target is not None:
-        drop(tree, staged_target)
     if stored is None and overwritten is not None:
         try:
             await remove_record(tree, new_directory, new_name, overwritten)
         except BaseException:
             if staged is not None:
                 tree.staging.rename(staged, old_directory, old_name)
+            if staged_target is not None:
+                tree.staging.rename(staged_target, new_directory, new_name)
             raise
+    if staged_target is not None:
+        drop(tree, staged_target)
     if staged is not None:
         tree.wake()
 

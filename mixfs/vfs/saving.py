@@ -60,11 +60,12 @@ def _check_size(size: int) -> None:
 
 async def flush(tree: Tree, node: OpenNode) -> None:
     """Raises InvalidValue for what is not valid; an empty document is what O_TRUNC leaves before it is written."""
-    if not node.edited or not node.edit:
-        return
-    kept = _checked(tree.library, node)
-    await tree.in_thread(lambda: tree.staging.keep(kept))
-    node.kept = kept
+    async with node.saving:
+        if not node.edited or not node.edit:
+            return
+        kept = _checked(tree.library, node)
+        await tree.in_thread(lambda: tree.staging.keep(kept))
+        node.kept = kept
 
 
 def _checked(library: Library, node: OpenNode) -> KeptDocument:

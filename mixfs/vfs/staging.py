@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cbor2
+import structlog
 import trio
 
 from mixfs.blobs import Intake
@@ -35,6 +36,8 @@ from mixfs.journal.files import fsync_directory
 from mixfs.library.staging import LOG, StagingArea, abandoned
 
 _COMPACT_AT = 8 << 20
+
+log = structlog.get_logger("mixfs.staging")
 
 
 class Staged:
@@ -50,6 +53,8 @@ class Staged:
         self.digest: Digest | None = None
         self.linked = True
         self.closed = False
+        # The last write failed.
+        self.torn = False
         self.synced = False
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
@@ -223,7 +228,7 @@ class Staging:
 
     def keep(self, kept: KeptDocument) -> None:
         """Keep a document until `forget_kept`; a newer one takes its place. Blocks: any thread may call it."""
-        beside = self.path / f".{kept.file_name}"
+        beside = self.path / f".{new_id()}"
         beside.write_bytes(kept.data)
         os.rename(beside, self.path / kept.file_name)
         self._kept[kept.file_name] = kept
@@ -242,9 +247,15 @@ class Staging:
             self._append(staged.state())
 
     def _append(self, item: dict[str, Any]) -> None:
-        frame = memoryview(frames.encode(cbor2.dumps(item)))
-        while frame:
-            frame = frame[os.write(self._log, frame) :]
+        data = memoryview(frames.encode(cbor2.dumps(item)))
+        frame = data
+        try:
+            while frame:
+                frame = frame[os.write(self._log, frame) :]
+        except OSError:
+            # Half an item would hide what is written behind it.
+            os.ftruncate(self._log, os.fstat(self._log).st_size - (len(data) - len(frame)))
+            raise
 
     def sync(self) -> None:
         """Make the log and the names in the directory durable. Blocks: call it in a thread."""
@@ -287,7 +298,12 @@ class Staging:
             try:
                 if path != self.path and (path / LOG).exists():
                     self._take_over(path, remains, found)
+                    # What an fsync made durable there must be so here before it goes.
+                    self.sync()
                     shutil.rmtree(path, ignore_errors=True)
+            except OSError as error:
+                # A full disk, say: what was not taken over stays where it is for the next mount.
+                log.warning("not_recovered", path=str(path), error=str(error))
             finally:
                 os.close(lock_fd)
         return found

@@ -171,10 +171,14 @@ class TakingIn:
         """Digest and inspect a file that may still change; None when it did, or can't be read now."""
         version = staged.version
         library = self._tree.library
+        if staged.intake is None:
+            # Taken in by an earlier round than the one that chose it.
+            return None
 
         def measure() -> tuple[Path, Digest, os.stat_result, bytes]:
             intake = staged.intake
-            assert intake is not None
+            if intake is None:
+                raise NotFoundError("It was removed meanwhile.")
             return intake.path, intake.digest(), os.fstat(intake.fd), intake.sums()
 
         def inspect() -> Inspection | None:

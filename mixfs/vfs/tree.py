@@ -13,6 +13,7 @@ Concurrency contract
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from mixfs.library.view import View
 from mixfs.names import MAX_NAME
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
+from mixfs.vfs.records_of import lies_below
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
 from mixfs.vfs.staging import Staged, Staging
 
@@ -171,9 +173,20 @@ class Tree:
         """Run what blocks on the disk."""
         return await trio.to_thread.run_sync(function, limiter=self._readers)
 
-    async def fsync_directory(self) -> None:
-        """What is closed becomes durable, in bounded time; waits for no intake."""
-        await trio.to_thread.run_sync(self.staging.sync, abandon_on_cancel=True, limiter=self._readers)
+    async def fsync_directory(self, top: bytes) -> None:
+        """What was closed in or below a directory becomes durable. Waits for no intake; may be cancelled."""
+        with self.library.read() as view:
+            below = [staged for staged in self.staging if staged.closed and lies_below(view, staged.directory, top)]
+        for staged in below:
+            if staged.intake is not None:
+                # A descriptor of its own: the file may be taken in, and so be durable, meanwhile.
+                fd = os.dup(staged.intake.fd)
+                await self._in_thread_until_cancelled(lambda fd=fd: _sync(fd))  # type: ignore[misc]
+                staged.synced = True
+        await self._in_thread_until_cancelled(self.staging.sync)
+
+    async def _in_thread_until_cancelled(self, function: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._readers)
 
     # -- a session that `rm -r` is at work on
 
@@ -191,3 +204,10 @@ class Tree:
         self.open_nodes.clear()
         self.staging.close()
 
+
+
+def _sync(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -59,7 +59,7 @@ class FakeTree:
             if dentry.name > after:
                 yield dentry, dentry.name
 
-    async def fsync_directory(self) -> None:
+    async def fsync_directory(self, top: bytes) -> None:
         self._check()
 
 
@@ -76,7 +76,7 @@ CALLS: dict[str, Callable[[Operations], Any]] = {
     "flush": lambda ops: ops.flush(7),
     "fsync": lambda ops: ops.fsync(7, False),
     "release": lambda ops: ops.release(7),
-    "fsyncdir": lambda ops: ops.fsyncdir(7, False),
+    "fsyncdir": lambda ops: ops.fsyncdir(8, False),
     "readdir": lambda ops: ops.readdir(8, 0, None),
 }
 
@@ -146,6 +146,26 @@ async def test_an_ino_or_handle_that_we_never_gave_is_refused():
             await request
         assert caught.value.errno == expected
     await ops.forget([(99, 3)])
+
+
+async def test_a_node_that_is_gone_is_looked_up_again():
+    """ESTALE makes the kernel look the name up anew, where ENOENT would be the answer for good."""
+    a = file(b"a")
+    ops, tree = adapter(a)
+    entry = await ops.lookup(ROOT_INO, b"a", CONTEXT)
+    tree.fail = NotFoundError("gone")
+    for request in (
+        ops.getattr(entry.st_ino, CONTEXT),
+        ops.opendir(ROOT_INO, CONTEXT),
+        ops.getxattr(entry.st_ino, b"user.a", CONTEXT),
+        ops.listxattr(entry.st_ino, CONTEXT),
+        ops.setxattr(entry.st_ino, b"user.a", b"", CONTEXT),
+        ops.removexattr(entry.st_ino, b"user.a", CONTEXT),
+        ops.link(entry.st_ino, ROOT_INO, b"b", CONTEXT),
+    ):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await request
+        assert caught.value.errno == errno.ESTALE
 
 
 async def test_lookups_are_counted_when_they_succeed_and_forgotten():

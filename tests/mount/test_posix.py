@@ -321,6 +321,37 @@ def test_a_folder_tells_when_its_listing_changed(box: Box, inbox: Path):
     assert changes(lambda: os.unlink(inbox / "c.png"))
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="NOT RUN: there is no strace here to see fsync calls with")
+def test_fsync_of_a_folder_makes_what_is_closed_below_it_durable(box: Box, inbox: Path, tmp_path: Path):
+    (inbox / "deeper").mkdir()
+    for name in ("deeper/a.part", "b.part"):
+        (inbox / name).write_bytes(b"bytes")
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-y", "-e", "trace=fsync", "-o", tmp_path / "trace", "-p", str(box.live.pid)],
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert tracer.stderr is not None
+    if b"attached" not in tracer.stderr.readline():
+        pytest.skip("NOT RUN: strace may not attach here")
+
+    def synced(folder: Path) -> int:
+        before = (tmp_path / "trace").read_text().count("/staging/")
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        return (tmp_path / "trace").read_text().count("/staging/") - before
+
+    try:
+        # The directory of the staging area, and each file.
+        assert synced(inbox / "deeper") == 2
+        assert synced(inbox) == 3
+        assert synced(box.point / "sessions") == 1
+    finally:
+        tracer.terminate()
+        tracer.wait(timeout=30)
+        tracer.stderr.close()
+
+
 def test_locks_and_allocation(inbox: Path):
     with open(inbox / "a.bin", "w+b") as file, open(inbox / "a.bin", "rb") as other:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -332,6 +363,23 @@ def test_locks_and_allocation(inbox: Path):
         assert os.lseek(file.fileno(), 0, os.SEEK_END) == 10_000
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         assert os.pread(file.fileno(), 20_000, 0) == bytes(10_000)
+
+
+def test_holes_and_what_is_not_supported(inbox: Path):
+    path = inbox / "a.bin"
+    path.write_bytes(b"x" * 1000)
+    with open(path, "r+b") as file:
+        fd = file.fileno()
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 0 and os.lseek(fd, 0, os.SEEK_HOLE) == 1000
+        with refused(errno.ENXIO):
+            os.lseek(fd, 1000, os.SEEK_DATA)
+        # posix_fallocate(3), cp and rsync write, or do without, when they are told so.
+        for mode in (0, 1, 3):
+            assert _libc.fallocate(fd, mode, ctypes.c_long(0), ctypes.c_long(5000)) == -1
+            assert ctypes.get_errno() == errno.EOPNOTSUPP
+        assert os.fstat(fd).st_size == 1000
+    with refused(errno.EOPNOTSUPP):
+        os.open(inbox, os.O_TMPFILE | os.O_RDWR, 0o600)
 
 
 def test_copy_file_range_and_sendfile(box: Box, inbox: Path):

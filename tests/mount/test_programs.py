@@ -405,6 +405,58 @@ def test_a_temporary_file_renamed_over_a_receipt_is_a_new_version(box: Box):
     assert [item.digest for item in box.trash()] == [first.digest]
 
 
+def test_folders_keep_the_times_that_programs_gave_them(box: Box):
+    source = tree_of(box)
+    for n, folder in enumerate((source / "deeper" / "still", source / "deeper", source)):
+        os.utime(folder, (TIME_S + n, TIME_S + n))
+    run("cp", "-a", source, box.inbox)
+    for name in ("rsync", "tar"):
+        target = box.inbox.with_name(f"{box.title} {name}")
+        if name == "rsync":
+            rsync(source, target)
+        else:
+            tar(source, target)
+    for _ in range(2):
+        for top in (box.inbox, box.inbox.with_name(f"{box.title} rsync"), box.inbox.with_name(f"{box.title} tar")):
+            folders = (top / "deeper" / "still", top / "deeper", top)
+            assert [os.stat(folder).st_mtime for folder in folders] == [TIME_S, TIME_S + 1, TIME_S + 2], top
+        box.take_in()
+
+
+def test_a_tree_of_hard_links(box: Box):
+    source = tree_of(box)
+    run("cp", "-a", source, box.inbox)
+    box.take_in()
+    linked = box.inbox.with_name(f"{box.title} linked")
+    run("cp", "-al", box.inbox, linked)
+    box.take_in()
+    run("diff", "-r", source, linked)
+    assert set(box.placements(linked.name)) == {os.fsencode(Path(name).name) for name in NAMES}
+
+
+def test_what_firefox_does(box: Box):
+    """An empty file of the final name, the download beside it, and a rename over the empty one."""
+    box.inbox.mkdir()
+    final, data = box.inbox / "a.png", png()
+    final.touch()
+    box.take_in()
+    (box.inbox / "x1.a.png.part").write_bytes(data)
+    box.take_in()
+    assert box.placements() == {}
+    os.rename(box.inbox / "x1.a.png.part", final)
+    box.take_in()
+    assert final.read_bytes() == (box.images / "a.png").read_bytes() == data
+    assert os.listdir(box.inbox) == ["a.png"]
+
+
+def test_trash_of_a_desktop_is_refused_and_nothing_is_lost(box: Box):
+    box.inbox.mkdir()
+    path = box.imported("a.png")
+    done = run("gio", "trash", path, check=False)
+    assert done.returncode != 0 and path.exists()
+    assert not [name for name in os.listdir(box.point) if name.startswith(".Trash")]
+
+
 def test_tar_with_hard_and_symbolic_links(box: Box):
     first = box.put("one/a.png")
     os.link(first, first.with_name("b.png"))

@@ -272,9 +272,9 @@ class Files:
     """files/: what was copied in and is no readable picture, in the folders it came in."""
 
     def __init__(self) -> None:
-        # The folders that lead to files, of the session that was asked for last and at the state it was asked for.
-        self._asked: tuple[object, bytes] = (None, b"")
-        self._folders: dict[bytes, list[Folder]] = {}
+        # The session that was asked for last, at which state, and by parent its folders that lead to files. One value,
+        # so that threads that ask at once (an export) never see one's question with the other's answer.
+        self._last: tuple[tuple[object, bytes], dict[bytes, list[Folder]]] = ((None, b""), {})
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         return directory_attr(view, key, READ_ONLY_DIR_MODE)
@@ -286,7 +286,8 @@ class Files:
         if session_id is None:
             return []
         asked = (view.state(), key16(session_id))
-        if asked != self._asked:
+        held, by_parent = self._last
+        if asked != held:
             folders = {each.id: each for each in view.members(Folder, session_id)}
             leading: dict[str, Folder] = {}
             for each in folders.values():
@@ -295,11 +296,11 @@ class Files:
                 while above is not None and above.id not in leading:
                     leading[above.id] = above
                     above = folders.get(above.parent_id or "")
-            self._folders = {}
+            by_parent = {}
             for each in leading.values():
-                self._folders.setdefault(key16(each.parent_id or each.session_id), []).append(each)
-            self._asked = asked
-        return self._folders.get(key[1:], [])
+                by_parent.setdefault(key16(each.parent_id or each.session_id), []).append(each)
+            self._last = (asked, by_parent)
+        return by_parent.get(key[1:], [])
 
     def _names(self, view: View, key: bytes) -> dict[bytes, Dentry]:
         """Folders by the names that they have in images/; a file of the same name is shown and the folder is not."""

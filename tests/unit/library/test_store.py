@@ -701,7 +701,7 @@ def check(view: View, times: bool = True) -> None:
         assert (dentry.wanted, dentry.size) == (wanted, placement.size)
         assert not times or dentry.mtime_ns == placement.mtime_ns
         about = view.about(placement)
-        assert bool(dentry.extra) == (about is not None and placement.area == "images")
+        assert bool(dentry.extra) == (about is not None)
         if dentry.extra and about is not None:
             sizes = DOCUMENT_SIZES.unpack_from(dentry.extra)[:4]
             assert sizes == tuple(len(render(about)) for render in documents.IMAGE_DOCUMENTS.values())

@@ -1,0 +1,260 @@
+"""Files between their last write and their commit: failures of the commit, and what a killed mount left."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mixfs.blobs import Intake
+from mixfs.library.api import Library
+from mixfs.library.staging import StagingArea
+from mixfs.media.samples import make_sample
+from mixfs.records import Receipt, Session
+from mixfs.vfs import attributes, files, naming, renaming
+from mixfs.vfs.context import Context
+from mixfs.vfs.recovering import recover
+from mixfs.vfs.staging import Staging
+from mixfs.vfs.taking_in import TakingIn
+from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.fixed import IMPORT
+
+DATA = make_sample("a1111")[1]
+TIME_NS = 1_600_000_000_123_456_789
+
+
+async def put(tree: Tree, name: bytes, data: bytes = DATA, mtime_ns: int = TIME_NS) -> bytes:
+    """A file that a program wrote into import/ and closed; returns its node key."""
+    dentry, handle = await naming.create(tree, IMPORT, name, 0o640, os.O_RDWR)
+    await files.write(tree, handle, 0, data)
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+    await attributes.set_attributes(tree, dentry.key, mtime_ns=mtime_ns)
+    return dentry.key
+
+
+async def rewrite(tree: Tree, key: bytes, data: bytes) -> None:
+    """What a program does that opens a file with O_TRUNC."""
+    with tree.library.read() as view:
+        handle = files.open_file(tree, view, key, os.O_WRONLY | os.O_TRUNC)
+    await files.truncate_open(tree, handle)
+    await files.write(tree, handle, 0, data)
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+
+
+async def content(tree: Tree, name: bytes) -> bytes:
+    with tree.library.read() as view:
+        dentry = tree.lookup(view, IMPORT, name)
+        assert dentry is not None
+        handle = files.open_file(tree, view, dentry.key, os.O_RDONLY)
+    try:
+        return bytes(await files.read(tree, handle, 0, dentry.size + 1))
+    finally:
+        await files.release(tree, handle)
+
+
+def listing(tree: Tree) -> list[bytes]:
+    with tree.library.read() as view:
+        return [dentry.name for dentry, _ in tree.entries(view, IMPORT, b"")]
+
+
+def receipts(library: Library) -> list[Receipt]:
+    with library.read() as view:
+        return sorted(view.records(Receipt), key=lambda receipt: receipt.name)
+
+
+def placed(library: Library) -> list[bytes]:
+    with library.read() as view:
+        sessions = list(view.records(Session))
+    return sorted(placement.name for session in sessions for placement in library.placements(session.id))
+
+
+class Full:
+    """While `on`, commits find the disk full."""
+
+    def __init__(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on = False
+        self._commit = library.commit
+        monkeypatch.setattr(library, "commit", self.commit)
+
+    def commit(self, function: Callable[..., object]) -> object:
+        if self.on:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._commit(function)
+
+
+@pytest.fixture
+def full(library: Library, monkeypatch: pytest.MonkeyPatch) -> Full:
+    return Full(library, monkeypatch)
+
+
+@pytest.fixture
+def after_kill(tree: Tree, library: Library) -> Iterator[Callable[[], Tree]]:
+    """Makes the tree of the next mount, over what the one at hand leaves when it is killed."""
+    made: list[Tree] = []
+
+    def kill() -> Tree:
+        # What the kernel does for a dead process: the lock of its directory is free.
+        os.close(tree.staging._area._lock_fd)
+        tree.staging._area._lock_fd = os.open(os.devnull, os.O_RDONLY)
+        after = Tree(library, Context(library.root, 1), Staging(StagingArea(library.root / "staging")))
+        made.append(after)
+        recover(after)
+        return after
+
+    yield kill
+    for each in made:
+        each.close()
+
+
+async def test_a_file_whose_commit_failed_is_read_written_and_taken_in_later(tree: Tree, full: Full):
+    intake = TakingIn(tree)
+    key = await put(tree, b"a.png")
+    full.on = True
+    await intake.take_all()
+    assert intake.taken == 0 and listing(tree) == [b"a.png"]
+    assert await content(tree, b"a.png") == DATA
+    full.on = False
+    with tree.library.read() as view:
+        handle = files.open_file(tree, view, key, os.O_WRONLY)
+    await files.write(tree, handle, len(DATA), b"more")
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+    await intake.take_all()
+    assert intake.taken == 1
+    assert await content(tree, b"a.png") == DATA + b"more"
+    tree.library.blobs.check(receipts(tree.library)[0].digest)
+
+
+async def test_a_file_whose_commit_failed_is_tried_again_as_it_is(tree: Tree, full: Full):
+    intake = TakingIn(tree)
+    await put(tree, b"a.png")
+    full.on = True
+    for _ in range(3):
+        await intake.take_all()
+    assert await content(tree, b"a.png") == DATA
+    full.on = False
+    await intake.take_all()
+    [receipt] = receipts(tree.library)
+    assert (receipt.name, receipt.mtime_ns, receipt.mode) == (b"a.png", TIME_NS, 0o640)
+
+
+async def test_a_kill_after_a_commit_that_failed_loses_nothing(
+    tree: Tree, full: Full, library: Library, after_kill: Callable[[], Tree]
+):
+    intake = TakingIn(tree)
+    # The second finds the blob of the first there, with another time.
+    times = {b"a.png": TIME_NS, b"b.png": TIME_NS + 1_000_000_001}
+    for name, mtime_ns in times.items():
+        await put(tree, name, mtime_ns=mtime_ns)
+    full.on = True
+    await intake.take_all()
+    await intake.take_all()
+    after = after_kill()
+    assert listing(after) == [b"a.png", b"b.png"]
+    assert [await content(after, name) for name in listing(after)] == [DATA, DATA]
+    full.on = False
+    await TakingIn(after).take_all()
+    found = receipts(library)
+    assert [(each.name, each.mtime_ns, each.mode) for each in found] == [
+        (name, mtime_ns, 0o640) for name, mtime_ns in times.items()
+    ]
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+async def test_a_rename_over_a_receipt_that_can_not_be_committed_is_undone(tree: Tree, full: Full, rewritten: bool):
+    key = await put(tree, b"a.bin", b"was")
+    await TakingIn(tree).take_all()
+    if rewritten:
+        await rewrite(tree, key, b"old")
+    await put(tree, b"a.bin.part", b"new")
+    full.on = True
+    with pytest.raises(OSError):
+        await renaming.rename(tree, IMPORT, b"a.bin.part", IMPORT, b"a.bin")
+    assert listing(tree) == [b"a.bin", b"a.bin.part"]
+    assert await content(tree, b"a.bin") == (b"old" if rewritten else b"was")
+    full.on = False
+    await renaming.rename(tree, IMPORT, b"a.bin.part", IMPORT, b"a.bin")
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [b"a.bin"] and await content(tree, b"a.bin") == b"new"
+    assert placed(tree.library) == [b"a.bin"]
+
+
+async def test_a_kill_amid_a_rename_over_a_receipt_leaves_one_of_both(
+    tree: Tree, library: Library, after_kill: Callable[[], Tree]
+):
+    await put(tree, b"a.bin", b"old")
+    await TakingIn(tree).take_all()
+    await put(tree, b"a.bin.part", b"new")
+    staged = tree.staging.at(IMPORT, b"a.bin.part")
+    assert staged is not None
+    staged.replaces = receipts(library)[0].placement_id
+    tree.staging.rename(staged, IMPORT, b"a.bin")
+    after = after_kill()
+    assert listing(after) == [b"a.bin"] and await content(after, b"a.bin") == b"new"
+    await TakingIn(after).take_all()
+    assert listing(after) == [b"a.bin"] and placed(library) == [b"a.bin"]
+    assert len(receipts(library)) == 1
+
+
+async def test_a_kill_amid_the_rename_of_a_new_version_shows_it_once(
+    tree: Tree, library: Library, after_kill: Callable[[], Tree]
+):
+    key = await put(tree, b"a.bin", b"old")
+    await TakingIn(tree).take_all()
+    await rewrite(tree, key, b"new")
+    # The record moved; the kill came before the log said so of the new version.
+    monkey = tree.staging.rename
+    tree.staging.rename = lambda *arguments: None  # type: ignore[method-assign]
+    await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b"b.bin")
+    tree.staging.rename = monkey  # type: ignore[method-assign]
+    after = after_kill()
+    assert listing(after) == [b"b.bin"] and await content(after, b"b.bin") == b"new"
+    await TakingIn(after).take_all()
+    assert listing(after) == [b"b.bin"] and placed(library) == [b"b.bin"]
+
+
+async def test_what_a_log_says_survives_being_written_anew(
+    tree: Tree, library: Library, after_kill: Callable[[], Tree], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("mixfs.vfs.staging._COMPACT_AT", -(1 << 20))
+    await put(tree, b"waits.part", b"waiting")
+    await attributes.set_attributes(tree, IMPORT, mtime_ns=TIME_NS)
+    tree.staging._compact()
+    after = after_kill()
+    assert listing(after) == [b"waits.part"] and await content(after, b"waits.part") == b"waiting"
+    with library.read() as view:
+        assert after.attr(view, IMPORT).mtime_ns == TIME_NS
+
+
+async def test_a_file_whose_write_failed_waits_until_it_is_written_again(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, after_kill: Callable[[], Tree]
+):
+    def fail(self: Intake, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    dentry, handle = await naming.create(tree, IMPORT, b"a.bin", 0o640, os.O_RDWR)
+    await files.write(tree, handle, 0, b"half of ")
+    with monkeypatch.context() as patched:
+        patched.setattr(Intake, "write", fail)
+        with pytest.raises(OSError):
+            await files.write(tree, handle, 8, b"it")
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+    # What programs do that don't look: they set its time and mode all the same.
+    await attributes.set_attributes(tree, dentry.key, mtime_ns=TIME_NS, mode=0o600)
+    intake = TakingIn(tree)
+    assert await intake.take_all() == ["a.bin"] and intake.taken == 0
+    after = after_kill()
+    intake = TakingIn(after)
+    assert await intake.take_all() == ["a.bin"] and await content(after, b"a.bin") == b"half of "
+    with after.library.read() as view:
+        handle = files.open_file(after, view, dentry.key, os.O_WRONLY)
+    await files.write(after, handle, 8, b"it")
+    await files.flush(after, handle)
+    await files.release(after, handle)
+    assert await intake.take_all() == []
+    assert await content(after, b"a.bin") == b"half of it" and placed(after.library) == [b"a.bin"]
