@@ -15,7 +15,7 @@ and new programs read each other; keys that this version doesn't know are kept i
     8     Image          digest (hex)            images/, by-*/
     9     Annotation     digest (hex)            extended attributes
     10    Trash          UUIDv7                  (trash/, later)
-    11    ImportFolder   UUIDv7                  import/          local
+    11    ImportFolder   UUIDv7 (import/: nil)   import/          local
     12    Receipt        UUIDv7                  import/          local
     13    Metadata       digest (hex)            metadata/
 
