@@ -28,15 +28,20 @@ DAY_S = 86400.0
 SCRUB_EVERY_S = 30 * DAY_S
 # The part of the time that the scrub may keep a disk busy.
 SCRUB_SHARE = 0.1
+# Whoever just mounted has other work for the disk.
+SETTLE_S = 600.0
 _SAVE_EVERY_S = 30.0
 
 
 class Upkeep:
     """The upkeep of one mounted library."""
 
-    def __init__(self, library: Library, trash_days: float = gc.TRASH_DAYS) -> None:
+    def __init__(
+        self, library: Library, trash_days: float = gc.TRASH_DAYS, settle_s: float = SETTLE_S
+    ) -> None:
         self._library = library
         self._trash_days = trash_days
+        self._begin = time.monotonic() + settle_s
         self._path = library.root / "upkeep.json"
         self._condition = threading.Condition()
         self._damaged: list[Digest] = []
@@ -56,6 +61,7 @@ class Upkeep:
     # -- the thread
 
     def start(self) -> None:
+        self._save()
         self._thread = threading.Thread(target=self._run, name="upkeep")
         self._thread.start()
 
@@ -83,6 +89,8 @@ class Upkeep:
             try:
                 if digest := self._next_damaged():
                     healing.quarantine_if_damaged(self._library, digest)
+                elif time.monotonic() < self._begin:
+                    pause = self._begin - time.monotonic()
                 elif time.time() - self._collected > DAY_S:
                     self._collect()
                 elif (digest := next(blobs, None)) is not None:
