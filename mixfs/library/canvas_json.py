@@ -32,6 +32,9 @@ def parse(data: bytes) -> dict[str, Any]:
         raise InvalidValue(f"Byte {error.start} is no UTF-8.") from None
     except json.JSONDecodeError as error:
         raise InvalidValue(f"Line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except ValueError as error:
+        # A number of more digits than Python reads.
+        raise InvalidValue(f"{error}.") from None
     except RecursionError:
         raise InvalidValue("The document is nested too deeply.") from None
     if not isinstance(value, dict):

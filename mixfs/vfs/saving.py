@@ -63,28 +63,38 @@ async def flush(tree: Tree, node: OpenNode) -> None:
     async with node.saving:
         if not node.edited or not node.edit:
             return
-        kept = _checked(tree.library, node)
-        await tree.in_thread(lambda: tree.staging.keep(kept))
+        kept = _written(node)
+
+        def keep() -> None:
+            _check(tree.library, kept)
+            tree.staging.keep(kept)
+
+        await tree.in_thread(keep)
         node.kept = kept
 
 
-def _checked(library: Library, node: OpenNode) -> KeptDocument:
-    """What was written since it was last looked at. Raises InvalidValue; it is not looked at twice."""
-    kept = KeptDocument(node.key[2:18], _NAMES[node.key[:2]], bytes(node.edit or b""))
+def _written(node: OpenNode) -> KeptDocument:
+    """What was written since this was last asked: it is not looked at twice."""
     node.edited = False
+    return KeptDocument(node.key[2:18], _NAMES[node.key[:2]], bytes(node.edit or b""))
+
+
+def _check(library: Library, kept: KeptDocument) -> None:
+    """Raises InvalidValue, and reports it. In a thread: a document may be long."""
     try:
         canvas_json.check(kept.name, kept.data)
     except InvalidValue as error:
         _report(library, kept, error)
         raise
-    return kept
 
 
 async def release(tree: Tree, node: OpenNode) -> None:
     """The last release: commit what was closed last, and what came after that (from mapped memory) if it is valid."""
     if node.edited and node.edit:
+        last = _written(node)
         with contextlib.suppress(InvalidValue):
-            node.kept = _checked(tree.library, node)
+            await tree.in_thread(lambda: _check(tree.library, last))
+            node.kept = last
     try:
         if node.kept is not None:
             async with tree.lock:
