@@ -27,7 +27,7 @@ from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.content import BlobContent
-from mixfs.vfs.records_of import bind, image_folder, import_folder, title_of
+from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Handle, OpenNode, Tree
@@ -260,9 +260,11 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
             source = tree.staging.by_key(key)
             content = None if source is not None else file_view(key).content(tree.context, view, key)
             dentry = tree.attr(view, key)
+            place = place_of(view, key) if source is None and key[:1] in (b"P", b"R") else None
         if source is None and not isinstance(content, BlobContent):
             raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
         staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
+        staged.xattrs = dict(source.xattrs if source is not None else place.xattrs if place is not None else {})
         fd = tree.library.blobs.open(content.digest) if isinstance(content, BlobContent) else -1
         intake = staged.intake
         assert intake is not None
