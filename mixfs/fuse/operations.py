@@ -275,6 +275,10 @@ class Operations(pyfuse3.Operations):
         key = self._key(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
+        elif flags & os.O_TRUNC:
+            # Linux truncates for a reader too, whom it has asked for the right to write.
+            self._check_writable()
+            await self._tree.truncate(key, 0)
         with self._view() as view:
             try:
                 handle = self._tree.open(view, key, flags)
