@@ -114,7 +114,7 @@ class Operations(pyfuse3.Operations):
         entry = EntryAttributes()
         entry.st_ino = ino
         entry.st_mode = dentry.mode
-        entry.st_nlink = 2 if dentry.key[:1] == b"J" else 1
+        entry.st_nlink = 2 if dentry.key[:1] == b"J" else dentry.links
         entry.st_uid = self._uid
         entry.st_gid = self._gid
         entry.st_size = dentry.size

@@ -57,6 +57,8 @@ class Dentry(NamedTuple):
     order: int = 0
     wanted: bytes = b""
     extra: bytes = b""
+    # Not stored: 0 for what has no name any more and is still open.
+    links: int = 1
 
     @property
     def is_directory(self) -> bool:

@@ -33,6 +33,7 @@ async def set_attributes(
     if size is not None:
         await tree.truncate(key, size)
     if mode is not None or mtime_ns is not None:
+        await tree.keep_deleted(key)
         async with tree.lock:
             await _set(tree, key, None if mode is None else mode & 0o7777, mtime_ns)
     with tree.library.read() as view:
@@ -231,6 +232,7 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
     if name.startswith(_OWN) or name == "user.mime_type":
         return
     tag = key[:1]
+    await tree.keep_deleted(key)
     async with tree.lock:
         staged = tree.staging.by_key(key)
         if staged is not None:

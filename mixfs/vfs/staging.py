@@ -62,7 +62,7 @@ class Staged:
         status = os.fstat(self.intake.fd)
         return Dentry(
             self.name, self.key, ino_of(self.key), stat.S_IFREG | self.mode, status.st_size, status.st_mtime_ns,
-            status.st_ctime_ns,
+            status.st_ctime_ns, links=int(self.linked),
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -110,6 +110,14 @@ class Staging:
         staged.intake = Intake(self.path / staged_id)
         self._enter(staged)
         self.note(staged)
+        return staged
+
+    def create_nameless(self, key: bytes, mode: int) -> Staged:
+        """A new empty file without a name: the bytes of one that was deleted and is written to by who has it open."""
+        staged = Staged(new_id(), key, b"", b"", mode)
+        staged.linked = False
+        staged.intake = Intake(self.path / staged.id)
+        self._keys[key] = staged
         return staged
 
     def _enter(self, staged: Staged) -> None:

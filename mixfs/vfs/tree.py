@@ -136,7 +136,7 @@ class Tree:
             # Deleted or changed while open: who holds it open goes on seeing what it opened.
             if node is None or node.attr is None:
                 raise
-            return node.attr
+            return node.attr._replace(links=0)
 
     def _timed(self, dentry: Dentry) -> Dentry:
         """Folders of import/ show the time of the last change that a program made there."""
@@ -337,10 +337,14 @@ class Tree:
     async def _new_version(self, node: OpenNode, empty: bool) -> Staged:
         with self.library.read() as view:
             place = place_of(view, node.key)
-        if place is None:
+        if place is not None:
+            staged = self.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
+            staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+        elif node.attr is not None:
+            # Deleted: who has it open goes on with a file of their own.
+            staged = self.staging.create_nameless(node.key, node.attr.mode & 0o7777)
+        else:
             raise NotFoundError("The file was deleted.")
-        staged = self.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
-        staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
         assert staged.intake is not None
         if not empty and node.fd >= 0:
             intake, source = staged.intake, node.fd
@@ -355,6 +359,18 @@ class Tree:
             node.fd = -1
         node.staged = staged
         return staged
+
+    async def keep_deleted(self, key: bytes) -> None:
+        """Before a file's attributes are changed: one that was deleted and is still open becomes one of its own."""
+        node = self.open_nodes.get(key)
+        if node is None or node.staged is not None or key[:1] not in (b"P", b"R"):
+            return
+        with self.library.read() as view:
+            deleted = place_of(view, key) is None
+        if deleted and node.attr is not None:
+            staged, mtime_ns = await self.writable(node), node.attr.mtime_ns
+            if staged.intake is not None:
+                os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
 
     async def truncate(self, key: bytes, size: int) -> None:
         """Set a file's size, by its node."""
