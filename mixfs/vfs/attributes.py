@@ -8,7 +8,7 @@ annotation. Other `user.*` attributes of files and folders in import/ and images
 from __future__ import annotations
 
 import dataclasses
-import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,26 +27,29 @@ XATTR_LIMIT = 64 << 10
 
 
 async def set_attributes(
-    tree: Tree, key: bytes, *, mode: int | None = None, mtime_ns: int | None = None, size: int | None = None
-) -> Dentry:
-    """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored."""
+    tree: Tree, key: bytes, *, mode: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+    size: int | None = None,
+) -> Dentry:  # fmt: skip
+    """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored.
+
+    Files of import/ keep an access time; elsewhere it is ignored.
+    """
     if size is not None:
         await tree.truncate(key, size)
-    if mode is not None or mtime_ns is not None:
+    if size is None or mode is not None or atime_ns is not None or mtime_ns is not None:
         await tree.keep_deleted(key)
         async with tree.lock:
-            await _set(tree, key, None if mode is None else mode & 0o7777, mtime_ns)
+            await _set(tree, key, None if mode is None else mode & 0o7777, atime_ns, mtime_ns)
     with tree.library.read() as view:
         return tree.attr(view, key)
 
 
-async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -> None:
+async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, mtime_ns: int | None) -> None:
     staged = tree.staging.by_key(key)
     if staged is not None and staged.intake is not None:
         if mode is not None:
             staged.mode = mode
-        if mtime_ns is not None:
-            os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
+        staged.set_times(atime_ns, mtime_ns)
         staged.changed()
         tree.staging.note(staged)
         return
@@ -54,6 +57,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
     if tag == b"d":
         if mtime_ns is not None:
             tree.import_times[key] = mtime_ns
+        tree.changed_at[key] = time.time_ns()
         if key == IMPORT_ROOT:
             return
     elif tag == b"S":
@@ -79,6 +83,10 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
         changed = record if mode is None else dataclasses.replace(record, mode=mode)
         if mtime_ns is not None and tag != b"p":
             changed = dataclasses.replace(changed, mtime_ns=mtime_ns)
+        if isinstance(changed, Receipt):
+            changed = dataclasses.replace(
+                changed, ctime_ns=txn.now_ns, atime_ns=changed.atime_ns if atime_ns is None else atime_ns
+            )
         if changed != record:
             txn.put(changed)
 
@@ -239,6 +247,7 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
             staged.xattrs.pop(name, None)
             if value is not None:
                 staged.xattrs[name] = value
+            staged.set_times()
             staged.changed()
             tree.staging.note(staged)
             return
@@ -262,9 +271,12 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
             kept = {other: held for other, held in record.xattrs.items() if other != name}
             if value is not None:
                 kept[name] = value
-            txn.put(dataclasses.replace(record, xattrs=kept))
+            changed = dataclasses.replace(record, xattrs=kept)
+            txn.put(dataclasses.replace(changed, ctime_ns=txn.now_ns) if isinstance(changed, Receipt) else changed)
 
         await tree.commit(write)
+        if tag == b"d":
+            tree.changed_at[key] = time.time_ns()
 
 
 def annotation_fields(xattrs: Mapping[str, bytes | None]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import time
 
 from mixfs.errors import (
@@ -46,7 +47,7 @@ def note_change(tree: Tree, *directories: bytes) -> None:
     """A program changed what stands in a folder of import/: its time is now."""
     for directory in directories:
         if directory[:1] == b"d":
-            tree.import_times[directory] = time.time_ns()
+            tree.import_times[directory] = tree.changed_at[directory] = time.time_ns()
 
 
 async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: int) -> tuple[Dentry, Handle]:
@@ -111,6 +112,8 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
                 pass
             elif tag == b"d":
                 import_folder(view, directory)
+                # A folder of a group's makes folders of that group's.
+                mode |= tree.attr(view, directory).mode & stat.S_ISGID
             else:
                 raise ReadOnlyError(READ_ONLY)
 
@@ -229,6 +232,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
 
         await tree.commit(write, (directory, name))
         tree.import_times.pop(key, None)
+        tree.changed_at.pop(key, None)
         if tag == b"S":
             tree.context.going.pop(key[1:], None)
         note_change(tree, directory)

@@ -142,7 +142,9 @@ async def _rename_record(
             txn.delete(Receipt, replaced.id)
         parent = import_folder(txn, new_directory)
         parent_id = parent.id if parent is not None else None
-        moved = dataclasses.replace(receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns)
+        moved = dataclasses.replace(
+            receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns, ctime_ns=txn.now_ns
+        )
         placement = txn.get(Placement, receipt.placement_id) if receipt.placement_id else None
         if is_temporary(new_name):
             # A program keeps its old version aside: the picture in the session stays what it is.
@@ -186,7 +188,11 @@ async def _exchange(
                 parent = import_folder(txn, directory)
                 place = bind(txn, parent)
                 parent_id = parent.id if parent is not None else None
-                txn.put(dataclasses.replace(receipt, parent_id=parent_id, name=name, session_id=place[0]))
+                txn.put(
+                    dataclasses.replace(
+                        receipt, parent_id=parent_id, name=name, session_id=place[0], ctime_ns=txn.now_ns
+                    )
+                )
             else:
                 place = image_folder(txn, directory)
                 placement_id = _placement_id(txn, dentry.key)
@@ -326,6 +332,7 @@ async def _rename_import_folder(
             _rebind_below(txn, new.id)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
+    tree.changed_at[source.key] = time.time_ns()
 
 
 def _retitle_bound(txn: Txn, folder: ImportFolder, title: str) -> None:

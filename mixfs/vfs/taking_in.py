@@ -50,6 +50,8 @@ class Looked:
     version: int
     size: int
     mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
     inspection: Inspection | None
     digest: Digest
 
@@ -176,7 +178,9 @@ class TakingIn:
                 assert staged.digest is not None
                 path = library.blobs.path(staged.digest)
                 return path, staged.digest, os.stat(path)
-            return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
+            # Before it is read, which may change its access time.
+            status = os.fstat(staged.intake.fd)
+            return staged.intake.path, staged.intake.digest(), status
 
         def inspect() -> Inspection | None:
             with library.read() as view:
@@ -194,7 +198,8 @@ class TakingIn:
             return None
         if staged.version != version:
             return None
-        return Looked(staged, version, status.st_size, status.st_mtime_ns, inspection, digest)
+        times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
+        return Looked(staged, version, status.st_size, *times, inspection, digest)
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
@@ -314,6 +319,7 @@ class TakingIn:
                     id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
                     digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
                     placement_id=placement.id, session_id=session_id, xattrs=kept, named_ns=txn.now_ns,
+                    ctime_ns=item.ctime_ns, atime_ns=item.atime_ns,
                 )
             )  # fmt: skip
             self._keep_time(txn, staged.directory)

@@ -106,6 +106,8 @@ class Tree:
     # Names that were just left by a rename to a temporary name: the file that comes next is a new version.
     vacated: dict[tuple[bytes, bytes], tuple[str, float]] = field(default_factory=dict)
     import_times: dict[bytes, int] = field(default_factory=dict)
+    # The ctimes of the folders of import/ that were changed through this mount; no record keeps those.
+    changed_at: dict[bytes, int] = field(default_factory=dict)
     _writer: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
 
@@ -140,8 +142,10 @@ class Tree:
 
     def _timed(self, dentry: Dentry) -> Dentry:
         """Folders of import/ show the time of the last change that a program made there."""
-        mtime_ns = self.import_times.get(dentry.key)
-        return dentry if mtime_ns is None else dentry._replace(mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+        if dentry.key[:1] != b"d":
+            return dentry
+        mtime_ns = self.import_times.get(dentry.key, dentry.mtime_ns)
+        return dentry._replace(mtime_ns=mtime_ns, ctime_ns=self.changed_at.get(dentry.key, dentry.ctime_ns))
 
     def entries(self, view: View, directory: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """A directory's dentries behind the place `after`, each with its own place; staged files among them."""

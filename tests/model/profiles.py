@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 
 
 def settings_for(examples: int, steps: int) -> settings:
@@ -12,5 +12,5 @@ def settings_for(examples: int, steps: int) -> settings:
     more = int(os.environ.get("MIXFS_MODEL", "0"))
     return settings(
         max_examples=examples * max(1, more), stateful_step_count=steps, deadline=None, derandomize=not more,
-        database=None, suppress_health_check=list(HealthCheck), print_blob=False, phases=[p for p in Phase if p.name != os.environ.get("NOSHRINK")],
+        database=None, suppress_health_check=list(HealthCheck), print_blob=False,
     )  # fmt: skip

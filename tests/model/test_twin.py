@@ -22,7 +22,14 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from live import Live, living, needs_fuse
 from profiles import settings_for
 
@@ -45,9 +52,9 @@ DATA = st.one_of(
 MODES = st.sampled_from([0o644, 0o600, 0o400, 0o000, 0o755, 0o4755, 0o777])
 FOLDER_MODES = st.sampled_from([0o755, 0o700, 0o777, 0o500, 0o1777])
 ACCESS = st.sampled_from([os.O_RDONLY, os.O_WRONLY, os.O_RDWR])
-MORE = st.sets(
-    st.sampled_from([os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND, os.O_DIRECTORY]), max_size=3
-).map(lambda flags: sum(flags))
+MORE = st.sets(st.sampled_from([os.O_CREAT, os.O_EXCL, os.O_TRUNC, os.O_APPEND, os.O_DIRECTORY]), max_size=3).map(
+    lambda flags: sum(flags)
+)
 XATTRS = st.sampled_from(["user.one", "user.two"])
 
 Result = tuple[str, Any]

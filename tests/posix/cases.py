@@ -150,9 +150,7 @@ PLACES: dict[str, tuple[Callable[[Side], Any], str]] = {
     "a_file_with_a_slash": (lambda side: side.file("file"), "file/"),
     "a_read_only_file": (lambda side: side.file("file", mode=0o444), "file"),
     "a_file_of_no_mode": (lambda side: side.file("file", mode=0), "file"),
-    "an_empty_file": (lambda side: side.file("file", b""), "file"),
     "an_empty_folder": (lambda side: side.folder("empty"), "empty"),
-    "an_empty_folder_with_a_slash": (lambda side: side.folder("empty"), "empty/"),
     "a_new_name_with_a_slash": (lambda side: None, "none/"),
     "a_full_folder": (lambda side: (side.folder("full"), side.file("full/file")), "full"),
     "dot": (lambda side: side.folder("empty"), "empty/."),
@@ -168,7 +166,6 @@ PLACES: dict[str, tuple[Callable[[Side], Any], str]] = {
     ),
     "a_folder_not_to_be_read": (lambda side: side.folder("unread", 0o300), "unread"),
     "a_name_of_255_bytes": (lambda side: None, LONG),
-    "a_file_named_by_255_bytes": (lambda side: side.file(LONG), LONG),
     "a_name_of_256_bytes": (lambda side: None, TOO_LONG),
     "below_a_name_of_256_bytes": (lambda side: None, TOO_LONG + "/name"),
     "a_path_of_4095_bytes": (lambda side: None, "/".join(["." * 1] * 1900) + "/file"),
@@ -280,7 +277,7 @@ def _set_times(atime: tuple[int, int], mtime: tuple[int, int]) -> Case:
 
 
 for _name, _times in {
-    "both": ((1_900_000_000, 0), (1_950_000_000, 0)), "nanoseconds": ((100_000_000, 100_000_000), (200_000_000, 200_000_001)),
+    "both": ((1_900_000_000, 0), (1_950_000_000, 0)), "nanoseconds": ((100_000_000, 5), (200_000_000, 200_000_001)),
     "now": ((0, UTIME_NOW), (0, UTIME_NOW)), "omit": ((0, UTIME_OMIT), (0, UTIME_OMIT)),
     "only_atime": ((1_900_000_000, 5), (0, UTIME_OMIT)), "only_mtime": ((0, UTIME_OMIT), (1_900_000_000, 5)),
     "after_2038": ((2**31, 0), (2**32, 0)), "before_1970": ((-5, 3), (-7, 4)),
@@ -358,7 +355,8 @@ def holes_and_sizes(side: Side) -> Generator[None, None, Any]:
 def too_big(side: Side) -> Generator[None, None, Any]:
     side.file("file")
     yield
-    return [result(lambda: os.truncate(side / "file", size)) for size in (-1, 2**63 - 1)], os.stat(side / "file").st_size
+    out = [result(lambda size=size: os.truncate(side / "file", size)) for size in (-1, 2**63 - 1)]  # type: ignore[misc]
+    return out, os.stat(side / "file").st_size
 
 
 @case
@@ -369,7 +367,10 @@ def beyond_the_limit_of_a_process(side: Side) -> Generator[None, None, Any]:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, kept[1]))
         with open(side / "file", "r+b", buffering=0) as file:
-            out = [result(lambda: os.pwrite(file.fileno(), bytes(100), 9000)), os.pwrite(file.fileno(), bytes(100), 8150)]
+            out = [
+                result(lambda: os.pwrite(file.fileno(), bytes(100), 9000)),
+                os.pwrite(file.fileno(), bytes(100), 8150),
+            ]
             return [*out, result(lambda: os.ftruncate(file.fileno(), 10_000)), os.fstat(file.fileno()).st_size]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, kept)
@@ -495,7 +496,18 @@ def made_with_a_mode_that_forbids_what_is_opened(side: Side) -> Generator[None, 
 
 @case
 def names_are_bytes(side: Side) -> Generator[None, None, Any]:
-    names = [b"new\nline", b"\xff\xfe", b" ", b"-", b"~", b"\x01", b"a" * 255, "é".encode() * 127, b"e\xcc\x81", b"\xc3\xa9"]
+    names = [
+        b"new\nline",
+        b"\xff\xfe",
+        b" ",
+        b"-",
+        b"~",
+        b"\x01",
+        b"a" * 255,
+        "é".encode() * 127,
+        b"e\xcc\x81",
+        b"\xc3\xa9",
+    ]
     root = os.fsencode(side.root)
     for name in names:
         with open(root + b"/" + name, "wb") as file:
@@ -512,8 +524,8 @@ def renames_of_folders(side: Side) -> Generator[None, None, Any]:
     side.file("file")
     yield
     pairs = [("full", "empty"), ("empty", "full"), ("deep", "full"), ("deep", "deep/x"), ("empty", "empty/below/x"),
-             ("empty", "file"), ("file", "empty"), ("empty/..", "x"), ("file", "."), ("empty", "empty"), ("empty", "none/x"),
-             ("empty/below", "moved"), ("moved", "deep"), (".", "x")]  # fmt: skip
+             ("empty", "file"), ("file", "empty"), ("empty/..", "x"), ("file", "."), ("empty", "empty"),
+             ("empty", "none/x"), ("empty/below", "moved"), ("moved", "deep"), (".", "x")]  # fmt: skip
     out = [result(lambda: os.rename(side / old, side / new)) for old, new in pairs]  # noqa: B023
     return out, sorted(
         os.path.relpath(os.path.join(folder, name), side.root)
@@ -528,8 +540,9 @@ def rename_flags(side: Side) -> Generator[None, None, Any]:
     side.file(".waits", b"waits")
     side.folder("folder")
     yield
-    pairs = [("first", "second", 1), ("first", "none", 2), ("none", "first", 2), ("first", "second", 3), ("first", "new", 1),
-             ("new", "second", 2), (".waits", "second", 2), ("first", "second", 8), ("folder", "other", 1)]  # fmt: skip
+    pairs = [("first", "second", 1), ("first", "none", 2), ("none", "first", 2), ("first", "second", 3),
+             ("first", "new", 1), ("new", "second", 2), (".waits", "second", 2), ("first", "second", 8),
+             ("folder", "other", 1)]  # fmt: skip
     out = [result(lambda: renameat2(side / old, side / new, flags)) for old, new, flags in pairs]  # noqa: B023
     return out, {name: Path(side / name).read_bytes() for name in sorted(os.listdir(side.root)) if name[0] not in "fo"}
 
@@ -613,7 +626,8 @@ def a_file_without_a_name(side: Side) -> Generator[None, None, Any]:
 
 
 def settings() -> Iterator[tuple[str, bool]]:
-    """Every case as it is, and with what its setting made taken in."""
+    """Every case as it is and, where its setting makes files that matter to it, with those taken in."""
     for name in CASES:
         yield name, False
-        yield name, True
+        if name.partition("-")[2] not in PLACES or "file" in name:
+            yield name, True
