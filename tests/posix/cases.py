@@ -56,6 +56,14 @@ class Side:
     def mode(self, name: str) -> str:
         return oct(os.lstat(self / name).st_mode)
 
+    def tree(self) -> list[tuple[str, str]]:
+        """Every name below, as far as it may be seen, and its mode."""
+        names = (
+            os.path.relpath(os.path.join(folder, name), self.root)
+            for folder, folders, files in os.walk(self.root) for name in folders + files
+        )  # fmt: skip
+        return sorted((name, result(lambda name=name: self.mode(name))) for name in names)  # type: ignore[misc]
+
     def changed(self, call: Callable[[], Any], *names: str) -> tuple[Any, ...]:
         """What a call came to, and for each name whether its mtime and its ctime are others than before."""
         before = [os.lstat(self / name) for name in names]
@@ -182,11 +190,7 @@ def _point(call: str, place: str) -> Case:
         setting(side)
         yield
         came_to = side.changed(lambda: CALLS[call](side, side / path), ".", "other", "folder")
-        left = sorted(
-            (os.path.relpath(os.path.join(folder, name), side.root), oct(os.lstat(os.path.join(folder, name)).st_mode))
-            for folder, folders, files in os.walk(side.root) for name in folders + files
-        )  # fmt: skip
-        return came_to, left
+        return came_to, side.tree()
 
     return pointed
 
@@ -527,10 +531,7 @@ def renames_of_folders(side: Side) -> Generator[None, None, Any]:
              ("empty", "file"), ("file", "empty"), ("empty/..", "x"), ("file", "."), ("empty", "empty"),
              ("empty", "none/x"), ("empty/below", "moved"), ("moved", "deep"), (".", "x")]  # fmt: skip
     out = [result(lambda: os.rename(side / old, side / new)) for old, new in pairs]  # noqa: B023
-    return out, sorted(
-        os.path.relpath(os.path.join(folder, name), side.root)
-        for folder, folders, files in os.walk(side.root) for name in folders + files
-    )  # fmt: skip
+    return out, side.tree()
 
 
 @case

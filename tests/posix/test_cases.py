@@ -41,6 +41,8 @@ def reason(name: str) -> str | None:
 
 
 def clear(root: Path) -> None:
+    # Top down: what an ordinary user may not search is opened before it is walked.
+    os.chmod(root, 0o755)
     for folder, folders, _ in os.walk(root):
         for name in folders:
             os.chmod(os.path.join(folder, name), 0o755)
