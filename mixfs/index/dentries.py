@@ -63,8 +63,8 @@ class Dentry(NamedTuple):
 
     @property
     def atime_ns(self) -> int:
-        """Receipts keep it as their extra; what else there is shows its mtime."""
-        return _ATIME.unpack(self.extra)[0] if self.extra and self.key[:1] == b"R" else self.mtime_ns
+        """Receipts (and folders of import/) have it as their extra; what else there is shows its mtime."""
+        return _ATIME.unpack(self.extra)[0] if self.extra and self.key[:1] in (b"R", b"d") else self.mtime_ns
 
     @property
     def is_directory(self) -> bool:
@@ -101,7 +101,7 @@ def _storable(ns: int) -> int:
 
 
 def atime_extra(atime_ns: int) -> bytes:
-    """The extra of a receipt's dentry."""
+    """The extra of a dentry of import/."""
     return _ATIME.pack(_storable(atime_ns))
 
 

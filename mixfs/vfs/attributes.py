@@ -32,7 +32,7 @@ async def set_attributes(
 ) -> Dentry:  # fmt: skip
     """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored.
 
-    Files of import/ keep an access time; elsewhere it is ignored.
+    Files of import/ keep an access time, folders do until the mount ends; elsewhere it is ignored.
     """
     if size is not None:
         await tree.truncate(key, size)
@@ -57,6 +57,8 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
     if tag == b"d":
         if mtime_ns is not None:
             tree.import_times[key] = mtime_ns
+        if atime_ns is not None:
+            tree.accessed_at[key] = atime_ns
         tree.changed_at[key] = time.time_ns()
         if key == IMPORT_ROOT:
             return

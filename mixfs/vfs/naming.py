@@ -233,6 +233,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
         await tree.commit(write, (directory, name))
         tree.import_times.pop(key, None)
         tree.changed_at.pop(key, None)
+        tree.accessed_at.pop(key, None)
         if tag == b"S":
             tree.context.going.pop(key[1:], None)
         note_change(tree, directory)

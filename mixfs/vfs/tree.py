@@ -32,7 +32,7 @@ from mixfs.errors import (
     ReadOnlyError,
 )
 from mixfs.ids import new_id
-from mixfs.index.dentries import Dentry
+from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.library import canvas_json
 from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
@@ -108,6 +108,8 @@ class Tree:
     import_times: dict[bytes, int] = field(default_factory=dict)
     # The ctimes of the folders of import/ that were changed through this mount; no record keeps those.
     changed_at: dict[bytes, int] = field(default_factory=dict)
+    # And the access times that programs gave them.
+    accessed_at: dict[bytes, int] = field(default_factory=dict)
     _writer: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
 
@@ -145,7 +147,11 @@ class Tree:
         if dentry.key[:1] != b"d":
             return dentry
         mtime_ns = self.import_times.get(dentry.key, dentry.mtime_ns)
-        return dentry._replace(mtime_ns=mtime_ns, ctime_ns=self.changed_at.get(dentry.key, dentry.ctime_ns))
+        atime_ns = self.accessed_at.get(dentry.key)
+        return dentry._replace(
+            mtime_ns=mtime_ns, ctime_ns=self.changed_at.get(dentry.key, dentry.ctime_ns),
+            extra=b"" if atime_ns is None else atime_extra(atime_ns),
+        )  # fmt: skip
 
     def entries(self, view: View, directory: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """A directory's dentries behind the place `after`, each with its own place; staged files among them."""

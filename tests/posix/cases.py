@@ -129,7 +129,6 @@ CALLS: dict[str, Callable[[Side, str], Any]] = {
     "open_truncate": lambda side, path: opened(path, os.O_RDONLY | os.O_TRUNC),
     "create": lambda side, path: opened(path, os.O_CREAT | os.O_WRONLY),
     "create_exclusive": lambda side, path: opened(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY),
-    "open_directory": lambda side, path: opened(path, os.O_RDONLY | os.O_DIRECTORY),
     "mkdir": lambda side, path: os.mkdir(path),
     "mknod": lambda side, path: os.mknod(path, 0o644 | stat.S_IFREG),
     "rmdir": lambda side, path: os.rmdir(path),
@@ -145,8 +144,6 @@ CALLS: dict[str, Callable[[Side, str], Any]] = {
     "listdir": lambda side, path: sorted(os.listdir(path)),
     "access_write": lambda side, path: os.access(path, os.W_OK),
     "setxattr": lambda side, path: os.setxattr(path, "user.some", b"value"),
-    "removexattr": lambda side, path: os.removexattr(path, "user.none"),
-    "statvfs": lambda side, path: os.statvfs(path).f_namemax,
 }
 
 # Places that a call may be pointed at: the setting that makes it, and the path.
@@ -265,9 +262,9 @@ def times_of_the_new_name_after_a_rename(side: Side) -> Generator[None, None, An
     return out
 
 
-def _set_times(atime: tuple[int, int], mtime: tuple[int, int]) -> Case:
+def _set_times(atime: tuple[int, int], mtime: tuple[int, int], kind: str) -> Case:
     def times(side: Side) -> Generator[None, None, Any]:
-        utimensat(side.file("file"), (1_000_000_000, 1), (1_100_000_000, 2))
+        utimensat(side.file("file") if kind == "file" else side.folder("file"), (1_000_000_000, 1), (1_100_000_000, 2))
         yield
         before = os.stat(side / "file")
         began = result(lambda: utimensat(side / "file", atime, mtime))
@@ -287,7 +284,8 @@ for _name, _times in {
     "after_2038": ((2**31, 0), (2**32, 0)), "before_1970": ((-5, 3), (-7, 4)),
     "too_many_nanoseconds": ((0, 10**9), (0, 0)),
 }.items():  # fmt: skip
-    CASES[f"utimensat-{_name}"] = _set_times(*_times)
+    CASES[f"utimensat-{_name}"] = _set_times(*_times, "file")
+    CASES[f"utimensat-{_name}-folder"] = _set_times(*_times, "folder")
 
 
 # -- open files
