@@ -303,6 +303,9 @@ class Receipt(Record):
     session_id: str | None = _f(9, None)
     xattrs: Mapping[str, bytes] = _f(10, _EMPTY)
     named_ns: int = _f(11, 0)
+    # None in receipts of before these were kept: then the times are those of the receipt and of its bytes.
+    ctime_ns: int | None = _f(12, None)
+    atime_ns: int | None = _f(13, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,12 +69,12 @@ def handler(function: F) -> F:
 
 
 class _Directory:
-    """One opendir(3): its key, and the place behind each entry given so far (the cookies)."""
+    """One opendir(3): its key, what it was then, and the place behind each entry given so far (the cookies)."""
 
-    __slots__ = ("key", "places")
+    __slots__ = ("dentry", "key", "places")
 
-    def __init__(self, key: bytes) -> None:
-        self.key = key
+    def __init__(self, key: bytes, dentry: Dentry | None = None) -> None:
+        self.key, self.dentry = key, dentry
         self.places: list[bytes] = [b""]
 
 
@@ -115,13 +115,13 @@ class Operations(pyfuse3.Operations):
         entry = EntryAttributes()
         entry.st_ino = ino
         entry.st_mode = dentry.mode
-        entry.st_nlink = 2 if dentry.key[:1] == b"J" else 1
+        entry.st_nlink = 2 if dentry.key[:1] == b"J" else dentry.links
         entry.st_uid = self._uid
         entry.st_gid = self._gid
         entry.st_size = dentry.size
         entry.st_blocks = (dentry.size + 511) >> 9
         entry.st_blksize = 131072
-        entry.st_atime_ns = dentry.mtime_ns
+        entry.st_atime_ns = dentry.atime_ns
         entry.st_mtime_ns = dentry.mtime_ns
         entry.st_ctime_ns = dentry.ctime_ns
         timeout = 0.0 if dentry.key[:1] in _LIVE_TAGS else TIMEOUT_S
@@ -144,6 +144,10 @@ class Operations(pyfuse3.Operations):
         try:
             return self._fill(self._tree.attr(view, key), ino)
         except NotFoundError:
+            for directory in self._directories.values():
+                if directory.key == key and directory.dentry is not None:
+                    # Removed, and still open: it goes on as an empty one without a name.
+                    return self._fill(directory.dentry._replace(links=0), ino)
             # ESTALE makes the kernel look the name up again, where ENOENT would be the answer for good.
             raise FUSEError(errno.ESTALE) from None
 
@@ -206,13 +210,17 @@ class Operations(pyfuse3.Operations):
         key = self._key(inode)
         mode = attr.st_mode if fields.update_mode else None
         mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
+        atime_ns = attr.st_atime_ns if fields.update_atime else None
         size = attr.st_size if fields.update_size else None
-        if mode is None and mtime_ns is None and size is None:
-            # Owner and access time: accepted and ignored.
+        nothing = mode is None and mtime_ns is None and atime_ns is None and size is None
+        if nothing and key[:1] not in (b"R", b"d"):
+            # The owner: accepted and ignored; in import/ it is a change nevertheless, as the ctime tells.
             with self._view() as view:
                 return self._attr(view, inode)
         try:
-            dentry = await attributes.set_attributes(self._tree, key, mode=mode, mtime_ns=mtime_ns, size=size)
+            dentry = await attributes.set_attributes(
+                self._tree, key, mode=mode, atime_ns=atime_ns, mtime_ns=mtime_ns, size=size
+            )
         except NotFoundError:
             raise FUSEError(errno.ESTALE) from None
         return self._fill(dentry, inode)
@@ -287,6 +295,10 @@ class Operations(pyfuse3.Operations):
         key = self._key(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
+        elif flags & os.O_TRUNC:
+            # Linux truncates for a reader too, whom it has asked for the right to write.
+            self._check_writable()
+            await files.truncate(self._tree, key, 0)
         with self._view() as view:
             try:
                 handle = files.open_file(self._tree, view, key, flags)
@@ -352,9 +364,10 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        directory = _Directory(self._directory_key(inode))
+        key = self._directory_key(inode)
         with self._view() as view:
             self._live_key(view, inode)
+            directory = _Directory(key, self._tree.attr(view, key))
         fh = self._next
         self._next += 1
         self._directories[fh] = directory

@@ -37,6 +37,7 @@ from mixfs.names import family_base, family_prefix, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
 _ROW = struct.Struct("<Qq")
+_ATIME = struct.Struct("<q")
 DIRECTORY_SIZE = 17
 # In `Changes.entries`, of a directory whose own name came or went with what is in it.
 ITSELF = b""
@@ -59,6 +60,13 @@ class Dentry(NamedTuple):
     order: int = 0
     wanted: bytes = b""
     extra: bytes = b""
+    # Not stored: 0 for what has no name any more and is still open.
+    links: int = 1
+
+    @property
+    def atime_ns(self) -> int:
+        """Receipts (and folders of import/) have it as their extra; what else there is shows its mtime."""
+        return _ATIME.unpack(self.extra)[0] if self.extra and self.key[:1] in (b"R", b"d") else self.mtime_ns
 
     @property
     def is_directory(self) -> bool:
@@ -92,6 +100,11 @@ def unpack(name: bytes, value: bytes) -> Dentry:
 def _storable(ns: int) -> int:
     """A time that fits the row: programs set years beyond 2262 too."""
     return max(-(2**63), min(ns, 2**63 - 1))
+
+
+def atime_extra(atime_ns: int) -> bytes:
+    """The extra of a dentry of import/."""
+    return _ATIME.pack(_storable(atime_ns))
 
 
 class DirectoryRow(NamedTuple):

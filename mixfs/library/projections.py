@@ -60,7 +60,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 2
+DERIVATION = 3
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -394,7 +394,7 @@ class Projector:
                 self._listing.touch(key, record.mtime_ns or self._stamp)
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFDIR | record.mode, mtime_ns=record.mtime_ns,
-                    ctime_ns=self._at, order=record.named_ns, stamp=self._stamp,
+                    ctime_ns=max(record.mtime_ns, record.named_ns), order=record.named_ns, stamp=self._stamp,
                 )  # fmt: skip
             else:
                 if new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
@@ -411,7 +411,9 @@ class Projector:
             if put:
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFREG | record.mode, size=record.size,
-                    mtime_ns=record.mtime_ns, ctime_ns=self._at, order=record.named_ns, stamp=self._stamp,
+                    mtime_ns=record.mtime_ns, ctime_ns=self._at if record.ctime_ns is None else record.ctime_ns,
+                    order=record.named_ns, stamp=self._stamp,
+                    extra=b"" if record.atime_ns is None else dentries.atime_extra(record.atime_ns),
                 )  # fmt: skip
             elif new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
                 self._listing.remove(parent, record.name, key, stamp=self._stamp)

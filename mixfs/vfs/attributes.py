@@ -8,7 +8,7 @@ annotation. Other `user.*` attributes of files and folders in import/ and images
 from __future__ import annotations
 
 import dataclasses
-import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import Annotation, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
-from mixfs.vfs.files import bring_back, truncate
+from mixfs.vfs.files import keep_deleted, truncate
 from mixfs.vfs.naming import READ_ONLY
 from mixfs.vfs.records_of import folder_record
 from mixfs.vfs.tree import Tree
@@ -28,26 +28,29 @@ XATTR_LIMIT = 64 << 10
 
 
 async def set_attributes(
-    tree: Tree, key: bytes, *, mode: int | None = None, mtime_ns: int | None = None, size: int | None = None
-) -> Dentry:
-    """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored."""
+    tree: Tree, key: bytes, *, mode: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
+    size: int | None = None,
+) -> Dentry:  # fmt: skip
+    """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored.
+
+    Files of import/ keep an access time, folders do until the mount ends; elsewhere it is ignored.
+    """
     if size is not None:
         await truncate(tree, key, size)
-    if mode is not None or mtime_ns is not None:
+    if size is None or mode is not None or atime_ns is not None or mtime_ns is not None:
+        await keep_deleted(tree, key)
         async with tree.lock:
-            await _set(tree, key, None if mode is None else mode & 0o7777, mtime_ns)
+            await _set(tree, key, None if mode is None else mode & 0o7777, atime_ns, mtime_ns)
     with tree.library.read() as view:
         return tree.attr(view, key)
 
 
-async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -> None:
+async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, mtime_ns: int | None) -> None:
     staged = tree.staging.by_key(key)
     if staged is not None and staged.intake is not None:
         if mode is not None:
             staged.mode = mode
-        if mtime_ns is not None:
-            await bring_back(tree, staged)
-            os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
+        staged.set_times(atime_ns, mtime_ns)
         staged.changed()
         tree.staging.note(staged)
         return
@@ -55,14 +58,18 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
     if tag == b"S":
         # A session's folder has the times and mode that it has; copying programs need not know.
         return
-    if tag == b"d" and mtime_ns is not None:
+    if tag == b"d":
         with tree.library.read() as view:
             folder_record(view, key)
-        tree.staging.set_folder_time(key, mtime_ns)
-        mtime_ns = None
+        if mtime_ns is not None:
+            tree.staging.set_folder_time(key, mtime_ns)
+            mtime_ns = None
+        if atime_ns is not None:
+            tree.accessed_at[key] = atime_ns
+        tree.changed_at[key] = time.time_ns()
         if mode is None:
             return
-    elif tag not in (b"P", b"R", b"p", b"d"):
+    elif tag not in (b"P", b"R", b"p"):
         with tree.library.read() as view:
             tree.attr(view, key)
         raise ReadOnlyError(READ_ONLY)
@@ -82,6 +89,10 @@ async def _set(tree: Tree, key: bytes, mode: int | None, mtime_ns: int | None) -
         changed = record if mode is None else dataclasses.replace(record, mode=mode)
         if mtime_ns is not None and tag != b"p":
             changed = dataclasses.replace(changed, mtime_ns=mtime_ns)
+        if isinstance(changed, Receipt):
+            changed = dataclasses.replace(
+                changed, ctime_ns=txn.now_ns, atime_ns=changed.atime_ns if atime_ns is None else atime_ns
+            )
         if changed != record:
             txn.put(changed)
 
@@ -235,12 +246,14 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
     if name.startswith(_OWN) or name == "user.mime_type":
         return
     tag = key[:1]
+    await keep_deleted(tree, key)
     async with tree.lock:
         staged = tree.staging.by_key(key)
         if staged is not None:
             staged.xattrs.pop(name, None)
             if value is not None:
                 staged.xattrs[name] = value
+            staged.set_times()
             staged.changed()
             tree.staging.note(staged)
             return
@@ -267,9 +280,12 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
             kept = {other: held for other, held in record.xattrs.items() if other != name}
             if value is not None:
                 kept[name] = value
-            txn.put(dataclasses.replace(record, xattrs=kept))
+            changed = dataclasses.replace(record, xattrs=kept)
+            txn.put(dataclasses.replace(changed, ctime_ns=txn.now_ns) if isinstance(changed, Receipt) else changed)
 
         await tree.commit(write)
+        if tag == b"d":
+            tree.changed_at[key] = time.time_ns()
 
 
 def annotation_fields(xattrs: Mapping[str, bytes | None]) -> dict[str, Any]:

@@ -209,10 +209,14 @@ async def bring_back(tree: Tree, staged: Staged) -> None:
 async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
     with tree.library.read() as view:
         place = place_of(view, node.key)
-    if place is None:
+    if place is not None:
+        staged = tree.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
+        staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+    elif node.attr is not None:
+        # Deleted: who has it open goes on with a file of their own.
+        staged = tree.staging.create_nameless(node.key, node.attr.mode & 0o7777)
+    else:
         raise NotFoundError("The file was deleted.")
-    staged = tree.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
-    staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
     assert staged.intake is not None
     if not empty and node.fd >= 0:
         intake, source, blob = staged.intake, node.fd, node.blob
@@ -232,6 +236,20 @@ async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
     node.close()
     node.staged = staged
     return staged
+
+
+async def keep_deleted(tree: Tree, key: bytes) -> None:
+    """Before a file's attributes are changed: one that was deleted and is still open becomes one of its own."""
+    node = tree.open_nodes.get(key)
+    if node is None or node.staged is not None or key[:1] not in (b"P", b"R"):
+        return
+    with tree.library.read() as view:
+        deleted = place_of(view, key) is None
+    if deleted and node.attr is not None:
+        mtime_ns = node.attr.mtime_ns
+        staged = await writable(tree, node)
+        if staged.intake is not None:
+            os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
 
 
 async def truncate(tree: Tree, key: bytes, size: int) -> None:

@@ -49,7 +49,9 @@ def move_receipt(txn: Txn, receipt: Receipt, directory: bytes, name: bytes, *, e
         move_placement(txn, placement, session_id, folder_id, name, exact=exact)
     parent_id = parent.id if parent is not None else None
     txn.put(
-        dataclasses.replace(receipt, parent_id=parent_id, name=name, named_ns=txn.now_ns, session_id=session_id)
+        dataclasses.replace(
+            receipt, parent_id=parent_id, name=name, named_ns=txn.now_ns, ctime_ns=txn.now_ns, session_id=session_id
+        )
     )
 
 

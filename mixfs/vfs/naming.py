@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import time
 
 from mixfs.blobs.sums import checked_sums
@@ -30,7 +31,7 @@ from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Re
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import open_file, release
 from mixfs.vfs.handles import Handle, OpenNode
-from mixfs.vfs.records_of import bind, image_folder, import_folder, title_of
+from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Tree
@@ -49,7 +50,9 @@ def note_change(tree: Tree, *directories: bytes) -> None:
     """A program changed what stands in a folder of import/: its time is now."""
     for directory in directories:
         if directory[:1] == b"d":
-            tree.staging.set_folder_time(directory, time.time_ns())
+            now_ns = time.time_ns()
+            tree.staging.set_folder_time(directory, now_ns)
+            tree.changed_at[directory] = now_ns
 
 
 async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: int) -> tuple[Dentry, Handle]:
@@ -114,6 +117,8 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
                 pass
             elif tag == b"d":
                 import_folder(view, directory)
+                # A folder of a group's makes folders of that group's.
+                mode |= tree.attr(view, directory).mode & stat.S_ISGID
             else:
                 raise ReadOnlyError(READ_ONLY)
 
@@ -233,6 +238,8 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
 
         await tree.commit(write, (directory, name))
         tree.staging.forget_folder_time(key)
+        tree.changed_at.pop(key, None)
+        tree.accessed_at.pop(key, None)
         if tag == b"S":
             tree.context.going.pop(key[1:], None)
         note_change(tree, directory)
@@ -264,9 +271,11 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
             source = tree.staging.by_key(key)
             content = None if source is not None else file_view(key).content(tree.context, view, key)
             dentry = tree.attr(view, key)
+            place = place_of(view, key) if source is None and key[:1] in (b"P", b"R") else None
         if source is None and not isinstance(content, BlobContent):
             raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
         staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
+        staged.xattrs = dict(source.xattrs if source is not None else place.xattrs if place is not None else {})
         fd = tree.library.blobs.open(content.digest) if isinstance(content, BlobContent) else -1
         intake = staged.intake
         assert intake is not None

@@ -157,7 +157,11 @@ async def _rename_record(
         # A program keeps its old version aside: the picture in the session stays what it is.
         parent = import_folder(txn, new_directory)
         parent_id = parent.id if parent is not None else None
-        txn.put(dataclasses.replace(receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns))
+        txn.put(
+            dataclasses.replace(
+                receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns, ctime_ns=txn.now_ns
+            )
+        )
         if receipt.placement_id is not None and txn.get(Placement, receipt.placement_id) is not None:
             vacated.append(receipt.placement_id)
 
@@ -268,3 +272,4 @@ async def _rename_import_folder(
         moving.move_import_folder(txn, folder, new_directory, new_name)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
+    tree.changed_at[source.key] = time.time_ns()

@@ -30,7 +30,7 @@ import trio
 
 from mixfs.blobs import Intake
 from mixfs.ids import Digest, ino_of, key16, new_id
-from mixfs.index.dentries import Dentry
+from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.journal import frames
 from mixfs.journal.files import fsync_directory
 from mixfs.library.staging import LOG, StagingArea, abandoned
@@ -66,13 +66,24 @@ class Staged:
         self.version += 1
         self.touched = time.monotonic()
 
+    def set_times(self, atime_ns: int | None = None, mtime_ns: int | None = None) -> None:
+        """Set what is given; its ctime becomes now in any case."""
+        assert self.intake is not None
+        status = os.fstat(self.intake.fd)
+        ns = (
+            status.st_atime_ns if atime_ns is None else atime_ns,
+            status.st_mtime_ns if mtime_ns is None else mtime_ns,
+        )
+        os.utime(self.intake.fd, ns=ns)
+
     def dentry(self) -> Dentry:
         """Its attributes as they are now."""
         assert self.intake is not None
         status = os.fstat(self.intake.fd)
         return Dentry(
             self.name, self.key, ino_of(self.key), stat.S_IFREG | self.mode, status.st_size, status.st_mtime_ns,
-            status.st_ctime_ns,
+            status.st_ctime_ns, extra=atime_extra(status.st_atime_ns) if self.key[:1] == b"R" else b"",
+            links=int(self.linked),
         )  # fmt: skip
 
     def state(self) -> dict[str, Any]:
@@ -154,6 +165,14 @@ class Staging:
         self.note(staged)
         return staged
 
+    def create_nameless(self, key: bytes, mode: int) -> Staged:
+        """A new empty file without a name: the bytes of one that was deleted and is written to by who has it open."""
+        staged = Staged(new_id(), key, b"", b"", mode)
+        staged.linked = False
+        staged.intake = Intake(self.path / staged.id)
+        self._keys[key] = staged
+        return staged
+
     def _enter(self, staged: Staged) -> None:
         self._names.setdefault(staged.directory, {})[staged.name] = staged
         self._keys[staged.key] = staged
@@ -170,6 +189,7 @@ class Staging:
         self._leave_name(staged)
         staged.directory, staged.name = directory, name
         self._names.setdefault(directory, {})[name] = staged
+        staged.set_times()
         staged.changed()
         self.note(staged)
 

@@ -50,6 +50,8 @@ class Looked:
     version: int
     size: int
     mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
     inspection: Inspection | None
     digest: Digest
     sums: bytes
@@ -179,7 +181,9 @@ class TakingIn:
             intake = staged.intake
             if intake is None:
                 raise NotFoundError("It was removed meanwhile.")
-            return intake.path, intake.digest(), os.fstat(intake.fd), intake.sums()
+            # Before it is read, which may change its access time, and linked, which changes its ctime.
+            status = os.fstat(intake.fd)
+            return intake.path, intake.digest(), status, intake.sums()
 
         def inspect() -> Inspection | None:
             with library.read() as view:
@@ -197,7 +201,8 @@ class TakingIn:
             return None
         if staged.version != version:
             return None
-        return Looked(staged, version, status.st_size, status.st_mtime_ns, inspection, digest, sums)
+        times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
+        return Looked(staged, version, status.st_size, *times, inspection, digest, sums)
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
@@ -311,6 +316,7 @@ class TakingIn:
                     id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
                     digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
                     placement_id=placement.id, session_id=session_id, xattrs=incoming.xattrs, named_ns=txn.now_ns,
+                    ctime_ns=item.ctime_ns, atime_ns=item.atime_ns,
                 )
             )  # fmt: skip
         fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})

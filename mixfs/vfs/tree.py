@@ -23,7 +23,7 @@ import trio
 
 from mixfs.errors import NameTooLong, NotFoundError, Outdated
 from mixfs.ids import Digest, new_id
-from mixfs.index.dentries import Dentry
+from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -61,6 +61,10 @@ class Tree:
     take_all_in: Callable[[], Awaitable[object]] | None = None
     # Names that were just left by a rename to a temporary name: the file that comes next is a new version.
     vacated: dict[tuple[bytes, bytes], tuple[str, float]] = field(default_factory=dict)
+    # The ctimes of the folders of import/ that were changed through this mount; no record keeps those.
+    changed_at: dict[bytes, int] = field(default_factory=dict)
+    # And the access times that programs gave them.
+    accessed_at: dict[bytes, int] = field(default_factory=dict)
     _writer: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
 
@@ -91,19 +95,25 @@ class Tree:
             # Deleted or changed while open: who holds it open goes on seeing what it opened.
             if node is None or node.attr is None:
                 raise
-            return node.attr
+            return node.attr._replace(links=0)
 
     def _timed(self, dentry: Dentry) -> Dentry:
         """Folders of import/ show the time of the last change that a program made there."""
-        mtime_ns = self.staging.folder_times.get(dentry.key)
-        return dentry if mtime_ns is None else dentry._replace(mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+        if dentry.key[:1] != b"d":
+            return dentry
+        mtime_ns = self.staging.folder_times.get(dentry.key, dentry.mtime_ns)
+        atime_ns = self.accessed_at.get(dentry.key)
+        return dentry._replace(
+            mtime_ns=mtime_ns, ctime_ns=self.changed_at.get(dentry.key, max(mtime_ns, dentry.ctime_ns)),
+            extra=b"" if atime_ns is None else atime_extra(atime_ns),
+        )  # fmt: skip
 
     def entries(self, view: View, directory: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """A directory's dentries behind the place `after`, each with its own place; staged files among them."""
         listed = directory_view(directory).entries(self.context, view, directory, after)
         staged = self.staging.names(directory)
         if not staged:
-            if self.staging.folder_times and directory[:1] in (b"d", b"/"):
+            if directory[:1] in (b"d", b"/"):
                 return ((self._timed(dentry), place) for dentry, place in listed)
             return listed
         if directory[:1] == b"S":

@@ -48,6 +48,11 @@ def as_nobody() -> list[str]:
 
 @pytest.mark.parametrize("module", ["test_programs.py", "test_posix.py"])
 def test_an_ordinary_user(module: str):
+    run_as_nobody(Path(__file__).with_name(module))
+
+
+def run_as_nobody(*modules: Path) -> None:
+    """Run modules of tests as an ordinary user; they must pass and leave no mount behind."""
     command = as_nobody()
     # pytest's own folders are for root only.
     home = Path(subprocess.run(["mktemp", "-d", "--tmpdir", "mixfs-nobody.XXXXXX"], capture_output=True, text=True,
@@ -60,7 +65,7 @@ def test_an_ordinary_user(module: str):
         done = subprocess.run(
             [
                 *command, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", ROOT,
-                f"--basetemp={home}/t", Path(__file__).with_name(module),
+                f"--basetemp={home}/t", *modules,
             ],
             env=env, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
         )  # fmt: skip

@@ -130,7 +130,7 @@ def test_directories_don_t_share_names() -> None:
     st.builds(
         Dentry, wanted_names, st.binary(min_size=1, max_size=41), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1),
         st.integers(0, 2**63), st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1),
-        st.integers(-(2**63), 2**63 - 1), wanted_names, st.binary(max_size=60),
+        st.integers(-(2**63), 2**63 - 1), wanted_names, st.binary(max_size=60), st.just(1),
     )
 )  # fmt: skip
 def test_dentries_come_back_from_their_rows(dentry: Dentry) -> None:
