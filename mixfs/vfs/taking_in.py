@@ -190,6 +190,8 @@ class TakingIn:
         try:
             async with staged.io:
                 path, digest, status = await self._tree.in_thread(measure)
+            if staged.key not in self._tree.open_nodes:
+                staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
             inspection = await self._tree.in_thread(inspect)
         except (OSError, MixfsError) as error:
@@ -215,6 +217,8 @@ class TakingIn:
         tree = self._tree
         for item in ready:
             if item.staged.digest is None:
+                # Its path is about to become a blob's: from here on the file is reached by its descriptor.
+                assert item.staged.intake is None or item.staged.intake.fd >= 0
                 item.staged.digest = item.digest
                 tree.staging.note(item.staged)
         sync_log = any(item.staged.synced for item in ready)

@@ -493,6 +493,8 @@ class Tree:
             node.fd = -1
         if node.staged is not None and not node.staged.linked:
             self.staging.discard(node.staged)
+        elif node.staged is not None and node.staged.directory[:1] in (b"d", b"p"):
+            node.staged.park()
 
     async def fsync(self, handle: Handle) -> None:
         """Make a staged file's bytes, and that it exists, durable."""
