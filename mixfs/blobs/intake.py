@@ -6,6 +6,7 @@ goes back, or a truncation, makes `digest` read the file again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -17,15 +18,15 @@ CHUNK = 1 << 20
 
 
 class Intake:
-    """A file being written at `path`. `fd` is open for reading and writing until `close`."""
+    """A file being written at `path`. `fd` is open for reading and writing until `close`, unless it is parked."""
 
-    __slots__ = ("_hash", "_hashed", "_sums", "fd", "path")
+    __slots__ = ("_closed", "_fd", "_hash", "_hashed", "_sums", "path")
 
     def __init__(self, path: Path, *, exists: bool = False) -> None:
         """Make the file (0600), or take up one that is there."""
         self.path = path
         flags = os.O_RDWR | os.O_CLOEXEC | (0 if exists else os.O_CREAT | os.O_EXCL)
-        self.fd = os.open(path, flags, 0o600)
+        self._fd, self._closed = os.open(path, flags, 0o600), False
         self._begin_again()
         # How far the digest has come; -1 when what it saw is no longer what the file begins with.
         self._hashed = 0 if os.fstat(self.fd).st_size == 0 else -1
@@ -39,8 +40,35 @@ class Intake:
         self._hashed += len(data)
 
     @property
+    def fd(self) -> int:
+        """Opened again where it was parked; -1 when closed."""
+        if self._fd < 0 and not self._closed:
+            with contextlib.suppress(PermissionError):
+                self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+                return self._fd
+            # A publishing that failed made it read-only.
+            os.chmod(self.path, 0o600)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        return self._fd
+
+    def park(self) -> None:
+        """Give the descriptor back until it is used again: more files may wait than a process may have open.
+
+        The file must lie at `path`, and nobody be at work with `fd`.
+        """
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def status(self) -> os.stat_result:
+        return os.stat(self.path) if self._fd < 0 else os.fstat(self._fd)
+
+    def set_times(self, atime_ns: int, mtime_ns: int) -> None:
+        os.utime(self.path if self._fd < 0 else self._fd, ns=(atime_ns, mtime_ns))
+
+    @property
     def size(self) -> int:
-        return os.fstat(self.fd).st_size
+        return self.status().st_size
 
     def write(self, data: bytes | memoryview, offset: int) -> int:
         """Write all of `data` at `offset`; returns its length. Raises OSError (ENOSPC, …), with the file usable."""
@@ -88,9 +116,8 @@ class Intake:
             at += self.write(chunk, at)
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self.park()
+        self._closed = True
 
     def discard(self) -> None:
         """Close and remove the file."""

@@ -331,6 +331,8 @@ def _drop_if_unused(tree: Tree, node: OpenNode) -> None:
     node.close()
     if node.staged is not None and not node.staged.linked:
         tree.staging.discard(node.staged)
+    elif node.staged is not None and node.staged.directory[:1] in (b"d", b"p"):
+        node.staged.park()
 
 
 async def fsync(tree: Tree, handle: Handle) -> None:

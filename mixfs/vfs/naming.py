@@ -6,6 +6,7 @@ the files that an editor keeps beside canvas.json while it saves. Everything els
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import stat
@@ -288,7 +289,9 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
             os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
 
         try:
-            await tree.in_thread(copy)
+            # Whose descriptor it is must not be given back meanwhile.
+            async with source.io if source is not None else contextlib.nullcontext():
+                await tree.in_thread(copy)
         except BaseException:
             tree.staging.discard(staged)
             raise

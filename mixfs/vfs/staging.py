@@ -66,20 +66,24 @@ class Staged:
         self.version += 1
         self.touched = time.monotonic()
 
+    def park(self) -> None:
+        """Nobody has it open: its descriptor is given back, unless the intake is at work with it."""
+        if self.intake is not None and self.linked and self.digest is None and not self.io.locked():
+            self.intake.park()
+
     def set_times(self, atime_ns: int | None = None, mtime_ns: int | None = None) -> None:
         """Set what is given; its ctime becomes now in any case."""
         assert self.intake is not None
-        status = os.fstat(self.intake.fd)
-        ns = (
+        status = self.intake.status()
+        self.intake.set_times(
             status.st_atime_ns if atime_ns is None else atime_ns,
             status.st_mtime_ns if mtime_ns is None else mtime_ns,
         )
-        os.utime(self.intake.fd, ns=ns)
 
     def dentry(self) -> Dentry:
         """Its attributes as they are now."""
         assert self.intake is not None
-        status = os.fstat(self.intake.fd)
+        status = self.intake.status()
         return Dentry(
             self.name, self.key, ino_of(self.key), stat.S_IFREG | self.mode, status.st_size, status.st_mtime_ns,
             status.st_ctime_ns, extra=atime_extra(status.st_atime_ns) if self.key[:1] == b"R" else b"",

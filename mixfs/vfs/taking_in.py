@@ -193,6 +193,8 @@ class TakingIn:
         try:
             async with staged.io:
                 path, digest, status, sums = await self._tree.in_thread(measure)
+            if staged.key not in self._tree.open_nodes:
+                staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
             inspection = await self._tree.in_thread(inspect)
         except (OSError, MixfsError) as error:

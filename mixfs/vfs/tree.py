@@ -191,6 +191,8 @@ class Tree:
             if staged.intake is not None:
                 # A descriptor of its own: the file may be taken in, and so be durable, meanwhile.
                 fd = os.dup(staged.intake.fd)
+                if staged.key not in self.open_nodes:
+                    staged.park()
                 await self._in_thread_until_cancelled(lambda fd=fd: _sync(fd))  # type: ignore[misc]
                 staged.synced = True
         await self._in_thread_until_cancelled(self.staging.sync)

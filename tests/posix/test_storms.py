@@ -240,6 +240,25 @@ def test_a_large_folder_goes_in_one_go(shared: Live, folder: Path) -> None:
     assert names_of(folder) == []
 
 
+def test_files_that_wait_hold_no_descriptors(shared: Live, folder: Path) -> None:
+    """More files may wait than a process may have open: empty ones, and those under temporary names."""
+
+    def held() -> int:
+        return len(os.listdir(f"/proc/{shared.pid}/fd"))
+
+    before = held()
+    for number in range(200):
+        (folder / f"{number}.part").write_bytes(b"%d" % number)
+        (folder / f"{number}.png").touch()
+        os.chmod(folder / f"{number}.part", 0o640)
+    shared.take_in()
+    until(lambda: held() < before + 50, f"no more than {before} and a few descriptors, not {held()}")
+    for number in range(200):
+        os.rename(folder / f"{number}.part", folder / f"{number}.png")
+    shared.take_in()
+    assert [(folder / f"{number}.png").read_bytes() for number in range(200)] == [b"%d" % n for n in range(200)]
+
+
 def test_a_stopped_client_holds_nobody_up(shared: Live, folder: Path) -> None:
     """A suspended process with files open for writing: others go on, and its file is taken in once it has closed it."""
     program = (
