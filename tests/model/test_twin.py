@@ -245,8 +245,6 @@ class Twin(RuleBasedStateMachine):
 
     @rule(old=NEAR, new=NEAR, flags=st.sampled_from([0, 0, 0, _NOREPLACE, _EXCHANGE]))
     def rename(self, old: bytes, new: bytes, flags: int) -> None:
-        if flags == _EXCHANGE and any(os.path.isdir(self.twin + b"/" + path) for path in (old, new)):
-            return
         self.both(lambda root: renameat2(root + old, root + new, flags))
 
     @rule(old=NEAR, new=NEAR)
