@@ -69,6 +69,7 @@ class Store:
         with self._lock:
             self.format = place.bind(root)
             self.journal = Journal(root / "journal", self.format.replica)
+            self._sweep()
             self._engine = self._open_engine()
             self._catch_up_with_others()
             self._catch_up()
@@ -338,25 +339,26 @@ class Store:
             listener()
 
     def _build_index(self) -> None:
+        # A killed rebuild's: a process with our number may have been it.
+        self._sweep()
         fresh = self.root / f"index.new-{os.getpid()}"
-        for leftover in self.root.glob("index.new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         engine = LmdbEngine(fresh, map_size=self._map_size)
         try:
             self._fill(engine)
         finally:
             engine.close()
         fsync_directory(fresh)
-        # A killed rebuild's: a process with our number may have been it.
-        for leftover in self.root.glob("index.old-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         old = self.root / f"index.old-{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._index_path, old)
         # Between the two renames there is no index/: whoever opens the library then waits for our lock first.
         os.rename(fresh, self._index_path)
         fsync_directory(self.root)
-        for leftover in self.root.glob("index.old-*"):
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a rebuild left, under the lock that it holds from its first file to its last."""
+        for leftover in (*self.root.glob("index.new-*"), *self.root.glob("index.old-*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _fill(self, engine: Engine) -> None:
