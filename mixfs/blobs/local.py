@@ -27,14 +27,14 @@ class LocalBlobs:
         text = digest.hex()
         return self.root / text[:2] / text[2:]
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         digest = intake.digest()
         target = self.path(digest)
         try:
             size = target.stat().st_size
         except FileNotFoundError:
             size = -1
-        if size == intake.size:
+        if size == intake.size and not anew:
             if durable:
                 # Another process may have renamed it without having come to its fsyncs.
                 self._sync(target)
@@ -55,6 +55,12 @@ class LocalBlobs:
         if durable:
             self._sync(bucket)
         return digest, True
+
+    def make_durable(self, digest: Digest) -> None:
+        try:
+            self._sync(self.path(digest))
+        except FileNotFoundError:
+            raise self._missing(digest) from None
 
     def _sync(self, path: Path) -> None:
         for each in (path, path.parent) if path != self.root else (path,):

@@ -18,7 +18,7 @@ class MemoryBlobs:
         self.data: dict[Digest, bytes] = {}
         self.durable: set[Digest] = set()
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         digest, size = intake.digest(), intake.size
         data = os.pread(intake.fd, size, 0)
         if hashlib.sha256(data).digest() != digest:
@@ -29,6 +29,10 @@ class MemoryBlobs:
         if durable:
             self.durable.add(digest)
         return digest, new
+
+    def make_durable(self, digest: Digest) -> None:
+        self._require(digest)
+        self.durable.add(digest)
 
     def fetch(self, digest: Digest) -> bytes:
         self.check(digest)

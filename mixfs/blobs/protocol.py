@@ -16,11 +16,15 @@ from mixfs.ids import Digest
 class BlobStore(Protocol):
     """Raises BlobMissing for a digest that isn't there, OSError for what the disk says."""
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         """Take the bytes of a finished intake over; returns their digest and whether they are new here.
 
-        With `durable` they survive power loss when this returns. The intake is used up either way.
+        With `durable` they survive power loss when this returns. The intake is used up either way. With `anew` these
+        bytes take the place of those that are there already, of which an fsync had failed.
         """
+
+    def make_durable(self, digest: Digest) -> None:
+        """See to it that a blob survives power loss, whoever put it there and was killed before that."""
 
     def fetch(self, digest: Digest) -> bytes:
         """All bytes of a blob. Raises BlobDamaged when they are not what the digest names."""

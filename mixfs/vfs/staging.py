@@ -46,6 +46,9 @@ class Staged:
         self.linked = True
         self.closed = False
         self.synced = False
+        # The errno with which taking it in failed last. A failed fsync says nothing when it is tried again, so the
+        # next try is made with a copy.
+        self.failed = 0
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
         self.touched = time.monotonic()
@@ -108,11 +111,12 @@ class Staging:
         staged_id = new_id()
         staged = Staged(staged_id, key or tag + key16(staged_id), directory, name, mode)
         staged.intake = Intake(self.path / staged_id)
-        self._enter(staged)
+        self.enter(staged)
         self.note(staged)
         return staged
 
-    def _enter(self, staged: Staged) -> None:
+    def enter(self, staged: Staged) -> None:
+        """Have it found by its name and its key, in place of what was."""
         self._names.setdefault(staged.directory, {})[staged.name] = staged
         self._keys[staged.key] = staged
 
@@ -244,5 +248,5 @@ class Staging:
                 self._append(staged.state())
             else:
                 continue
-            self._enter(staged)
+            self.enter(staged)
             yield staged

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 import time
@@ -92,13 +93,13 @@ class TakingIn:
         return max(staged.touched + self._quiet_s(staged), staged.retry_at)
 
     def waiting(self) -> list[str]:
-        """The names that are not taken in now: temporary ones, empty ones, open ones."""
+        """The names that are not taken in now: temporary ones, empty ones, open ones, those that failed."""
         with self._tree.library.read() as view:
             out = []
             for staged in self._tree.staging:
                 if staged.linked and staged.directory[:1] in (b"d", b"p"):
                     temporary = waits(view, staged.directory, staged.name)
-                    if temporary or not self._candidate(staged):
+                    if temporary or staged.failed or not self._candidate(staged):
                         out.append(staged.name.decode("utf-8", "replace"))
         return sorted(out)
 
@@ -133,7 +134,10 @@ class TakingIn:
         return max(0.01, next_due - time.monotonic()) if not ready else 0.01
 
     async def take_all(self) -> list[str]:
-        """Take in all that was closed before this call, without the quiet second; returns the names that wait."""
+        """Take in all that was closed before this call, without the quiet second; returns the names that wait.
+
+        Raises OSError when one of them could not be taken in: it waits in staging, and is tried again.
+        """
         async with self._round:
             with self._tree.library.read() as view:
                 ready = [
@@ -143,6 +147,9 @@ class TakingIn:
                 ]
             for start in range(0, len(ready), BATCH):
                 await self._take(ready[start : start + BATCH])
+        for staged in ready:
+            if staged.failed and self._candidate(staged):
+                raise OSError(staged.failed, os.strerror(staged.failed), os.fsdecode(staged.name))
         return self.waiting()
 
     # -- one batch
@@ -172,10 +179,11 @@ class TakingIn:
         library = self._tree.library
 
         def measure() -> tuple[Path, Digest, os.stat_result]:
-            if staged.intake is None:
-                assert staged.digest is not None
+            if staged.digest is not None:
+                # It was published already, and what came after that failed.
                 path = library.blobs.path(staged.digest)
                 return path, staged.digest, os.stat(path)
+            assert staged.intake is not None
             return staged.intake.path, staged.intake.digest(), os.fstat(staged.intake.fd)
 
         def inspect() -> Inspection | None:
@@ -199,6 +207,7 @@ class TakingIn:
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
         staged.retry_at = time.monotonic() + RETRY_S
+        staged.failed = getattr(error, "errno", None) or errno.EIO
         log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
         self._tree.library.store.problems.report(
             "not-taken-in",
@@ -221,22 +230,21 @@ class TakingIn:
             out: list[tuple[Looked, BaseException | None]] = []
             for item in ready:
                 error: BaseException | None = None
-                intake = item.staged.intake
-                if intake is not None:
-                    try:
-                        # The descriptor stays open for who reads meanwhile: `receive` closes its own.
-                        twin = Intake.twin(intake)
-                        tree.library.blobs.receive(twin)
-                    except (OSError, MixfsError) as failure:
-                        error = failure
+                try:
+                    self._publish(item)
+                except (OSError, MixfsError) as failure:
+                    error = failure
                 out.append((item, error))
             return out
 
         published: list[Looked] = []
         for item, error in await tree.in_thread(publish):
             if error is not None:
-                item.staged.digest = None
-                tree.staging.note(item.staged)
+                intake = item.staged.intake
+                if intake is not None and intake.path.exists():
+                    # It is a file in staging still, and may be written to.
+                    item.staged.digest = None
+                    tree.staging.note(item.staged)
                 self._failed(item.staged, error)
             else:
                 published.append(item)
@@ -255,6 +263,24 @@ class TakingIn:
                 except (OSError, MixfsError) as single:
                     self._failed(item.staged, single)
 
+    def _publish(self, item: Looked) -> None:
+        """Make the bytes a blob, durably. In a thread."""
+        library, intake = self._tree.library, item.staged.intake
+        if intake is None:
+            library.blobs.make_durable(item.digest)
+        elif item.staged.failed:
+            fresh = library.staging.intake()
+            try:
+                fresh.copy_whole(intake.fd)
+                if fresh.digest() != item.digest:
+                    raise OSError(errno.EIO, "What was written can't be read back")
+                library.blobs.receive(fresh, anew=True)
+            finally:
+                fresh.discard()
+        else:
+            # The descriptor stays open for who reads meanwhile: `receive` closes its own.
+            library.blobs.receive(Intake.twin(intake))
+
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree
 
@@ -272,7 +298,7 @@ class TakingIn:
             tree.staging.taken_in(staged)
             self._settle_open(staged, item.digest)
             if staged.intake is not None:
-                staged.intake.close()
+                staged.intake.discard()
                 staged.intake = None
         self.taken += len(items)
         tree.library.wish_thumbnails(item.digest for item in items)

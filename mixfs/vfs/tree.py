@@ -335,21 +335,35 @@ class Tree:
             return await self._new_version(node, empty)
 
     async def _new_version(self, node: OpenNode, empty: bool) -> Staged:
-        with self.library.read() as view:
-            place = place_of(view, node.key)
-        if place is None:
-            raise NotFoundError("The file was deleted.")
-        staged = self.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
-        staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+        source = node.source()
+        old = node.staged if node.staged is not None and node.staged.linked else None
+        if old is not None:
+            # Its bytes are a blob already and may not be changed, but its commit failed.
+            staged = self.staging.create(old.directory, old.name, node.key[:1], old.mode, key=node.key)
+            staged.replaces, staged.xattrs = old.replaces, dict(old.xattrs)
+        else:
+            with self.library.read() as view:
+                place = place_of(view, node.key)
+            if place is None:
+                raise NotFoundError("The file was deleted.")
+            staged = self.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
+            staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
         assert staged.intake is not None
-        if not empty and node.fd >= 0:
-            intake, source = staged.intake, node.fd
+        if not empty and source >= 0:
+            intake = staged.intake
             try:
                 await self.in_thread(lambda: intake.copy_whole(source))
             except BaseException:
                 self.staging.discard(staged)
+                if old is not None:
+                    self.staging.enter(old)
                 raise
         self.staging.note(staged)
+        if old is not None:
+            self.staging.unlink(old)
+            if old.intake is not None:
+                old.intake.close()
+                old.intake = None
         if node.fd >= 0:
             os.close(node.fd)
             node.fd = -1
