@@ -246,6 +246,8 @@ class Store:
                 f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
                 "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
             )
+        # Its writer may have been killed before the fdatasync: the index must not know of what a power cut can take back.
+        self.journal.sync()
         for item in self._replay_into(self._engine, self.journal, noted):
             if item.torn:
                 kept = self.journal.cut_tail(item, self.root / "quarantine")
@@ -341,6 +343,7 @@ class Store:
     def _build_index(self) -> None:
         # A killed rebuild's: a process with our number may have been it.
         self._sweep()
+        self.journal.sync()
         fresh = self.root / f"index.new-{os.getpid()}"
         engine = LmdbEngine(fresh, map_size=self._map_size)
         try:

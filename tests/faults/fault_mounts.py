@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fault_host import TIMEOUT_S, Counter, ended, fork, rebind, sha256
+from fault_host import TIMEOUT_S, Counter, ended, fork
 
 from mixfs.daemon import logs
 from mixfs.daemon.run import run
@@ -34,8 +34,11 @@ GONE = None
 class Mounted:
     """A daemon in a fork."""
 
-    def __init__(self, directory: Path, counter: Counter | None = None) -> None:
-        self.root, self.point, self.log = directory / "library", directory / "mount", directory / "log"
+    def __init__(
+        self, directory: Path, counter: Counter | None = None, before: Callable[[], None] = lambda: None,
+        root: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.root, self.point, self.log = root or directory / "library", directory / "mount", directory / "log"
         self.point.mkdir(exist_ok=True)
         reading, writing = os.pipe()
 
@@ -43,6 +46,7 @@ class Mounted:
             os.close(reading)
             # A process group of its own: ^C is for this test, not for each daemon.
             os.setpgid(0, 0)
+            before()
             if counter is not None:
                 counter.install().armed = True
             logs.configure(self.log, stderr=False)
@@ -253,5 +257,4 @@ def attempts(mode: str, base: Path, step: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _ = (rebind, sha256)
     print(json.dumps(attempts(sys.argv[1], Path(sys.argv[2]), int((sys.argv[3:] or ["1"])[0]))))
