@@ -220,7 +220,7 @@ class Staging:
                 os.close(lock_fd)
         return found
 
-    def _take_over(self, path: Path, exists: Any) -> Iterator[Staged]:
+    def _take_over(self, path: Path, exists: Any) -> list[Staged]:
         states: dict[str, dict[str, Any]] = {}
         for item in frames.scan(memoryview((path / LOG).read_bytes())):
             if item.payload is not None:
@@ -228,25 +228,33 @@ class Staging:
                 states.pop(state["id"], None)
                 if not state.get("gone"):
                     states[state["id"]] = state
+        found: list[Staged] = []
         for state in states.values():
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
             staged.closed = state["closed"]
-            source = path / staged.id
-            if source.exists():
-                # The log first: killed in between, the file is found again in the old directory.
+            # It may have been fsynced: nobody can say any more.
+            staged.synced = True
+            if (path / staged.id).exists():
                 if not exists(staged.directory):
                     staged.directory = b"d" + bytes(16)
-                if self.at(staged.directory, staged.name) is not None:
+                while self.at(staged.directory, staged.name) is not None:
                     staged.name += b" (recovered)"
-                self._append(staged.state())
-                os.rename(source, self.path / staged.id)
-                staged.intake = Intake(self.path / staged.id, exists=True)
             elif state["digest"] is not None:
                 # Killed between the blob's rename and its commit.
                 staged.digest = Digest(state["digest"])
-                self._append(staged.state())
             else:
                 continue
+            self._append(staged.state())
             self.enter(staged)
-            yield staged
+            found.append(staged)
+        if not found:
+            return []
+        # The log first: killed or without power in between, the file is found again in the old directory, or here.
+        os.fdatasync(self._log)
+        for staged in found:
+            if staged.digest is None:
+                os.rename(path / staged.id, self.path / staged.id)
+                staged.intake = Intake(self.path / staged.id, exists=True)
+        fsync_directory(self.path)
+        return found
