@@ -22,6 +22,8 @@ class LocalBlobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Buckets whose own name this process knows to be durable: another's may have been made a moment ago.
+        self._buckets: set[str] = set()
 
     def path(self, digest: Digest) -> Path:
         text = digest.hex()
@@ -44,12 +46,11 @@ class LocalBlobs:
         if durable:
             os.fsync(intake.fd)
         bucket = target.parent
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(bucket, 0o700)
-            if durable:
-                self._sync(self.root)
-        except FileExistsError:
-            pass
+        if durable and bucket.name not in self._buckets:
+            self._sync(self.root)
+            self._buckets.add(bucket.name)
         os.rename(intake.path, target)
         intake.close()
         if durable:

@@ -246,7 +246,7 @@ class Store:
                 f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
                 "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
             )
-        # Its writer may have been killed before the fdatasync: the index must not know of what a power cut can take back.
+        # Its writer may have been killed before the fdatasync, and the index must not know of what a power cut takes back.
         self.journal.sync()
         for item in self._replay_into(self._engine, self.journal, noted):
             if item.torn:
