@@ -27,15 +27,17 @@ class LocalBlobs:
         """`root` is blobs/ of a library; damaged blobs go to quarantine/ beside it."""
         self.root = root
         self.quarantine_root = root.parent / "quarantine"
+        # Buckets whose own name this process knows to be durable: another's may have been made a moment ago.
+        self._buckets: set[str] = set()
 
     def path(self, digest: Digest) -> Path:
         text = digest.hex()
         return self.root / text[:2] / text[2:]
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         digest = intake.digest()
         target = self.path(digest)
-        if self._is_there(target, intake):
+        if not anew and self._is_there(target, intake):
             if durable:
                 # Another process may have linked it without having come to its fsyncs.
                 self._sync(target)
@@ -44,14 +46,13 @@ class LocalBlobs:
         if durable:
             os.fsync(intake.fd)
         bucket = target.parent
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(bucket, 0o700)
-            if durable:
-                self._sync(self.root)
-        except FileExistsError:
-            pass
+        if durable and bucket.name not in self._buckets:
+            self._sync(self.root)
+            self._buckets.add(bucket.name)
         try:
-            self._link(intake, target)
+            self._link(intake, target, anew)
         except FileExistsError:
             # Another process was first, and may not have come to its fsyncs.
             return self.receive(intake, durable=durable)
@@ -60,9 +61,15 @@ class LocalBlobs:
         return digest, True
 
     @staticmethod
-    def _link(intake: Intake, target: Path) -> None:
+    def _link(intake: Intake, target: Path, replace: bool) -> None:
+        """Give the file its name in blobs/. Raises FileExistsError, unless it is to `replace` what is there."""
         try:
-            os.link(intake.path, target)
+            if not replace:
+                os.link(intake.path, target)
+                return
+            other = intake.path.with_name(f"{intake.path.name}.link")
+            os.link(intake.path, other)
+            os.rename(other, target)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise

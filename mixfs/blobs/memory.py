@@ -20,7 +20,7 @@ class MemoryBlobs:
         self.durable: set[Digest] = set()
         self.quarantined: dict[Digest, str] = {}
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         digest, size = intake.digest(), intake.size
         data = os.pread(intake.fd, size, 0)
         if hashlib.sha256(data).digest() != digest:

@@ -17,12 +17,12 @@ from mixfs.ids import Digest
 class BlobStore(Protocol):
     """Raises BlobMissing for a digest that isn't there, OSError for what the disk says."""
 
-    def receive(self, intake: Intake, *, durable: bool = True) -> tuple[Digest, bool]:
+    def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         """Take the bytes of a finished intake over; returns their digest and whether they are new here.
 
         With `durable` they survive power loss when this returns. The intake stays as it is: `discard` it when what
         names the blob is committed, for until then gc may take the blob away. A damaged blob of the same digest is
-        replaced.
+        replaced. With `anew` these bytes take the place of those that are there already, of which an fsync had failed.
         """
 
     def fetch(self, digest: Digest) -> bytes:

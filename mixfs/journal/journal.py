@@ -113,9 +113,16 @@ class Journal:
             self._rotate(self._durable_length(*self._failed))
         size = os.fstat(self._fd).st_size
         if size >= self.segment_limit:
+            # Whoever wrote the last item may have been killed before its fdatasync.
+            self.sync()
             self._rotate(size)
             size = os.fstat(self._fd).st_size
         return Position(self._segment, size)
+
+    def sync(self) -> None:
+        """Make durable what a killed writer appended. Call under the library's lock."""
+        self._open_last()
+        os.fdatasync(self._fd)
 
     def _durable_length(self, length: int, frame: bytes) -> int:
         """Where to close a segment after `frame` could not be written at `length`.

@@ -40,9 +40,15 @@ class StagingArea:
                 hidden = self.root / f".{self.directory.name}"
                 make_directory_durably(hidden)
                 fd = os.open(hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-                os.rename(hidden, self.directory)
-                fsync_directory(self.root)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX)
+                    os.rename(hidden, self.directory)
+                    fsync_directory(self.root)
+                except BaseException:
+                    # Kept open it would hold the lock, and whoever tries again would wait for ever. Swept later.
+                    os.close(fd)
+                    self.directory = self.root / f"{os.getpid()}-{new_id()[-12:]}"
+                    raise
                 self._lock_fd = fd
         return self.directory
 

@@ -70,6 +70,7 @@ class Store:
         with self._lock:
             self.format = place.bind(root)
             self.journal = Journal(root / "journal", self.format.replica)
+            self._sweep()
             self._engine = self._open_engine()
             self._catch_up_with_others()
             self._catch_up()
@@ -270,6 +271,8 @@ class Store:
                 f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
                 "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
             )
+        # Its writer may have been killed before the fdatasync: the index must not know of what a power cut takes back.
+        self.journal.sync()
         for item in self._replay_into(self._engine, self.journal, noted):
             if item.torn:
                 kept = self.journal.cut_tail(item, self.root / "quarantine")
@@ -363,25 +366,27 @@ class Store:
             listener()
 
     def _build_index(self) -> None:
+        # A killed rebuild's: a process with our number may have been it.
+        self._sweep()
+        self.journal.sync()
         fresh = self.root / f"index.new-{os.getpid()}"
-        for leftover in self.root.glob("index.new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         engine = LmdbEngine(fresh, map_size=self._map_size)
         try:
             self._fill(engine)
         finally:
             engine.close()
         fsync_directory(fresh)
-        # A killed rebuild's: a process with our number may have been it.
-        for leftover in self.root.glob("index.old-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         old = self.root / f"index.old-{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._index_path, old)
         # Between the two renames there is no index/: whoever opens the library then waits for our lock first.
         os.rename(fresh, self._index_path)
         fsync_directory(self.root)
-        for leftover in self.root.glob("index.old-*"):
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a rebuild left, under the lock that it holds from its first file to its last."""
+        for leftover in (*self.root.glob("index.new-*"), *self.root.glob("index.old-*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def fill_from_others(self, engine: Engine) -> None:

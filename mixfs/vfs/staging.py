@@ -56,6 +56,9 @@ class Staged:
         # The last write failed.
         self.torn = False
         self.synced = False
+        # The errno with which taking it in failed last. A failed fsync says nothing when it is tried again, so the
+        # next try is made with a copy.
+        self.failed = 0
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
         self.touched = time.monotonic()
@@ -340,6 +343,7 @@ class Staging:
                 states.pop(state["id"], None)
                 if not state.get("gone"):
                     states[state["id"]] = state
+        taken: list[Staged] = []
         for state in states.values():
             if "folder" in state:
                 if remains.exists(state["folder"]):
@@ -351,9 +355,21 @@ class Staging:
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
             staged.closed = state["closed"]
-            if self._find_bytes(path, staged, remains):
+            # It may have been fsynced: nobody can say any more.
+            staged.synced = True
+            if (path / staged.id).exists():
+                self._find_place(staged, remains)
+                self._append(staged.state())
                 self._enter(staged)
-                found.files.append(staged)
+                taken.append(staged)
+        # The log first: killed or without power in between, a file is found again in the old directory, or here.
+        os.fdatasync(self._log)
+        for staged in taken:
+            os.rename(path / staged.id, self.path / staged.id)
+            self._make_own(staged.id)
+            staged.intake = self._reopen(staged.id)
+            staged.park()
+        found.files.extend(taken)
         for name in sorted(os.listdir(path)):
             session, dot, document = name.partition(".")
             if dot and session and document.endswith(".json"):
@@ -361,25 +377,16 @@ class Staging:
                 self.keep(kept)
                 found.documents.append(kept)
 
-    def _find_bytes(self, path: Path, staged: Staged, remains: Remains) -> bool:
-        """Take over the bytes of one file from a mount's directory; False if there are none."""
-        source = path / staged.id
-        if not source.exists():
-            return False
-        # The log first: killed in between, the file is found again in the old directory.
+    def _find_place(self, staged: Staged, remains: Remains) -> None:
+        """Where a file that comes back is listed: its name may have gone, or be another's by now."""
         place = remains.place(staged.key)
         if place is not None:
             # A new version of a file that was taken in: a rename moves that one first.
             staged.directory, staged.name = place
         if not remains.exists(staged.directory):
             staged.directory = b"d" + bytes(16)
-        if self.at(staged.directory, staged.name) is not None:
+        while self.at(staged.directory, staged.name) is not None:
             staged.name += b" (recovered)"
-        self._append(staged.state())
-        os.rename(source, self.path / staged.id)
-        self._make_own(staged.id)
-        staged.intake = self._reopen(staged.id)
-        return True
 
     def _make_own(self, staged_id: str) -> None:
         """Where a file is a blob too (killed, or failed, between the two), make it another file of the same bytes."""

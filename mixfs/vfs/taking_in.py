@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import stat
 import time
@@ -95,13 +96,13 @@ class TakingIn:
         return max(staged.touched + self._quiet_s(staged), staged.retry_at)
 
     def waiting(self) -> list[str]:
-        """The names that are not taken in now: temporary ones, empty ones, open ones."""
+        """The names that are not taken in now: temporary ones, empty ones, open ones, those that failed."""
         with self._tree.library.read() as view:
             out = []
             for staged in self._tree.staging:
                 if staged.linked and staged.directory[:1] in (b"d", b"p"):
                     temporary = waits(view, staged.directory, staged.name)
-                    if temporary or not self._candidate(staged):
+                    if temporary or staged.failed or not self._candidate(staged):
                         out.append(staged.name.decode("utf-8", "replace"))
         return sorted(out)
 
@@ -136,7 +137,10 @@ class TakingIn:
         return max(0.01, next_due - time.monotonic()) if not ready else 0.01
 
     async def take_all(self) -> list[str]:
-        """Take in all that was closed before this call, without the quiet second; returns the names that wait."""
+        """Take in all that was closed before this call, without the quiet second; returns the names that wait.
+
+        Raises OSError when one of them could not be taken in: it waits in staging, and is tried again.
+        """
         async with self._round:
             with self._tree.library.read() as view:
                 ready = [
@@ -146,6 +150,9 @@ class TakingIn:
                 ]
             for start in range(0, len(ready), BATCH):
                 await self._take(ready[start : start + BATCH])
+        for staged in ready:
+            if staged.failed and self._candidate(staged):
+                raise OSError(staged.failed, os.strerror(staged.failed), os.fsdecode(staged.name))
         return self.waiting()
 
     # -- one batch
@@ -209,6 +216,7 @@ class TakingIn:
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
         staged.retry_at = time.monotonic() + RETRY_S
+        staged.failed = getattr(error, "errno", None) or errno.EIO
         log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
         self._tree.library.store.problems.report(
             "not-taken-in",
@@ -220,19 +228,17 @@ class TakingIn:
         tree = self._tree
         for item in ready:
             item.staged.digest = item.digest
-            tree.staging.note(item.staged)
         sync_log = any(item.staged.synced for item in ready)
 
         def publish() -> list[tuple[Looked, BaseException | None]]:
             if sync_log:
-                # A file that was fsynced is found after power loss by its name in staging, or by its digest here.
+                # A file that was fsynced is found after power loss by its name in staging, until it is committed.
                 tree.staging.sync()
             out: list[tuple[Looked, BaseException | None]] = []
             for item in ready:
                 error: BaseException | None = None
-                assert item.staged.intake is not None
                 try:
-                    tree.library.blobs.receive(item.staged.intake)
+                    self._publish(item)
                 except (OSError, MixfsError) as failure:
                     error = failure
                 out.append((item, error))
@@ -258,6 +264,24 @@ class TakingIn:
                     await self._commit([item])
                 except (OSError, MixfsError) as single:
                     self._failed(item.staged, single)
+
+    def _publish(self, item: Looked) -> None:
+        """Make the bytes a blob, durably. In a thread."""
+        library, intake = self._tree.library, item.staged.intake
+        if intake is None:
+            raise NotFoundError("It was removed meanwhile.")
+        if not item.staged.failed:
+            library.blobs.receive(intake)
+            return
+        # A failed fsync says nothing when it is tried again: a copy is made durable instead.
+        fresh = library.staging.intake()
+        try:
+            fresh.copy_whole(intake.fd)
+            if fresh.digest() != item.digest:
+                raise OSError(errno.EIO, "What was written can't be read back")
+            library.blobs.receive(fresh, anew=True)
+        finally:
+            fresh.discard()
 
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree

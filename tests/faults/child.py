@@ -34,7 +34,7 @@ def opened(root: Path) -> Store:
 
 def main(root: Path, tag: str, commits: int, segment_limit: int = 1 << 20) -> None:
     store = opened(root)
-    store.journal._limit = segment_limit
+    store.journal.segment_limit = segment_limit
     for n in range(commits):
         name = f"{tag}-{n}"
 
