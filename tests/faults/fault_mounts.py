@@ -50,7 +50,7 @@ class Mounted:
             if counter is not None:
                 counter.install().armed = True
             logs.configure(self.log, stderr=False)
-            run(self.root, self.point, set(), lambda: os.close(writing), None)
+            run(self.root, self.point, set(), lambda: os.close(writing), None, 30)
             if counter is not None:
                 counter.armed = False
                 (directory / "struck").write_text(counter.struck or "-")
