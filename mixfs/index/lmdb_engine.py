@@ -123,7 +123,7 @@ _NO_PAGE = 2**64 - 1
 
 
 def _check_file(data: Path) -> None:
-    """Raise IndexDamaged for a file that LMDB would map and then be killed over: it believes what its meta pages say."""
+    """Raise IndexDamaged for a file that LMDB would be killed over: it maps it and believes its meta pages."""
     try:
         with data.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
