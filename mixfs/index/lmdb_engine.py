@@ -12,6 +12,7 @@ transaction of this process is open: unmapping under a reader is a crash.
 from __future__ import annotations
 
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,43 @@ class _Txn:
         return bool(self._txn.delete(key))
 
 
+# A meta page of LMDB 0.9 behind its page header (lmdb.h, mdb.c: MDB_meta): magic, version, address, map size, two times
+# (page size or pad, flags, depth, branch, leaf and overflow pages, entries, root), last page, transaction.
+_META = struct.Struct("<IIQQ" + "IHHQQQQQ" * 2 + "QQ")
+_META_OFFSET = 16
+_MAGIC = 0xBEEFC0DE
+_NO_PAGE = 2**64 - 1
+
+
+def _check_file(data: Path) -> None:
+    """Raise IndexDamaged for a file that LMDB would be killed over: it maps it and believes its meta pages."""
+    try:
+        with data.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return
+            first = file.read(_META_OFFSET + _META.size)
+            meta = _META.unpack_from(first, _META_OFFSET) if len(first) == _META_OFFSET + _META.size else None
+            page = meta[4] if meta is not None else 0
+            if meta is None or meta[0] != _MAGIC or page.bit_count() != 1 or not 256 <= page <= 65536:
+                raise IndexDamaged(f"{data} does not begin as an index does.")
+            file.seek(page)
+            second = file.read(_META_OFFSET + _META.size)
+            # Afterwards: another process may write, and makes the file longer first.
+            length = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return
+    if length < 2 * page:
+        raise IndexDamaged(f"{data} has {length} bytes; it was cut short.")
+    other = _META.unpack_from(second, _META_OFFSET)
+    # A torn write of one is what there are two for: LMDB goes by the newer.
+    newest = max((meta, other), key=lambda found: int(found[-1]))
+    last = newest[-2]
+    if other[0] != _MAGIC or any(root > last and root != _NO_PAGE for root in (newest[11], newest[19])):
+        raise IndexDamaged(f"{data} has a head that makes no sense.")
+    if (last + 1) * page > length:
+        raise IndexDamaged(f"{data} has {length} bytes where its head says {(last + 1) * page}: it was cut short.")
+
+
 class LmdbEngine:
     """An `Engine` in the directory `path` (data.mdb, lock.mdb), which is made when it is not there."""
 
@@ -124,6 +162,7 @@ class LmdbEngine:
         if not read_only:
             path.mkdir(mode=0o700, exist_ok=True)
         data = path / "data.mdb"
+        _check_file(data)
         size = max(map_size, data.stat().st_size if data.exists() else 0)
         try:
             self._env = lmdb.open(
