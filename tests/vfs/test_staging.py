@@ -114,7 +114,8 @@ async def test_a_file_whose_commit_failed_is_read_written_and_taken_in_later(tre
     intake = TakingIn(tree)
     key = await put(tree, b"a.png")
     full.on = True
-    await intake.take_all()
+    with pytest.raises(OSError):
+        await intake.take_all()
     assert intake.taken == 0 and listing(tree) == [b"a.png"]
     assert await content(tree, b"a.png") == DATA
     full.on = False
@@ -134,7 +135,8 @@ async def test_a_file_whose_commit_failed_is_tried_again_as_it_is(tree: Tree, fu
     await put(tree, b"a.png")
     full.on = True
     for _ in range(3):
-        await intake.take_all()
+        with pytest.raises(OSError):
+            await intake.take_all()
     assert await content(tree, b"a.png") == DATA
     full.on = False
     await intake.take_all()
@@ -151,8 +153,9 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     for name, mtime_ns in times.items():
         await put(tree, name, mtime_ns=mtime_ns)
     full.on = True
-    await intake.take_all()
-    await intake.take_all()
+    for _ in range(2):
+        with pytest.raises(OSError):
+            await intake.take_all()
     after = after_kill()
     assert listing(after) == [b"a.png", b"b.png"]
     assert [await content(after, name) for name in listing(after)] == [DATA, DATA]
