@@ -15,6 +15,7 @@ Concurrency contract
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -46,6 +47,8 @@ T = TypeVar("T")
 # Commits whose changes are kept for a daemon that looks; one that is further behind forgets everything it told.
 EVENTS_KEPT = 256
 _REPLAY_BATCH = 500
+# Bytes that must be free on the disk for a commit: what a commit of few records makes the index grow by, and more.
+ROOM = 1 << 20
 
 
 class Store:
@@ -144,6 +147,7 @@ class Store:
                     result = function(txn)
                     if txn.changes:
                         payload = cbor2.dumps({1: txn.changes})
+                        self._check_room(len(payload))
                         projector = txn.finish()
                         end = self.journal.end()
                         note_commit(raw, projector, self.journal.replica, txn.last_stamp)
@@ -164,6 +168,12 @@ class Store:
                     return result
                 self._reopen()
         raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+
+    def _check_room(self, size: int) -> None:
+        """Raise ENOSPC before anything is written where the index could not follow the journal."""
+        found = os.statvfs(self.root)
+        if found.f_bavail * found.f_frsize < ROOM + 4 * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
 
     def annotate_index(
         self, rows: dict[bytes, bytes], changed: Callable[[View], list[tuple[bytes, bytes]]]

@@ -11,6 +11,7 @@ its last write. Items are written before the request is answered; the page cache
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -49,6 +50,8 @@ class Staged:
         # The errno with which taking it in failed last. A failed fsync says nothing when it is tried again, so the
         # next try is made with a copy.
         self.failed = 0
+        # Where a write was refused (a full disk) that nobody has written again since.
+        self.broken_at: int | None = None
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
         self.touched = time.monotonic()
@@ -58,6 +61,11 @@ class Staged:
     def changed(self) -> None:
         self.version += 1
         self.touched = time.monotonic()
+
+    def cut(self, size: int) -> None:
+        """It was truncated: what could not be written may be of no matter any more."""
+        if self.broken_at is not None and size <= self.broken_at:
+            self.broken_at = None
 
     def dentry(self) -> Dentry:
         """Its attributes as they are now."""
@@ -85,6 +93,7 @@ class Staging:
         self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._names: dict[bytes, dict[bytes, Staged]] = {}
         self._keys: dict[bytes, Staged] = {}
+        self._owed: list[str] = []
 
     def __iter__(self) -> Iterator[Staged]:
         return iter(list(self._keys.values()))
@@ -140,7 +149,7 @@ class Staging:
         staged.linked = False
         staged.changed()
         self._leave_name(staged)
-        self._append({"id": staged.id, "gone": True})
+        self._append_gone(staged)
 
     def discard(self, staged: Staged) -> None:
         """Forget it, bytes and all."""
@@ -158,8 +167,9 @@ class Staging:
         self._leave_name(staged)
         if self._keys.get(staged.key) is staged:
             del self._keys[staged.key]
-        self._append({"id": staged.id, "gone": True})
-        self._compact()
+        self._append_gone(staged)
+        with contextlib.suppress(OSError):
+            self._compact()
 
     # -- the log
 
@@ -168,7 +178,25 @@ class Staging:
         if staged.linked:
             self._append(staged.state())
 
+    def _append_gone(self, staged: Staged) -> None:
+        """Write down that it is gone. A full disk is no reason to keep it: what is owed is written with the next item."""
+        self._owed.append(staged.id)
+        with contextlib.suppress(OSError):
+            self._pay()
+        if self._owed and staged.digest is None and staged.intake is not None:
+            # Without its bytes a file isn't taken up again, whatever the log says of it. Who has it open keeps them.
+            staged.intake.path.unlink(missing_ok=True)
+
+    def _pay(self) -> None:
+        while self._owed:
+            self._write({"id": self._owed[0], "gone": True})
+            del self._owed[0]
+
     def _append(self, item: dict[str, Any]) -> None:
+        self._pay()
+        self._write(item)
+
+    def _write(self, item: dict[str, Any]) -> None:
         frame = memoryview(frames.encode(cbor2.dumps(item)))
         while frame:
             frame = frame[os.write(self._log, frame) :]

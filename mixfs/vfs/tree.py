@@ -14,6 +14,7 @@ Concurrency contract
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -281,7 +282,10 @@ class Tree:
                 return buffer
             if offset + count >= os.fstat(fd).st_size:
                 return memoryview(buffer)[:count]
-        except BlockingIOError:
+        except OSError as error:
+            # EOPNOTSUPP: a file system that can't say (tmpfs).
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
             count = 0
         # A short read was the end of the page cache's part and not the file's.
         rest = memoryview(buffer)[count:]
@@ -315,9 +319,16 @@ class Tree:
                 return await self.write(handle, offset, data)
             self._reopened(staged)
             try:
-                return await trio.to_thread.run_sync(intake.write, data, offset, limiter=self._readers)
+                written = await trio.to_thread.run_sync(intake.write, data, offset, limiter=self._readers)
+            except OSError:
+                staged.broken_at = offset if staged.broken_at is None else min(staged.broken_at, offset)
+                raise
             finally:
                 staged.changed()
+            if staged.broken_at is not None and offset <= staged.broken_at < offset + written:
+                # The program wrote it again.
+                staged.broken_at = None
+            return written
 
     def _reopened(self, staged: Staged) -> None:
         if staged.closed:
@@ -386,6 +397,7 @@ class Tree:
                 if staged.intake is not None:
                     self._reopened(staged)
                     await self.in_thread(lambda: staged.intake.truncate(size) if staged.intake else None)
+                    staged.cut(size)
         finally:
             # Truncated by name and closed again: what flush would note.
             self.flushed(handle)
@@ -404,6 +416,7 @@ class Tree:
             if intake is not None:
                 self._reopened(staged)
                 await self.in_thread(lambda: intake.truncate(0))
+                staged.cut(0)
 
     # -- closing
 
@@ -420,7 +433,8 @@ class Tree:
 
     def flushed(self, handle: Handle) -> None:
         staged = handle.node.staged
-        if handle.writable and staged is not None and not staged.closed:
+        # A file of which a write was refused is no whole file: it waits in staging, whoever closes it.
+        if handle.writable and staged is not None and not staged.closed and staged.broken_at is None:
             staged.closed = True
             self.staging.note(staged)
 
