@@ -61,6 +61,7 @@ class Store:
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
         self._swap = threading.Lock()  # held while there is no engine
+        self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
         if read_only:
@@ -99,6 +100,7 @@ class Store:
                 # Perhaps a writer closed it a moment ago, to reopen it.
                 with self._swap:
                     if self._engine is engine:
+                        self._behind = True
                         raise
 
     def on_commit(self, listener: Callable[[], None]) -> None:
@@ -106,16 +108,23 @@ class Store:
         self._listeners.append(listener)
 
     def is_current(self) -> bool:
-        """False when the index was replaced or deleted under our feet: `refresh` then reopens it."""
-        return self._engine.is_current()
+        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it."""
+        return self._engine.is_current() and not self._behind
 
     def refresh(self) -> bool:
-        """Reopen an index that was replaced or deleted under our feet; True when it was."""
-        if self._engine.is_current():
+        """Reopen an index that was replaced or deleted under our feet, or failed; True when it was."""
+        if self.is_current():
             return False
         with self._lock:
-            self._reopen()
-            self._catch_up()
+            try:
+                self._reopen()
+                self._catch_up()
+            except (IndexDamaged, OSError):
+                # As on a full disk: it was reported, and is tried again by the next commit and the next `refresh`.
+                if not self._behind:
+                    raise
+                return False
+            self._behind = False
         return True
 
     # -- writing
@@ -196,6 +205,9 @@ class Store:
                     break
                 except IndexFull:
                     self._engine.grow()
+                except IndexDamaged:
+                    self._behind = True
+                    raise
         for listener in self._listeners:
             listener()
 
@@ -220,15 +232,21 @@ class Store:
     def _catch_up_later(self, reopen: bool = False) -> None:
         """As `_catch_up`, when the index failed though the journal has the commit: that is no failure any more.
 
-        Where the index can't be written now (a full disk), the next commit tries again.
+        Where the index can't be written now (a full disk), the next commit or `refresh` tries again.
         """
-        try:
-            if reopen:
-                self._reopen()
-            self._catch_up()
-        except (IndexDamaged, OSError) as error:
+        failure: Exception | None = None
+        for _ in range(3):
+            try:
+                if reopen:
+                    self._reopen()
+                self._catch_up()
+                return
+            except (IndexDamaged, OSError) as error:
+                failure, reopen = error, True
+        self._behind = True
+        if failure is not None:
             self.problems.report(
-                "index-behind", f"A commit is in the journal, but not yet in the index: {error}",
+                "index-behind", f"A commit is in the journal, but not yet in the index: {failure}",
                 path=str(self._index_path),
             )  # fmt: skip
 
@@ -256,7 +274,7 @@ class Store:
                 f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
                 "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
             )
-        # Its writer may have been killed before the fdatasync, and the index must not know of what a power cut takes back.
+        # Its writer may have been killed before the fdatasync: the index is not to know what a power cut can take back.
         self.journal.sync()
         for item in self._replay_into(self._engine, self.journal, noted):
             if item.torn:

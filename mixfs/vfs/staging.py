@@ -179,7 +179,7 @@ class Staging:
             self._append(staged.state())
 
     def _append_gone(self, staged: Staged) -> None:
-        """Write down that it is gone. A full disk is no reason to keep it: what is owed is written with the next item."""
+        """Write down that it is gone. On a full disk too: what is owed is written with the next item."""
         self._owed.append(staged.id)
         with contextlib.suppress(OSError):
             self._pay()
