@@ -92,8 +92,7 @@ class Invalidation:
             await self._cache.forget_attributes(directory)
             self._cache.forget_name(directory, b"images")
         store = self._tree.library.store
-        if not store.is_current():
-            await trio.to_thread.run_sync(store.refresh)
+        if not store.is_current() and await trio.to_thread.run_sync(store.refresh):
             log.info("index_replaced")
             await self._forget_everything()
             return

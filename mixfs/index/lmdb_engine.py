@@ -29,11 +29,20 @@ INITIAL_MAP = 1 << 30
 def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
     if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
         return IndexFull(f"{path}: the map is full")
-    if isinstance(error, lmdb.DiskError):
+    if isinstance(error, lmdb.DiskError) or ("Input/output error" in str(error) and _is_full(path)):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
     return IndexDamaged(
         f"{path}: {error}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
     )
+
+
+def _is_full(path: Path) -> bool:
+    """LMDB says EIO for a write that was cut short, as the last one on a full disk is."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < 1 << 16
 
 
 class _Txn:

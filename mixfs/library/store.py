@@ -15,6 +15,7 @@ Concurrency contract
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -47,6 +48,8 @@ T = TypeVar("T")
 # Commits whose changes are kept for a daemon that looks; one that is further behind forgets everything it told.
 EVENTS_KEPT = 256
 _REPLAY_BATCH = 500
+# Bytes that must be free on the disk for a commit: what a commit of few records makes the index grow by, and more.
+ROOM = 1 << 20
 
 
 class Store:
@@ -59,6 +62,7 @@ class Store:
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
         self._swap = threading.Lock()  # held while there is no engine
+        self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
         if read_only:
@@ -97,6 +101,7 @@ class Store:
                 # Perhaps a writer closed it a moment ago, to reopen it.
                 with self._swap:
                     if self._engine is engine:
+                        self._behind = True
                         raise
 
     def on_commit(self, listener: Callable[[], None]) -> None:
@@ -104,16 +109,23 @@ class Store:
         self._listeners.append(listener)
 
     def is_current(self) -> bool:
-        """False when the index was replaced or deleted under our feet: `refresh` then reopens it."""
-        return self._engine.is_current()
+        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it."""
+        return self._engine.is_current() and not self._behind
 
     def refresh(self) -> bool:
-        """Reopen an index that was replaced or deleted under our feet; True when it was."""
-        if self._engine.is_current():
+        """Reopen an index that was replaced or deleted under our feet, or failed; True when it was."""
+        if self.is_current():
             return False
         with self._lock:
-            self._reopen()
-            self._catch_up()
+            try:
+                self._reopen()
+                self._catch_up()
+            except (IndexDamaged, OSError):
+                # As on a full disk: it was reported, and is tried again by the next commit and the next `refresh`.
+                if not self._behind:
+                    raise
+                return False
+            self._behind = False
         return True
 
     # -- writing
@@ -147,6 +159,7 @@ class Store:
                     result = function(txn)
                     if txn.changes:
                         payload = cbor2.dumps({1: txn.changes})
+                        self._check_room(len(payload))
                         projector = txn.finish()
                         end = self.journal.end()
                         note_commit(raw, projector, self.journal.replica, txn.last_stamp)
@@ -167,6 +180,12 @@ class Store:
                     return result
                 self._reopen()
         raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+
+    def _check_room(self, size: int) -> None:
+        """Raise ENOSPC before anything is written where the index could not follow the journal."""
+        found = os.statvfs(self.root)
+        if found.f_bavail * found.f_frsize < ROOM + 4 * size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
 
     def annotate_index(
         self, rows: dict[bytes, bytes], changed: Callable[[View], list[tuple[bytes, bytes]]]
@@ -189,6 +208,9 @@ class Store:
                     break
                 except IndexFull:
                     self._engine.grow()
+                except IndexDamaged:
+                    self._behind = True
+                    raise
         for listener in self._listeners:
             listener()
 
@@ -235,15 +257,21 @@ class Store:
     def _catch_up_later(self, reopen: bool = False) -> None:
         """As `_catch_up`, when the index failed though the journal has the commit: that is no failure any more.
 
-        Where the index can't be written now (a full disk), the next commit tries again.
+        Where the index can't be written now (a full disk), the next commit or `refresh` tries again.
         """
-        try:
-            if reopen:
-                self._reopen()
-            self._catch_up()
-        except (IndexDamaged, OSError) as error:
+        failure: Exception | None = None
+        for _ in range(3):
+            try:
+                if reopen:
+                    self._reopen()
+                self._catch_up()
+                return
+            except (IndexDamaged, OSError) as error:
+                failure, reopen = error, True
+        self._behind = True
+        if failure is not None:
             self.problems.report(
-                "index-behind", f"A commit is in the journal, but not yet in the index: {error}",
+                "index-behind", f"A commit is in the journal, but not yet in the index: {failure}",
                 path=str(self._index_path),
             )  # fmt: skip
 

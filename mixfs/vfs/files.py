@@ -6,9 +6,12 @@ begun to publish takes no write until it is done; the next write then begins a n
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
+from mixfs.blobs.cached import open_cached
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
 from mixfs.errors import BadHandle, BlobDamaged, NotFoundError, ReadOnlyError
 from mixfs.ids import Digest
@@ -27,11 +30,48 @@ _NOWAIT = os.RWF_NOWAIT
 IMPORTED = status_key("imported")
 
 
+class NotCached(Exception):
+    """Opening it would have to wait for the disk. `opener` does that."""
+
+    def __init__(self, what: object, opener: Callable[[], int]) -> None:
+        super().__init__(what)
+        self.what, self.opener = what, opener
+
+
 # -- opening and reading
 
 
+async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
+    """As `open_file`, in a read of its own; what isn't cached is opened in a thread."""
+    cold: NotCached | None = None
+    try:
+        while True:
+            try:
+                with tree.library.read() as view:
+                    return open_file(tree, view, key, flags)
+            except NotCached as error:
+                cold = error
+            fd = await tree.in_cold_thread(cold.opener)
+            if tree.warmed.setdefault(cold.what, fd) != fd:
+                os.close(fd)
+    finally:
+        # Nobody needed it after all: another handle was opened meanwhile, or the file is gone.
+        left = tree.warmed.pop(cold.what, -1) if cold is not None else -1
+        if left >= 0:
+            os.close(left)
+
+
+def _open_now(tree: Tree, what: object, cached: Callable[[], int | None], opener: Callable[[], int]) -> int:
+    fd = tree.warmed.pop(what, None)
+    if fd is None:
+        fd = cached()
+    if fd is None:
+        raise NotCached(what, opener)
+    return fd
+
+
 def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
-    """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
+    """Open a file. Raises ReadOnlyError for writing what is generated, NotCached (see `opened`). Never awaits."""
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node = tree.open_nodes.get(key)
     if node is None:
@@ -66,12 +106,14 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
     if isinstance(content, BytesContent):
         return OpenNode(key, data=content.data, live=content.live, attr=dentry)
     if isinstance(content, BlobContent):
-        node = OpenNode(key, attr=dentry)
-        open_blob(tree, view, node, content.digest)
+        blobs, digest, node = tree.library.blobs, content.digest, OpenNode(key, attr=dentry)
+        fd = _open_now(tree, digest, lambda: blobs.open_cached(digest), lambda: blobs.open(digest))
+        show_blob(tree, view, node, digest, fd)
         return node
     assert isinstance(content, FileContent)
+    path = content.path
     try:
-        fd = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_now(tree, path, lambda: open_cached(path), lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
         if content.growing:
             return OpenNode(key, data=b"", live=True, attr=dentry)
@@ -79,10 +121,9 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
     return OpenNode(key, fd=fd, live=content.growing, attr=dentry)
 
 
-def open_blob(tree: Tree, view: View, node: OpenNode, digest: Digest) -> None:
-    """Let a node show a blob. Raises BlobMissing."""
-    blob = view.blob(digest) or Blob(digest=digest, size=tree.library.blobs.stat(digest) or 0)
-    node.show(tree.library.blobs.open(digest), blob)
+def show_blob(tree: Tree, view: View, node: OpenNode, digest: Digest, fd: int) -> None:
+    """Let a node show a blob that is open at `fd`."""
+    node.show(fd, view.blob(digest) or Blob(digest=digest, size=os.fstat(fd).st_size))
 
 
 async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -116,7 +157,10 @@ async def _read(tree: Tree, fd: int, offset: int, size: int) -> memoryview:
         count = os.preadv(fd, [buffer], offset, _NOWAIT)
         if count == size or offset + count >= os.fstat(fd).st_size:
             return memoryview(buffer)[:count]
-    except BlockingIOError:
+    except OSError as error:
+        # EOPNOTSUPP: a file system that can't say (tmpfs).
+        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+            raise
         count = 0
     # A short read was the end of the page cache's part and not the file's. The thread has a descriptor of its own:
     # the node's may be closed meanwhile (taken in, or a new version begun), and its number given to another file.
@@ -128,7 +172,7 @@ async def _read(tree: Tree, fd: int, offset: int, size: int) -> memoryview:
         finally:
             os.close(own)
 
-    count += await tree.in_thread(read_rest)
+    count += await tree.in_cold_thread(read_rest)
     return memoryview(buffer)[:count]
 
 
@@ -143,7 +187,7 @@ async def _with_sums(tree: Tree, fd: int, blob: Blob) -> Blob:
             os.close(own)
 
     try:
-        return replace(blob, sums=await tree.in_thread(measure))
+        return replace(blob, sums=await tree.in_cold_thread(measure))
     except BlobDamaged:
         tree.damaged(blob.digest)
         raise
@@ -171,11 +215,13 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
                 written: int = await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
             except OSError:
                 # A full disk, say: what is there is not what the program meant to write. It waits until it is mended.
-                staged.torn = True
+                staged.broken_at = offset if staged.broken_at is None else min(staged.broken_at, offset)
                 raise
             finally:
                 staged.changed()
-            staged.torn = False
+            if staged.broken_at is not None and offset <= staged.broken_at < offset + written:
+                # The program wrote it again.
+                staged.broken_at = None
             return written
 
 
@@ -254,8 +300,7 @@ async def keep_deleted(tree: Tree, key: bytes) -> None:
 
 async def truncate(tree: Tree, key: bytes, size: int) -> None:
     """Set a file's size, by its node."""
-    with tree.library.read() as view:
-        handle = open_file(tree, view, key, os.O_WRONLY)
+    handle = await opened(tree, key, os.O_WRONLY)
     try:
         await _truncate(tree, handle, size)
     finally:
@@ -282,7 +327,7 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
                 continue
             _reopened(tree, staged)
             await tree.in_thread(lambda intake=intake: intake.truncate(size))  # type: ignore[misc]
-            staged.torn = staged.torn and size > 0
+            staged.cut(size)
             staged.changed()
             return
 
@@ -302,7 +347,7 @@ async def flush(tree: Tree, handle: Handle) -> None:
 
 def _note_closed(tree: Tree, handle: Handle) -> None:
     staged = handle.node.staged
-    if handle.writable and staged is not None and not staged.closed and not staged.torn:
+    if handle.writable and staged is not None and not staged.closed and staged.broken_at is None:
         staged.closed = True
         tree.staging.note(staged)
 

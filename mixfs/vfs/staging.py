@@ -16,6 +16,7 @@ until `copy_back` and `come_back` give it bytes of its own again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -53,12 +54,12 @@ class Staged:
         self.digest: Digest | None = None
         self.linked = True
         self.closed = False
-        # The last write failed.
-        self.torn = False
         self.synced = False
         # The errno with which taking it in failed last. A failed fsync says nothing when it is tried again, so the
         # next try is made with a copy.
         self.failed = 0
+        # Where a write was refused (a full disk) that nobody has written again since.
+        self.broken_at: int | None = None
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
         self.touched = time.monotonic()
@@ -73,6 +74,11 @@ class Staged:
         """Nobody has it open: its descriptor is given back, unless the intake is at work with it."""
         if self.intake is not None and self.linked and self.digest is None and not self.io.locked():
             self.intake.park()
+
+    def cut(self, size: int) -> None:
+        """It was truncated: what could not be written may be of no matter any more."""
+        if self.broken_at is not None and size <= self.broken_at:
+            self.broken_at = None
 
     def set_times(self, atime_ns: int | None = None, mtime_ns: int | None = None) -> None:
         """Set what is given; its ctime becomes now in any case."""
@@ -140,6 +146,8 @@ class Staging:
         self._names: dict[bytes, dict[bytes, Staged]] = {}
         self._keys: dict[bytes, Staged] = {}
         self._kept: dict[str, KeptDocument] = {}
+        # Files that are gone, of which the log could not be told yet.
+        self._owed: list[str] = []
         # The times of folders of import/ that are not in their records yet.
         self.folder_times: dict[bytes, int] = {}
 
@@ -205,7 +213,7 @@ class Staging:
         staged.linked = False
         staged.changed()
         self._leave_name(staged)
-        self._append({"id": staged.id, "gone": True})
+        self._append_gone(staged)
 
     def discard(self, staged: Staged) -> None:
         """Forget it, bytes and all."""
@@ -223,8 +231,9 @@ class Staging:
         self._leave_name(staged)
         if self._keys.get(staged.key) is staged:
             del self._keys[staged.key]
-        self._append({"id": staged.id, "gone": True})
-        self._compact()
+        self._append_gone(staged)
+        with contextlib.suppress(OSError):
+            self._compact()
 
     def copy_back(self, staged: Staged) -> None:
         """Give a file that is a blob already bytes of its own. Blocks: call it in a thread."""
@@ -273,7 +282,25 @@ class Staging:
         if staged.linked:
             self._append(staged.state())
 
+    def _append_gone(self, staged: Staged) -> None:
+        """Write down that it is gone. On a full disk too: what is owed is written with the next item."""
+        self._owed.append(staged.id)
+        with contextlib.suppress(OSError):
+            self._pay()
+        if self._owed and staged.digest is None and staged.intake is not None:
+            # Without its bytes a file isn't taken up again, whatever the log says of it. Who has it open keeps them.
+            staged.intake.path.unlink(missing_ok=True)
+
+    def _pay(self) -> None:
+        while self._owed:
+            self._write({"id": self._owed[0], "gone": True})
+            del self._owed[0]
+
     def _append(self, item: dict[str, Any]) -> None:
+        self._pay()
+        self._write(item)
+
+    def _write(self, item: dict[str, Any]) -> None:
         data = memoryview(frames.encode(cbor2.dumps(item)))
         frame = data
         try:

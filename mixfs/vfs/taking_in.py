@@ -29,7 +29,7 @@ from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
-from mixfs.vfs.files import open_blob
+from mixfs.vfs.files import show_blob
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
@@ -320,7 +320,7 @@ class TakingIn:
         if node is None or node.staged is not staged:
             return
         with self._tree.library.read() as view:
-            open_blob(self._tree, view, node, digest)
+            show_blob(self._tree, view, node, digest, self._tree.library.blobs.open(digest))
             node.attr = self._tree.attr(view, staged.key)
 
     def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:

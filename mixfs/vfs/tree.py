@@ -13,6 +13,7 @@ Concurrency contract
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -35,6 +36,9 @@ from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
 from mixfs.vfs.staging import Staged, Staging
 
 T = TypeVar("T")
+
+# Threads for opens and reads that the page cache can't answer: more than the kernel asks for at once.
+COLD_THREADS = 256
 
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
@@ -67,6 +71,10 @@ class Tree:
     accessed_at: dict[bytes, int] = field(default_factory=dict)
     _writer: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
+    # Opens and reads that wait for the disk, apart: where it hangs, only they hang.
+    _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
+    # What `mixfs.vfs.files.opened` has just opened, by what it is.
+    warmed: dict[object, int] = field(default_factory=dict)
 
     # -- looking (never awaits)
 
@@ -178,6 +186,10 @@ class Tree:
             return function(txn)
 
         return await trio.to_thread.run_sync(self.library.commit, write, limiter=self._writer)
+
+    async def in_cold_thread(self, function: Callable[[], T]) -> T:
+        """Run what may wait for a disk that doesn't answer."""
+        return await trio.to_thread.run_sync(function, limiter=self._cold)
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Run what blocks on the disk."""
