@@ -57,14 +57,20 @@ def handler(function: F) -> F:
             self.errors[name] += 1
             log.warning("os_error", operation=name, error=str(error), errno=error.errno)
             raise FUSEError(error.errno or errno.EIO) from None
-        except trio.Cancelled:
-            raise
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: a mount is ended by signals, see run.py
+            if _is_cancelled(error):
+                raise
             self.errors[name] += 1
             log.exception("handler_failed", operation=name, error=repr(error))
             raise FUSEError(errno.EIO) from None
 
     return cast(F, wrapped)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_cancelled(one) for one in error.exceptions)
+    return isinstance(error, trio.Cancelled | GeneratorExit)
 
 
 class _Directory:
@@ -180,8 +186,12 @@ class Operations(pyfuse3.Operations):
         return nothing
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for ino, lookups in inode_list:
-            self.inodes.forget(ino, lookups)
+        # Nothing is answered to it, so `handler` does not fit; but nothing may escape from it either.
+        try:
+            for ino, lookups in inode_list:
+                self.inodes.forget(ino, lookups)
+        except Exception as error:
+            log.exception("handler_failed", operation="forget", error=repr(error))
 
     @handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -275,12 +285,11 @@ class Operations(pyfuse3.Operations):
         key = self._key(inode)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
-        with self._view() as view:
-            try:
-                handle = self._tree.open(view, key, flags)
-            except NotFoundError:
-                # Deleted, or its name means another file by now: looked up again, as for `getattr`.
-                raise FUSEError(errno.ESTALE) from None
+        try:
+            handle = await self._tree.opened(key, flags)
+        except NotFoundError:
+            # Deleted, or its name means another file by now: looked up again, as for `getattr`.
+            raise FUSEError(errno.ESTALE) from None
         if flags & os.O_TRUNC and handle.writable:
             try:
                 await self._tree.truncate_open(handle)

@@ -59,8 +59,10 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
                 raise ExistsError("The name is taken.")
             if held.is_directory:
                 raise IsADirectory("It is a folder.")
-            return held, tree.open(view, held.key, flags)
-        tag = _tag_for_new(tree, directory, name)
+        else:
+            tag = _tag_for_new(tree, directory, name)
+    if held is not None:
+        return held, await tree.opened(held.key, flags)
     staged = tree.staging.create(directory, name, tag, mode & 0o7777)
     staged.replaces = replaced_by(tree, directory, name)
     if staged.replaces is not None:
@@ -263,13 +265,19 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         if source is None and not isinstance(content, BlobContent):
             raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
         staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
-        fd = tree.library.blobs.open(content.digest) if isinstance(content, BlobContent) else -1
+        blob = content.digest if isinstance(content, BlobContent) else None
         intake = staged.intake
         assert intake is not None
 
         def copy() -> None:
-            from_fd = fd if fd >= 0 else source.intake.fd if source is not None and source.intake is not None else -1
-            intake.copy_whole(from_fd)
+            if blob is not None:
+                fd = tree.library.blobs.open(blob)
+                try:
+                    intake.copy_whole(fd)
+                finally:
+                    os.close(fd)
+            elif source is not None and source.intake is not None:
+                intake.copy_whole(source.intake.fd)
             os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
 
         try:
@@ -277,9 +285,6 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         except BaseException:
             tree.staging.discard(staged)
             raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
         staged.closed = True
         tree.staging.note(staged)
         note_change(tree, directory)

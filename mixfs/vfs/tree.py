@@ -23,6 +23,7 @@ from typing import TypeVar
 
 import trio
 
+from mixfs.blobs.cached import open_cached
 from mixfs.errors import (
     BadHandle,
     InvalidValue,
@@ -49,11 +50,21 @@ from mixfs.vfs.views.fixed import status_key
 
 T = TypeVar("T")
 
+# Threads for opens and reads that the page cache can't answer: more than the kernel asks for at once.
+COLD_THREADS = 256
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
 _NOWAIT = os.RWF_NOWAIT
 IMPORTED = status_key("imported")
 _DOCUMENTS = {b"DC": "canvas.json", b"DS": "session.json"}
+
+
+class NotCached(Exception):
+    """Opening it would have to wait for the disk. `opener` does that."""
+
+    def __init__(self, what: object, opener: Callable[[], int]) -> None:
+        super().__init__(what)
+        self.what, self.opener = what, opener
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +120,9 @@ class Tree:
     import_times: dict[bytes, int] = field(default_factory=dict)
     _writer: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
+    # Opens and reads that wait for the disk, apart: where it hangs, only they hang.
+    _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
+    _warmed: dict[object, int] = field(default_factory=dict)
 
     # -- looking (never awaits)
 
@@ -222,7 +236,7 @@ class Tree:
     # -- opening and reading
 
     def open(self, view: View, key: bytes, flags: int) -> Handle:
-        """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
+        """Open a file. Raises ReadOnlyError for writing what is generated, NotCached (see `opened`). Never awaits."""
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         node = self.open_nodes.get(key)
         if node is None:
@@ -243,6 +257,33 @@ class Tree:
         node.handles += 1
         return Handle(node, writable, bool(flags & os.O_APPEND))
 
+    async def opened(self, key: bytes, flags: int) -> Handle:
+        """As `open`, in a read of its own; what isn't cached is opened in a thread."""
+        cold: NotCached | None = None
+        try:
+            while True:
+                try:
+                    with self.library.read() as view:
+                        return self.open(view, key, flags)
+                except NotCached as error:
+                    cold = error
+                fd = await trio.to_thread.run_sync(cold.opener, limiter=self._cold)
+                if self._warmed.setdefault(cold.what, fd) != fd:
+                    os.close(fd)
+        finally:
+            # Nobody needed it after all: another handle was opened meanwhile, or the file is gone.
+            left = self._warmed.pop(cold.what, -1) if cold is not None else -1
+            if left >= 0:
+                os.close(left)
+
+    def _open_now(self, what: object, cached: Callable[[], int | None], opener: Callable[[], int]) -> int:
+        fd = self._warmed.pop(what, None)
+        if fd is None:
+            fd = cached()
+        if fd is None:
+            raise NotCached(what, opener)
+        return fd
+
     def _is_in_files(self, view: View, key: bytes) -> bool:
         placement = view.get_raw(Placement, key[1:]) if self.staging.by_key(key) is None else None
         return placement is not None and placement.area == "files"
@@ -257,10 +298,13 @@ class Tree:
         if isinstance(content, BytesContent):
             return OpenNode(key, data=content.data, live=content.live, attr=dentry)
         if isinstance(content, BlobContent):
-            return OpenNode(key, fd=self.library.blobs.open(content.digest), attr=dentry)
+            blobs, digest = self.library.blobs, content.digest
+            fd = self._open_now(digest, lambda: blobs.open_cached(digest), lambda: blobs.open(digest))
+            return OpenNode(key, fd=fd, attr=dentry)
         assert isinstance(content, FileContent)
+        path = content.path
         try:
-            fd = os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = self._open_now(path, lambda: open_cached(path), lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except FileNotFoundError:
             if content.growing:
                 return OpenNode(key, data=b"", live=True, attr=dentry)
@@ -293,7 +337,7 @@ class Tree:
         def read_rest() -> int:
             return os.preadv(node.source(), [rest], offset + count)
 
-        count += await trio.to_thread.run_sync(read_rest, limiter=self._readers)
+        count += await trio.to_thread.run_sync(read_rest, limiter=self._cold)
         return memoryview(buffer)[:count]
 
     # -- writing
@@ -383,8 +427,7 @@ class Tree:
 
     async def truncate(self, key: bytes, size: int) -> None:
         """Set a file's size, by its node."""
-        with self.library.read() as view:
-            handle = self.open(view, key, os.O_WRONLY)
+        handle = await self.opened(key, os.O_WRONLY)
         try:
             node = handle.node
             if node.edit is not None:
