@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mixfs.blobs.cached import open_cached
 from mixfs.blobs.intake import CHUNK, Intake
 from mixfs.blobs.sums import sums_of
 from mixfs.errors import BlobDamaged, BlobMissing
@@ -126,6 +127,12 @@ class LocalBlobs:
     def open(self, digest: Digest) -> int:
         try:
             return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self._missing(digest) from None
+
+    def open_cached(self, digest: Digest) -> int | None:
+        try:
+            return open_cached(self.path(digest))
         except FileNotFoundError:
             raise self._missing(digest) from None
 

@@ -41,6 +41,9 @@ class MemoryBlobs:
         os.write(fd, self.data[digest])
         return fd
 
+    def open_cached(self, digest: Digest) -> int | None:
+        return self.open(digest)
+
     def stat(self, digest: Digest) -> int | None:
         return len(self.data[digest]) if digest in self.data else None
 

@@ -31,6 +31,9 @@ class BlobStore(Protocol):
     def open(self, digest: Digest) -> int:
         """A file descriptor to read a blob; the caller closes it."""
 
+    def open_cached(self, digest: Digest) -> int | None:
+        """As `open`, but None when that would have to wait for the disk."""
+
     def stat(self, digest: Digest) -> int | None:
         """The size in bytes, or None when the blob isn't there."""
 

@@ -48,7 +48,8 @@ class Mount:
 
     async def serve(self) -> None:
         """Answer requests until the file system is unmounted."""
-        await pyfuse3.main(min_tasks=4, max_tasks=64)
+        # Tasks are made as they are needed. Many, because each request to a disk that hangs keeps one.
+        await pyfuse3.main(min_tasks=4, max_tasks=512)
 
     def close(self, *, unmount: bool = True) -> None:
         pyfuse3.close(unmount=unmount)

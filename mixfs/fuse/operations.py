@@ -58,14 +58,20 @@ def handler(function: F) -> F:
             self.errors[name] += 1
             log.warning("os_error", operation=name, error=str(error), errno=error.errno)
             raise FUSEError(error.errno or errno.EIO) from None
-        except trio.Cancelled:
-            raise
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - also KeyboardInterrupt: a mount is ended by signals, see run.py
+            if _is_cancelled(error):
+                raise
             self.errors[name] += 1
             log.exception("handler_failed", operation=name, error=repr(error))
             raise FUSEError(errno.EIO) from None
 
     return cast(F, wrapped)
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_is_cancelled(one) for one in error.exceptions)
+    return isinstance(error, trio.Cancelled | GeneratorExit)
 
 
 class _Directory:
@@ -194,8 +200,12 @@ class Operations(pyfuse3.Operations):
         return nothing
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        for ino, lookups in inode_list:
-            self.inodes.forget(ino, lookups)
+        # Nothing is answered to it, so `handler` does not fit; but nothing may escape from it either.
+        try:
+            for ino, lookups in inode_list:
+                self.inodes.forget(ino, lookups)
+        except Exception as error:
+            log.exception("handler_failed", operation="forget", error=repr(error))
 
     @handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -299,12 +309,11 @@ class Operations(pyfuse3.Operations):
             # Linux truncates for a reader too, whom it has asked for the right to write.
             self._check_writable()
             await files.truncate(self._tree, key, 0)
-        with self._view() as view:
-            try:
-                handle = files.open_file(self._tree, view, key, flags)
-            except NotFoundError:
-                # Deleted, or its name means another file by now: looked up again, as for `getattr`.
-                raise FUSEError(errno.ESTALE) from None
+        try:
+            handle = await files.opened(self._tree, key, flags)
+        except NotFoundError:
+            # Deleted, or its name means another file by now: looked up again, as for `getattr`.
+            raise FUSEError(errno.ESTALE) from None
         if flags & os.O_TRUNC and handle.writable:
             try:
                 await files.truncate_open(self._tree, handle)

@@ -30,7 +30,7 @@ from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.content import BlobContent
-from mixfs.vfs.files import open_file, release
+from mixfs.vfs.files import opened, release
 from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, title_of
 from mixfs.vfs.routes import file_view
@@ -66,8 +66,10 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
                 raise ExistsError("The name is taken.")
             if held.is_directory:
                 raise IsADirectory("It is a folder.")
-            return held, open_file(tree, view, held.key, flags)
-        tag = _tag_for_new(tree, directory, name)
+        else:
+            tag = _tag_for_new(tree, directory, name)
+    if held is not None:
+        return held, await opened(tree, held.key, flags)
     staged = tree.staging.create(directory, name, tag, mode & 0o7777)
     staged.replaces = replaced_by(tree, directory, name)
     if staged.replaces is not None:
@@ -277,15 +279,20 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
             raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
         staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
         staged.xattrs = dict(source.xattrs if source is not None else place.xattrs if place is not None else {})
-        fd = tree.library.blobs.open(content.digest) if isinstance(content, BlobContent) else -1
+        blob = content.digest if isinstance(content, BlobContent) else None
         intake = staged.intake
         assert intake is not None
 
         def copy() -> None:
-            if isinstance(content, BlobContent):
-                checked_sums(fd, content.digest)
-            from_fd = fd if fd >= 0 else source.intake.fd if source is not None and source.intake is not None else -1
-            intake.copy_whole(from_fd)
+            if blob is not None:
+                fd = tree.library.blobs.open(blob)
+                try:
+                    checked_sums(fd, blob)
+                    intake.copy_whole(fd)
+                finally:
+                    os.close(fd)
+            elif source is not None and source.intake is not None:
+                intake.copy_whole(source.intake.fd)
             os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
 
         try:
@@ -295,9 +302,6 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         except BaseException:
             tree.staging.discard(staged)
             raise
-        finally:
-            if fd >= 0:
-                os.close(fd)
         staged.closed = True
         tree.staging.note(staged)
         note_change(tree, directory)

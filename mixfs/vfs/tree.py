@@ -13,7 +13,6 @@ Concurrency contract
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
