@@ -26,14 +26,15 @@ from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
 INITIAL_MAP = 1 << 30
 
 
+_REMEDY = "The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
+
+
 def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
     if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
         return IndexFull(f"{path}: the map is full")
     if isinstance(error, lmdb.DiskError) or ("Input/output error" in str(error) and _is_full(path)):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
-    return IndexDamaged(
-        f"{path}: {error}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
-    )
+    return IndexDamaged(f"{path}: {error}. {_REMEDY}")
 
 
 def _is_full(path: Path) -> bool:
@@ -141,7 +142,7 @@ def _check_file(data: Path) -> None:
             meta = _META.unpack_from(first, _META_OFFSET) if len(first) == _META_OFFSET + _META.size else None
             page = meta[4] if meta is not None else 0
             if meta is None or meta[0] != _MAGIC or page.bit_count() != 1 or not 256 <= page <= 65536:
-                raise IndexDamaged(f"{data} does not begin as an index does.")
+                raise IndexDamaged(f"{data} does not begin as an index does. {_REMEDY}")
             file.seek(page)
             second = file.read(_META_OFFSET + _META.size)
             # Afterwards: another process may write, and makes the file longer first.
@@ -149,15 +150,16 @@ def _check_file(data: Path) -> None:
     except FileNotFoundError:
         return
     if length < 2 * page:
-        raise IndexDamaged(f"{data} has {length} bytes; it was cut short.")
+        raise IndexDamaged(f"{data} has {length} bytes: it was cut short. {_REMEDY}")
     other = _META.unpack_from(second, _META_OFFSET)
     # A torn write of one is what there are two for: LMDB goes by the newer.
     newest = max((meta, other), key=lambda found: int(found[-1]))
     last = newest[-2]
     if other[0] != _MAGIC or any(root > last and root != _NO_PAGE for root in (newest[11], newest[19])):
-        raise IndexDamaged(f"{data} has a head that makes no sense.")
+        raise IndexDamaged(f"{data} has a head that makes no sense. {_REMEDY}")
     if (last + 1) * page > length:
-        raise IndexDamaged(f"{data} has {length} bytes where its head says {(last + 1) * page}: it was cut short.")
+        wanted = (last + 1) * page
+        raise IndexDamaged(f"{data} has {length} bytes where its head says {wanted}: it was cut short. {_REMEDY}")
 
 
 class LmdbEngine:
