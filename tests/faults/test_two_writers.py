@@ -1,4 +1,4 @@
-"""A daemon, imports and `rebuild-index` together on one library, killed at any moment, with index/ deleted meanwhile."""
+"""A daemon, imports and `rebuild-index` on one library, killed at any moment, with index/ deleted meanwhile."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_storm_of_kills_among_a_daemon_imports_and_rebuilds(tmp_path: Path, li
         rebuilder = Rebuilder(live.library)
         trip = live.point / "import" / "Trip"
         trip.mkdir(exist_ok=True)
-        until(lambda: all(len(other.reported) > 3 for other in others), "imports go on")
+        until(lambda others=others: all(len(other.reported) > 3 for other in others), "imports go on")  # type: ignore[misc]
         for n in range(chance.randint(1, 30)):
             name, data = f"{round_}-{n}.bin", b"mount %d %d" % (round_, n) * 50
             (trip / name).write_bytes(data)
