@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from mixfs import __version__
 from mixfs.cli import (
+    abort,
     cleanup,
     compact,
     doctor,
@@ -126,6 +127,7 @@ _DRIVE, _IN_OUT, _LOOK, _CARE = "As a drive", "Pictures in and out", "What is th
 
 app.command("mount", rich_help_panel=_DRIVE)(mount.mount)
 app.command("umount", rich_help_panel=_DRIVE)(umount.umount)
+app.command("abort", rich_help_panel=_DRIVE)(abort.abort)
 app.command("wait", rich_help_panel=_DRIVE)(wait.wait)
 app.add_typer(service.app, name="service", rich_help_panel=_DRIVE)
 app.command("import", rich_help_panel=_IN_OUT)(import_.import_)

@@ -94,7 +94,8 @@ def _is_mounted(point: str, root: Path) -> bool:
             return False
         case mounts.Answer.HUNG:
             raise MountError(
-                f"A MixFS is mounted at {point} but does not answer. `mixfs umount --lazy {point}` takes it away."
+                f"A MixFS is mounted at {point} but does not answer. `mixfs abort {point}` frees who waits for it, and "
+                f"`mixfs umount --lazy {point}` takes it away."
             )
         case _:
             pass

@@ -24,6 +24,7 @@ from mixfs.errors import MountError, UnsuitablePlace
 
 KIND = "fuse.mixfs"
 FUSE_CONF = Path("/etc/fuse.conf")
+FUSE_CONTROL = Path("/sys/fs/fuse/connections")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 # Bytes of paths in mountinfo that are written as \ooo: space, tab, line feed, backslash.
 _ANSWER_S = 5.0
@@ -36,6 +37,7 @@ class Mount(NamedTuple):
     kind: str
     source: str
     options: frozenset[str]
+    minor: int = 0  # of the device: the number of its FUSE connection
 
 
 class Served(NamedTuple):
@@ -76,8 +78,9 @@ def parse_mountinfo(data: bytes) -> list[Mount]:
         except (ValueError, IndexError):
             continue
         options = b",".join((fields[5], *fields[dash + 3 : dash + 4])).decode("ascii", "replace")
+        minor = fields[2].partition(b":")[2]
         out.append(Mount(_unescape(fields[4]), kind.decode("ascii", "replace"), _unescape(source),
-                         frozenset(options.split(","))))  # fmt: skip
+                         frozenset(options.split(",")), int(minor) if minor.isdigit() else 0))  # fmt: skip
     return out
 
 
@@ -207,6 +210,28 @@ def lazy_unmount(mountpoint: str) -> None:
     words = _run_unmount(mountpoint, lazy=True)
     if words:
         raise MountError(f"{mountpoint} can't be unmounted: {words}.")
+
+
+def abort(mountpoint: str) -> None:
+    """Abort the FUSE connection of a mount: who waits for it gets ENOTCONN. Raises MountError.
+
+    Touches nothing of the mount, so it can't hang with it: the number of the connection stands in mountinfo.
+    """
+    there = mount_at(mountpoint)
+    if there is None or there.kind != KIND:
+        raise MountError(f"No MixFS is mounted at {mountpoint}.")
+    control = FUSE_CONTROL / str(there.minor) / "abort"
+    if not control.exists() and os.geteuid() == 0:
+        subprocess.run(["mount", "-t", "fusectl", "none", FUSE_CONTROL], capture_output=True, check=False)
+    try:
+        control.write_text("1")
+    except FileNotFoundError:
+        raise MountError(
+            f"There is no {control}: `mount -t fusectl none {FUSE_CONTROL}`, as root, makes it. To end the daemon "
+            "frees them too: `kill -9` its process."
+        ) from None
+    except PermissionError:
+        raise MountError(f"{mountpoint} was mounted by somebody else: only they and root may abort it.") from None
 
 
 # -- who serves it, who holds it

@@ -20,7 +20,7 @@ import structlog
 import trio
 
 from mixfs.daemon.invalidation import Invalidation
-from mixfs.daemon.notify import notify
+from mixfs.daemon.notify import notify, watchdog_s
 from mixfs.daemon.status import Status
 from mixfs.daemon.upkeep import Upkeep
 from mixfs.errors import LibraryBusy
@@ -106,6 +106,7 @@ class Daemon:
                 nursery.start_soon(_supervise, "invalidation", invalidation.run)
                 nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
                 nursery.start_soon(self._announce, ready)
+                nursery.start_soon(_stay_alive)
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:
@@ -171,6 +172,14 @@ class Daemon:
                 (self.library.root / "mounted").unlink()
             os.close(self._lock_fd)
         self.library.close()
+
+
+async def _stay_alive() -> None:
+    """Tell systemd that the event loop turns; where it doesn't any more, systemd starts us anew."""
+    interval_s = watchdog_s()
+    while interval_s is not None:
+        notify("WATCHDOG=1")
+        await trio.sleep(interval_s / 2)
 
 
 async def _supervise(name: str, task: Callable[[], Awaitable[None]]) -> None:

@@ -54,3 +54,15 @@ def test_a_mount_struck_at_every_call(tmp_path: Path, mode: str) -> None:
     # Another part of them in each mode.
     step = 1 if ALL else {"kill": 9, "torn": 23, "EIO": 10, "ENOSPC": 17}[mode]
     assert host("fault_mounts.py", mode, tmp_path / "attempts", step)["calls"] >= 100
+
+
+@needs_fuse
+@pytest.mark.mount
+def test_whatever_a_handler_raises_is_eio_and_the_mount_lives(tmp_path: Path) -> None:
+    assert host("fault_handlers.py", "raise", tmp_path / "mount")["tried"] >= 160
+
+
+@needs_fuse
+@pytest.mark.mount
+def test_a_disk_that_hangs_keeps_only_who_reads_from_it(tmp_path: Path) -> None:
+    assert host("fault_handlers.py", "hang", tmp_path / "mount")["took_s"] < 5

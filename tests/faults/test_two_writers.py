@@ -1,4 +1,4 @@
-"""A daemon, imports and `rebuild-index` together on one library, killed at any moment, index/ deleted meanwhile."""
+"""A daemon, imports and `rebuild-index` on one library, killed at any moment, with index/ deleted meanwhile."""
 
 from __future__ import annotations
 

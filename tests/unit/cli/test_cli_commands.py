@@ -13,12 +13,13 @@ import pytest
 from cli_home import Home, write_samples
 
 COMMANDS = (
-    "mount", "umount", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
+    "mount", "umount", "abort", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
     "gc", "compact", "fsck", "rebuild-index", "doctor",
 )  # fmt: skip
 OPTIONS = {
     "mount": ("MOUNTPOINT", "--library", "--foreground", "-o"),
     "umount": ("MOUNTPOINT", "--lazy", "--library"),
+    "abort": ("MOUNTPOINT",),
     "wait": ("MOUNTPOINT", "--library", "--json"),
     "import": ("PATH...", "--session", "--library", "--json"),
     "export": ("SESSION", "DEST", "--library", "--json"),

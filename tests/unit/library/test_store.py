@@ -544,7 +544,7 @@ def test_an_index_that_fails_after_the_append_is_no_failure_of_the_commit(
     put(store, session(1))
     kind = type(store._engine.write())
     real = kind.__exit__
-    left = [4]
+    left = [6]
 
     def failing(self: Any, error_kind: Any, error: Any, trace: Any) -> Any:
         if error_kind is None and self._write and left[0]:
