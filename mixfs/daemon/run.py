@@ -55,6 +55,7 @@ class Daemon:
         self._read_only = "ro" in options
         self.library = Library.open(root)
         self._lock_fd = -1
+        self._answers = threading.Event()  # it is mounted, or goes again
         try:
             if not self._read_only:
                 self._claim()
@@ -113,6 +114,7 @@ class Daemon:
             log.info("stopping")
             notify("STOPPING=1")
             self.library.thumbnails.close()
+            self._answers.set()
             for last in (self.taking_in.take_all, self.taking_in.keep_times):
                 with trio.move_on_after(LAST_INTAKE_S, shield=True):
                     try:
@@ -129,6 +131,7 @@ class Daemon:
         log.info("mounted", mountpoint=str(self._mountpoint), library=str(self.library.root), pid=os.getpid())
         notify("READY=1", f"STATUS=mounted at {self._mountpoint}")
         ready()
+        self._answers.set()
 
     async def _signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -140,7 +143,9 @@ class Daemon:
     def _make_thumbnails(self) -> None:
         """A thread of its own: makes what is wished for, and notes it in the index for many at once."""
         thumbnails = self.library.thumbnails
-        if threading.current_thread().name.endswith("0"):
+        # Whoever waits for the mount to be back comes first: looking for what is missing takes a core for a while.
+        self._answers.wait()
+        if threading.current_thread().name.endswith("0") and not thumbnails.closed:
             for missing in thumbnails.missing(_THUMBNAILS_AT_START):
                 thumbnails.wish(missing)
         made: dict[Digest, tuple[int, int]] = {}
