@@ -33,6 +33,7 @@ import cbor2
 from mixfs.ids import hash16, ino_of
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, WriteTxn, prefix_end
+from mixfs.index.seal import seal, unseal
 from mixfs.names import family_base, family_prefix, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
@@ -98,6 +99,10 @@ class DirectoryRow(NamedTuple):
     children: int
     mtime_ns: int
 
+    @classmethod
+    def load(cls, value: bytes) -> DirectoryRow:
+        return cls(*_ROW.unpack_from(value))
+
 
 def fixed(path: str) -> bytes:
     """The key of a directory that every mount has."""
@@ -133,7 +138,7 @@ def scan_dentries(txn: ReadTxn, directory: bytes, after: bytes = b"", prefix: by
 
 def get_directory_row(txn: ReadTxn, directory: bytes) -> DirectoryRow | None:
     value = txn.get(keys.directory_row(directory))
-    return None if value is None else DirectoryRow(*_ROW.unpack(value))
+    return None if value is None else DirectoryRow.load(value)
 
 
 class Family(NamedTuple):
@@ -164,12 +169,11 @@ class Changes:
 
     def dump(self) -> bytes:
         entries, known = [list(entry) for entry in self.entries], [list(entry) for entry in self.known]
-        data: bytes = cbor2.dumps([entries, list(self.nodes), self.origin, known])
-        return data
+        return seal(cbor2.dumps([entries, list(self.nodes), self.origin, known]))
 
     @classmethod
     def load(cls, data: bytes) -> Changes:
-        entries, nodes, changes_origin, known = cbor2.loads(data)
+        entries, nodes, changes_origin, known = cbor2.loads(unseal(data))
         changes = cls()
         changes.entries = dict.fromkeys((directory, name) for directory, name in entries)
         changes.nodes = dict.fromkeys(nodes)
@@ -197,7 +201,7 @@ class Listing:
         row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
         new = DirectoryRow(row.children + add, max(row.mtime_ns, _storable(mtime_ns)))
         if new != row:
-            self._txn.put(keys.directory_row(directory), _ROW.pack(*new))
+            self._txn.put(keys.directory_row(directory), seal(_ROW.pack(*new)))
             self._changes.nodes[directory] = None
         if add < 0 and not new.children:
             self.emptied[directory] = None

@@ -6,7 +6,8 @@ formats that can't read each other.
 
 Concurrency: LMDB's own lock is not what serialises writers; the library's flock is (a killed process frees LMDB's lock
 at once, and a deleted index/ gives a second one). Readers are counted, so that `close` and `grow` wait until no
-transaction of this process is open: unmapping under a reader is a crash.
+transaction of this process is open: unmapping under a reader is a crash. So is reading a map whose file was cut short:
+the length is checked when the file is opened and by `is_current`, not at each read.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ from types import TracebackType
 import lmdb
 
 from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
+from mixfs.index import lmdb_pages
 
 INITIAL_MAP = 1 << 30
+
+
+def _damaged(path: Path, reason: object) -> IndexDamaged:
+    return IndexDamaged(
+        f"{path}: {reason}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
+    )
 
 
 def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
@@ -30,9 +38,7 @@ def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
         return IndexFull(f"{path}: the map is full")
     if isinstance(error, lmdb.DiskError):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
-    return IndexDamaged(
-        f"{path}: {error}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
-    )
+    return _damaged(path, error)
 
 
 class _Txn:
@@ -78,6 +84,11 @@ class _Txn:
             self._engine._leave()
         if error is not None and isinstance(error, lmdb.Error):
             raise _translate(error, self._engine.path) from error
+
+    @property
+    def transaction(self) -> int:
+        """The number of the state that is read."""
+        return int(self._txn.id())
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._txn.get(key)
@@ -126,6 +137,8 @@ class LmdbEngine:
         data = path / "data.mdb"
         size = max(map_size, data.stat().st_size if data.exists() else 0)
         try:
+            if data.exists():
+                lmdb_pages.check_openable(data)
             self._env = lmdb.open(
                 str(path),
                 map_size=size,
@@ -138,6 +151,8 @@ class LmdbEngine:
                 lib_version=0,
             )
             self._env.reader_check()
+        except lmdb_pages.PagesDamaged as error:
+            raise _damaged(path, error) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 # No damage: making the index anew would take it from under the one that has it open.
@@ -146,6 +161,7 @@ class LmdbEngine:
                 ) from error
             raise _translate(error, path) from error
         self._inode = data.stat().st_ino
+        self._longest = 0  # bytes that the file was seen to have: it never shrinks by itself
 
     def read(self) -> _Txn:
         return _Txn(self, write=False)
@@ -194,9 +210,29 @@ class LmdbEngine:
 
     def is_current(self) -> bool:
         try:
-            return os.stat(self.path / "data.mdb").st_ino == self._inode
+            status = os.stat(self.path / "data.mdb")
         except FileNotFoundError:
             return False
+        if status.st_ino != self._inode or status.st_size < self._longest:
+            return False
+        self._longest = status.st_size
+        return True
+
+    def is_replaced(self) -> bool:
+        try:
+            return os.stat(self.path / "data.mdb").st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def check(self) -> None:
+        """Look at every page that the newest state leads to. Raises IndexDamaged."""
+        while True:
+            with self.read() as txn:
+                try:
+                    if lmdb_pages.check_tree(self.path / "data.mdb", txn.transaction):
+                        return
+                except lmdb_pages.PagesDamaged as error:
+                    raise _damaged(self.path, error) from error
 
     def close(self) -> None:
         with self._alone():

@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
-import cbor2
 import inotify_simple
 
 from mixfs.blobs import LocalBlobs
@@ -34,10 +33,11 @@ from mixfs.journal import START, Position
 from mixfs.library import editing, place
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.replay import LOCAL, read_changes
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
-from mixfs.library.transaction import LOCAL, Txn
+from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.pool import WorkerPool
 from mixfs.media.types import Inspection
@@ -52,7 +52,6 @@ from mixfs.records import (
     Record,
     Session,
     Trash,
-    from_map,
 )
 
 T = TypeVar("T")
@@ -364,13 +363,14 @@ class Library:
         for item in self.store.journal.read(since):
             if item.payload is None:
                 continue
-            for kind, entity_id, stamp, flags, data in cbor2.loads(item.payload)[1]:
-                if flags & LOCAL and not local:
+            for change in read_changes(item.payload)[0]:
+                if change.flags & LOCAL and not local:
                     continue
-                cls = KINDS.get(kind)
-                record = from_map(cls, data) if cls is not None and data is not None else None
-                name = cls.__name__ if cls is not None else f"kind {kind}"
-                yield Change(item.end, stamp, name, entity_id, data is None, record)
+                cls = KINDS.get(change.kind)
+                name = cls.__name__ if cls is not None else f"kind {change.kind}"
+                yield Change(
+                    item.end, change.stamp, name, change.entity_id, change.data is None, change.record()
+                )  # fmt: skip
 
     def follow_changes(
         self, since: Position | None = None, *, stop: threading.Event | None = None, poll_ms: int = 1000

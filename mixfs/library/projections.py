@@ -58,7 +58,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 1
+DERIVATION = 2
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 

@@ -11,6 +11,7 @@ from mixfs.ids import Digest, Stamp
 from mixfs.index import keys
 from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
 from mixfs.index.engine import ReadTxn, prefix_end
+from mixfs.index.seal import seal, unseal
 from mixfs.library import documents
 from mixfs.records import (
     Annotation,
@@ -44,10 +45,9 @@ class SessionRow:
         self.documents: dict[str, list[int]] = data[5]  # name -> [size, revision]
 
     def dump(self) -> bytes:
-        data: bytes = cbor2.dumps(
-            [self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents]
+        return seal(
+            cbor2.dumps([self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents])
         )
-        return data
 
     def parts(self, session: Session) -> documents.SessionParts:
         return documents.SessionParts(
@@ -152,7 +152,7 @@ class View:
 
     def session_row(self, session_id: str) -> SessionRow:
         value = self.txn.get(keys.session_row(session_id))
-        return SessionRow(cbor2.loads(value) if value is not None else None)
+        return SessionRow(cbor2.loads(unseal(value)) if value is not None else None)
 
     def render_session_document(self, session: Session, name: str) -> bytes:
         """session.json, canvas.json or generations.json, as it is now."""

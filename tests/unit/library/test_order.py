@@ -21,6 +21,7 @@ from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import WriteTxn
 from mixfs.index.memory import MemoryEngine
+from mixfs.index.seal import unseal
 from mixfs.library.projections import Projector
 from mixfs.library.view import View
 from mixfs.library.wanted import import_directory, placement_place
@@ -99,7 +100,7 @@ def comparable(found: dict[bytes, bytes]) -> dict[bytes, Any]:
             if children or (key[1:2] != b"/" and key[1:] != import_directory(None)):
                 out[key] = children
         elif tag == b"z":
-            row = cbor2.loads(value)
+            row = cbor2.loads(unseal(value))
             out[key] = [row[1:5], {name: size for name, (size, _) in row[5].items()}]
         else:
             out[key] = value

@@ -28,7 +28,8 @@ from mixfs.index.dentries import fixed, scan_dentries, unpack
 from mixfs.journal import Journal
 from mixfs.library import documents, place
 from mixfs.library.projections import DOCUMENT_SIZES, GENERATION_SIZES
-from mixfs.library.store import EVENTS_KEPT, Store, events_since
+from mixfs.library.replay import EVENTS_KEPT, events_since
+from mixfs.library.store import Store
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import entry_file, generation_name, placement_place
