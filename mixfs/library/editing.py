@@ -16,7 +16,7 @@ from mixfs.index import dentries
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
-from mixfs.names import safe_name, with_counter
+from mixfs.names import family_base, safe_name, with_counter
 from mixfs.records import (
     Annotation,
     Edge,
@@ -35,9 +35,13 @@ INBOX = "Inbox"
 
 
 def free_name(view: View, directory: bytes, name: bytes) -> bytes:
-    """`name`, or the first ` (n)` of it that is free: found by doubling, then halving, the number."""
+    """`name`, or a ` (n)` of its family that is free: found by doubling, then halving, the number.
+
+    Of `a (2).png` that is `a (3).png`, as file managers count, never `a (2) (2).png`.
+    """
     if view.dentry(directory, name) is None:
         return name
+    name = family_base(name)
     taken, free = 1, 2
     while view.dentry(directory, with_counter(name, free)) is not None:
         taken, free = free, free * 2
