@@ -34,6 +34,7 @@ from mixfs.library import editing, place
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes
+from mixfs.library.restoring import restore
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
@@ -342,6 +343,21 @@ class Library:
         raw = as_digest(digest)
         with self.read() as view:
             return view.annotation(raw) or Annotation(digest=raw)
+
+    # -- the trash
+
+    def trash(self) -> list[Trash]:
+        """What deletes and overwrites took away, the newest first; `records` holds it whole."""
+        with self.read() as view:
+            return sorted(view.records(Trash), key=lambda trash: (trash.deleted_ns, trash.id), reverse=True)
+
+    def restore(self, trash_id: str) -> list[Record]:
+        """Put back what a trash record holds, under its own ids; returns the records as they are now.
+
+        A name that was taken meanwhile stays with who has it: ` (n)` is given. What lives under the same id now (the
+        newer bytes of an overwritten placement) goes to the trash in turn. Raises NotFoundError.
+        """
+        return self.commit(lambda txn: restore(txn, trash_id))
 
     # -- totals and history
 

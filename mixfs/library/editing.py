@@ -182,6 +182,11 @@ def rename_folder(txn: Txn, folder_id: str, parent_id: str | None, name: bytes) 
     txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.now_ns))
 
 
+def delete_folder(txn: Txn, folder: Folder) -> Trash:
+    """Move an empty folder to the trash: what was deleted from it before finds its place again when restored."""
+    return trash(txn, [folder], session=txn.get(Session, folder.session_id), name=folder.name, reason="deleted")
+
+
 # -- placements
 
 

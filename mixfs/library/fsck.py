@@ -4,9 +4,9 @@ Works on the directory, not through an open `Library`: opening one repairs, and 
 it lies there. Changes nothing in the library but a working directory in staging/, which goes again.
 
 Concurrency: may run beside a daemon and imports. What the index should hold is made by replaying the journal into a
-fresh index, just up to where the index says that it is; the last stretch of that is done inside the read transaction in
-which the two are compared. What the journal holds beyond is looked at afterwards. Blobs are listed after the journal was
-read, so that what is named must be there.
+fresh index, just up to where the index says that it is; the last stretch of that is done inside the read transaction
+in which the two are compared. What the journal holds beyond is looked at afterwards. Blobs are listed after the
+journal was read, so that what is named must be there.
 """
 
 from __future__ import annotations

@@ -476,7 +476,8 @@ def test_temporaries_of_killed_writers_are_swept(root: Path) -> None:
 
 
 def test_a_record_with_a_field_of_another_type_is_refused(store: Store) -> None:
-    for bad in (session(1, title=7), session(1, name="text"), Placement(id="p", session_id="s", digest=b"x", name=b"a")):
+    short = Placement(id="p", session_id="s", digest=Digest(b"x"), name=b"a")
+    for bad in (session(1, title=7), session(1, name="text"), short):
         with pytest.raises(InvalidValue, match="which is not of the field's type"):
             put(store, bad)  # type: ignore[arg-type]
     assert list(store.journal.read()) == []
