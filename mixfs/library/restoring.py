@@ -70,20 +70,20 @@ def _node_key(record: Record) -> bytes:
 
 
 def _put_back(txn: Txn, record: Any, own: set[bytes], trash: Trash) -> Record:
+    if hasattr(record, "session_id"):
+        _revive_session(txn, record.session_id, trash)
     if isinstance(record, Session):
-        return txn.put(_renamed(txn, editing.SESSIONS, record, own))
-    if not hasattr(record, "session_id"):
-        return txn.put(record)
-    _revive_session(txn, record.session_id, trash)
-    if isinstance(record, Folder):
-        if record.parent_id is not None:
-            record = dataclasses.replace(record, parent_id=_revive_folder(txn, record.parent_id, own, trash))
-        return txn.put(_renamed(txn, folder_parent(record), record, own))
-    if isinstance(record, Placement):
-        if record.folder_id is not None:
-            record = dataclasses.replace(record, folder_id=_revive_folder(txn, record.folder_id, own, trash))
-        return txn.put(_renamed(txn, placement_place(record)[0], record, own))
-    return txn.put(record)
+        record = _renamed(txn, editing.SESSIONS, record, own)
+    elif isinstance(record, Folder):
+        parent_id = _revive_folder(txn, record.parent_id, own, trash)
+        record = dataclasses.replace(record, parent_id=parent_id)
+        record = _renamed(txn, folder_parent(record), record, own)
+    elif isinstance(record, Placement):
+        folder_id = _revive_folder(txn, record.folder_id, own, trash)
+        record = dataclasses.replace(record, folder_id=folder_id)
+        record = _renamed(txn, placement_place(record)[0], record, own)
+    kept: Record = txn.put(record)
+    return kept
 
 
 def _renamed(txn: Txn, directory: bytes, record: Any, own: set[bytes]) -> Any:
@@ -108,17 +108,16 @@ def _revive_session(txn: Txn, session_id: str, trash: Trash) -> None:
         editing.create_session(txn, trash.session_title or editing.INBOX, session_id=session_id)
 
 
-def _revive_folder(txn: Txn, folder_id: str, own: set[bytes], trash: Trash) -> str | None:
+def _revive_folder(txn: Txn, folder_id: str | None, own: set[bytes], trash: Trash) -> str | None:
     """The id of the folder, which lives afterwards; None, for images/ itself, when nothing is known of it any more."""
-    if txn.get(Folder, folder_id) is not None or b"p" + key16(folder_id) in own:
+    if folder_id is None or txn.get(Folder, folder_id) is not None or b"p" + key16(folder_id) in own:
         return folder_id
     folder = _newest_in_trash(txn, Folder, folder_id)
     if folder is None:
         return None
     # It lives before its parents are looked at: folders that lie in each other, as replicas may leave them, end here.
     txn.put(_renamed(txn, folder_parent(folder), folder, own))
-    if folder.parent_id is not None:
-        _revive_folder(txn, folder.parent_id, own, trash)
+    _revive_folder(txn, folder.parent_id, own, trash)
     return folder_id
 
 
