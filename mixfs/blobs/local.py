@@ -1,7 +1,9 @@
 """Blobs as files: `blobs/ab/cdef…`, mode 0444, each named by its SHA-256, so that `sha256sum` checks them.
 
-Durable order: bytes fsynced under a temporary name in staging, rename, fsync of the bucket (and of blobs/ when the
-bucket is new). Only then may a journal item name the blob.
+Durable order: bytes fsynced under a temporary name in staging, rename, fsync of the bucket and of blobs/. Only then may
+a journal item name the blob.
+
+Concurrency: any thread of any process may call anything; two that receive the same bytes at once both rename them.
 """
 
 from __future__ import annotations
@@ -37,32 +39,21 @@ class LocalBlobs:
         if size == intake.size:
             if durable:
                 # Another process may have renamed it without having come to its fsyncs.
-                self._sync(target)
+                _sync(target, target.parent, self.root)
             intake.discard()
             return digest, False
         os.fchmod(intake.fd, 0o444)
         if durable:
             os.fsync(intake.fd)
         bucket = target.parent
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(bucket, 0o700)
-            if durable:
-                self._sync(self.root)
-        except FileExistsError:
-            pass
         os.rename(intake.path, target)
         intake.close()
         if durable:
-            self._sync(bucket)
+            # The bucket's own name too, whoever made it: another process may not have come to that.
+            _sync(bucket, self.root)
         return digest, True
-
-    def _sync(self, path: Path) -> None:
-        for each in (path, path.parent) if path != self.root else (path,):
-            fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
     def open(self, digest: Digest) -> int:
         try:
@@ -117,3 +108,12 @@ class LocalBlobs:
             f"{self.path(digest)} is not what was imported: its SHA-256 differs from its name. Restore it from a "
             "back-up, or move it away and import the same file again."
         )
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -116,3 +116,36 @@ def run(words: list[str]) -> subprocess.CompletedProcess[bytes]:
     return ran
 
 
+
+
+@needs_strace
+def test_bytes_are_durable_before_their_name_and_names_before_the_journal(tmp_path: Path, sample: Path) -> None:
+    """A kill can't show a sync that was left out, since the page cache survives it; the order of the calls does."""
+    root, log = copy_of(sample, tmp_path / "library"), tmp_path / "calls"
+    one = tmp_path / "One"
+    one.mkdir()
+    (one / "a.txt").write_bytes(b"a")
+    calls = "fsync,fdatasync,rename,mkdir,pwrite64"
+    traced = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={calls}"]
+    words = [sys.executable, "-S", "-m", "mixfs.cli.main", "import", str(one), "--library", str(root)]
+    assert run([*traced, *words]).returncode == 0
+    lines = log.read_text().splitlines()
+    digest = hashlib.sha256(b"a").hexdigest()
+    bucket = root / "blobs" / digest[:2]
+
+    def place(*parts: str, after: int = -1) -> int:
+        found = (n for n, line in enumerate(lines) if n > after and all(part in line for part in parts))
+        return next(found, -1)
+
+    written = place("pwrite64", "/staging/", '"a"')
+    synced = place("fsync(", "/staging/", after=written)
+    renamed = place("rename(", str(bucket / digest[2:]), after=synced)
+    made = place("mkdir(", f'"{bucket}"')
+    parent = place("fsync(", f"{root / 'blobs'}>", after=made)
+    named = place("fsync(", f"{bucket}>", after=renamed)
+    journalled = place("pwrite64", ".seg>", after=named)
+    durable = place("fdatasync(", ".seg>", after=journalled)
+    indexed = place("fdatasync(", "data.mdb>", after=durable)
+    assert -1 < written < synced < renamed < named < journalled < durable < indexed
+    assert -1 < made < parent < journalled
+    assert place("pwrite64", "data.mdb>") > durable, "the index was written before the journal was durable"
