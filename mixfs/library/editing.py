@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixfs.errors import ExistsError, NotFoundError
+from mixfs.errors import ExistsError, InvalidValue, NotFoundError
 from mixfs.ids import Digest, derived_id, key16, new_id
 from mixfs.index import dentries
 from mixfs.library.transaction import Txn
@@ -270,7 +270,12 @@ def move_placement(
 
 
 def annotate(txn: Txn, digest: Digest, **fields: Any) -> Annotation:
-    """Set tags, rating or comment of an image; fields that aren't named stay."""
+    """Set tags, rating or comment of an image; fields that aren't named stay. Raises InvalidValue."""
+    rating, tags = fields.get("rating"), fields.get("tags", ())
+    if rating is not None and not (isinstance(rating, int) and 0 <= rating <= 10):
+        raise InvalidValue(f"A rating must be a whole number from 0 to 10, not {rating!r:.40}.")
+    if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
+        raise InvalidValue(f"Tags must be several strings, not {tags!r:.40}.")
     held = txn.annotation(digest) or Annotation(digest=digest)
     if "tags" in fields:
         fields["tags"] = tuple(dict.fromkeys(tag.strip() for tag in fields["tags"] if tag.strip()))

@@ -64,6 +64,7 @@ class Store:
         self.problems = Problems(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
+        self._closed = False
         self._swap = threading.Lock()  # held while there is no engine
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
@@ -89,6 +90,7 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
+        self._closed = True
         self._engine.close()
         self.journal.close()
         self._lock.close()
@@ -108,9 +110,14 @@ class Store:
                 return stack.enter_context(engine.read())
             except IndexDamaged:
                 # Perhaps a writer closed it a moment ago, to reopen it.
+                self._check_open()
                 with self._swap:
                     if self._engine is engine:
                         raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LibraryError(f"{self.root} was closed here: open it again.")
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every commit of this process, from the thread that committed."""
@@ -138,6 +145,7 @@ class Store:
         Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
         well), LibraryError when the library was opened read-only.
         """
+        self._check_open()
         if self.read_only:
             raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
         with self._lock:

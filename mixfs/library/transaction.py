@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+import cbor2
+
 from mixfs.errors import InvalidValue
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index.engine import WriteTxn
@@ -61,7 +63,10 @@ class Txn(View):
         stamp = Stamp(self._next)
         self._next = Stamp(stamp + 1)
         self.changes.append(RawChange(kind, entity_id, stamp, flags, data))
-        self._projector.apply(kind, entity_id, stamp, self._replica, data)
+        try:
+            self._projector.apply(kind, entity_id, stamp, self._replica, data)
+        except cbor2.CBOREncodeError as error:
+            raise InvalidValue(f"{entity_id}: a value of a kind that can't be kept ({error}).") from error
 
     def _with_field_stamps(self, record: R, stamp: Stamp) -> R:
         held: Any = self.get(type(record), record.entity_id)
