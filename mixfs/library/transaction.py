@@ -65,7 +65,7 @@ class Txn(View):
         self.changes.append(RawChange(kind, entity_id, stamp, flags, data))
         try:
             self._projector.apply(kind, entity_id, stamp, self._replica, data)
-        except cbor2.CBOREncodeError as error:
+        except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
             raise InvalidValue(f"{entity_id}: a value of a kind that can't be kept ({error}).") from error
 
     def _with_field_stamps(self, record: R, stamp: Stamp) -> R:
