@@ -25,24 +25,54 @@ Times are nanoseconds since the epoch (`_ns`), sizes bytes, names bytes as progr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import struct
+import types
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+import cbor2
+
 from mixfs.ids import Digest
+
+# What bytes that are not what was written can raise when they are read.
+SENSELESS = (cbor2.CBORDecodeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, struct.error)
 
 R = TypeVar("R", bound="Record")
 
 _EMPTY: Mapping[int | str, Any] = {}
 
 
-def _f(key: int, default: Any = dataclasses.MISSING, *, of: type[Record] | None = None) -> Any:
-    metadata = {"key": key, "of": of, "default": default}
+def _f(
+    key: int, default: Any = dataclasses.MISSING, *, of: type[Record] | None = None,
+    each: Callable[[Any], bool] | None = None,
+) -> Any:  # fmt: skip
+    """A field with a CBOR key; `each` says of each of its items whether it has the right shape."""
+    metadata = {"key": key, "of": of, "default": default, "each": each}
     if default is dataclasses.MISSING:
         return field(metadata=metadata)
     if default is _EMPTY:
         return field(default_factory=lambda: _EMPTY, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def _is_stamp(value: Any) -> bool:
+    """[stamp, replica] of a field."""
+    return len(value) == 2 and isinstance(value[0], int) and isinstance(value[1], bytes)
+
+
+def _is_lora(value: Any) -> bool:
+    """[name, weight]."""
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _is_kept(value: Any) -> bool:
+    """[kind, id, record as CBOR map] of a record in the trash."""
+    return (
+        isinstance(value, list | tuple) and len(value) == 3 and isinstance(value[0], int) and isinstance(value[1], str)
+        and isinstance(value[2], Mapping)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +119,7 @@ class Session(Record):
     zoom: float | None = _f(7, None)
     pan_x: float | None = _f(8, None)
     pan_y: float | None = _f(9, None)
-    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY)
+    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY, each=_is_stamp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +218,7 @@ class Generation(Record):
     scheduler: str | None = _f(16, None)
     width: int | None = _f(17, None)
     height: int | None = _f(18, None)
-    loras: tuple[Any, ...] = _f(19, ())
+    loras: tuple[Any, ...] = _f(19, (), each=_is_lora)
     parameters: Mapping[str, Any] = _f(20, _EMPTY)
     inputs: tuple[ImageRef, ...] = _f(21, (), of=ImageRef)
     outputs: tuple[ImageRef, ...] = _f(22, (), of=ImageRef)
@@ -248,7 +278,7 @@ class Annotation(Record):
     tags: tuple[str, ...] = _f(2, ())
     rating: int | None = _f(3, None)
     comment: str | None = _f(4, None)
-    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY)
+    stamps: Mapping[int, list[Any]] = _f(15, _EMPTY, each=_is_stamp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +294,7 @@ class Trash(Record):
     session_title: str = _f(5, "")
     name: bytes = _f(6, b"")
     digest: Digest | None = _f(7, None)
-    records: tuple[Any, ...] = _f(8, ())
+    records: tuple[Any, ...] = _f(8, (), each=_is_kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,14 +359,51 @@ KINDS: dict[int, type[Record]] = {
 }  # fmt: skip
 
 
+# Says whether a value out of a CBOR map is of a field's type.
+_Check = Callable[[Any], bool]
+
+
+def _check_of(hint: Any, each: _Check | None = None) -> _Check:
+    """How to check a value against a field's type, and its items against their shape."""
+    if hint is Any:
+        return lambda value: True
+    if hint is Digest:
+        return lambda value: isinstance(value, bytes) and len(value) == 32
+    if hint is float:
+        return lambda value: isinstance(value, float | int)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        checks = [_check_of(each) for each in inner]
+        return lambda value: any(check(value) for check in checks)
+    if origin is list:
+        return lambda value: isinstance(value, list)
+    if origin is tuple:
+        item = each or _check_of(inner[0])
+        return lambda value: isinstance(value, list | tuple) and all(map(item, value))
+    if origin is Mapping:
+        key, value_of = map(_check_of, inner)
+        return lambda value: (
+            isinstance(value, Mapping)
+            and all(map(key, value))
+            and all(map(value_of, value.values()))
+            and (each is None or all(map(each, value.values())))
+        )
+    if issubclass(hint, Record):
+        return lambda value: isinstance(value, Mapping) and problem_of(hint, value) is None
+    return lambda value: isinstance(value, hint)
+
+
 class _Table:
     """The fields of one record class, looked up once."""
 
-    __slots__ = ("by_key", "fields")
+    __slots__ = ("by_key", "checks", "fields", "required")
 
     def __init__(self, cls: type[Record]) -> None:
         self.fields: list[tuple[str, int, Any, type[Record] | None]] = []
         self.by_key: dict[int | str, tuple[str, bool, type[Record] | None]] = {}
+        self.checks: dict[int | str, tuple[str, _Check]] = {}
+        self.required: dict[int | str, str] = {}
+        hints = typing.get_type_hints(cls)
         for item in dataclasses.fields(cls):
             if "key" not in item.metadata:
                 continue
@@ -344,6 +411,9 @@ class _Table:
             self.fields.append((item.name, key, default, of))
             is_tuple = isinstance(default, tuple)
             self.by_key[key] = (item.name, is_tuple, of)
+            self.checks[key] = (item.name, _check_of(hints[item.name], item.metadata["each"]))
+            if default is dataclasses.MISSING:
+                self.required[key] = item.name
 
 
 _TABLES: dict[type[Record], _Table] = {}
@@ -391,6 +461,21 @@ def from_map(cls: type[R], data: Mapping[int | str, Any]) -> R:
     if unknown:
         known["unknown"] = unknown
     return cls(**known)
+
+
+def problem_of(cls: type[Record], data: Any) -> str | None:
+    """Why a CBOR map is no record of its class: a field that is missing or of another type; None when all is well."""
+    if not isinstance(data, Mapping):
+        return f"{cls.__name__}: not a map"
+    table = _table(cls)
+    for key, name in table.required.items():
+        if key not in data:
+            return f"{cls.__name__}.{name} is missing"
+    for key, value in data.items():
+        name, check = table.checks.get(key, ("", None))
+        if check is not None and not check(value):
+            return f"{cls.__name__}.{name} is {value!r:.60}"
+    return None
 
 
 def field_keys(cls: type[Record]) -> dict[str, int]:

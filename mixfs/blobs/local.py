@@ -58,7 +58,8 @@ class LocalBlobs:
             # Another process was first, and may not have come to its fsyncs.
             return self.receive(intake, durable=durable)
         if durable:
-            self._sync(bucket)
+            # The bucket's own name too, whoever made it: another process may not have come to that.
+            _sync(bucket, self.root)
         return digest, True
 
     @staticmethod
@@ -183,3 +184,12 @@ class LocalBlobs:
             f"{self.path(digest)} is not what was imported: its SHA-256 differs from its name. Restore it from a "
             "back-up, or move it away and import the same file again."
         )
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -18,7 +18,7 @@ import trio
 from mixfs.fuse.mount import KernelCache
 from mixfs.ids import Digest
 from mixfs.index.dentries import ITSELF, Changes
-from mixfs.library.store import EVENTS_KEPT, events_since
+from mixfs.library.replay import EVENTS_KEPT, events_since
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.mirrors import leading_names, mirrored_names
 

@@ -33,6 +33,7 @@ import cbor2
 from mixfs.ids import hash16, ino_of
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, WriteTxn, prefix_end
+from mixfs.index.seal import seal, unseal
 from mixfs.names import family_base, family_prefix, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
@@ -113,6 +114,10 @@ class DirectoryRow(NamedTuple):
     children: int
     mtime_ns: int
 
+    @classmethod
+    def load(cls, value: bytes) -> DirectoryRow:
+        return cls(*_ROW.unpack_from(value))
+
 
 def fixed(path: str) -> bytes:
     """The key of a directory that every mount has."""
@@ -148,11 +153,7 @@ def scan_dentries(txn: ReadTxn, directory: bytes, after: bytes = b"", prefix: by
 
 def get_directory_row(txn: ReadTxn, directory: bytes) -> DirectoryRow | None:
     value = txn.get(keys.directory_row(directory))
-    return None if value is None else directory_row(value)
-
-
-def directory_row(value: bytes) -> DirectoryRow:
-    return DirectoryRow(*_ROW.unpack(value))
+    return None if value is None else DirectoryRow.load(value)
 
 
 class Family(NamedTuple):
@@ -183,12 +184,11 @@ class Changes:
 
     def dump(self) -> bytes:
         entries, known = [list(entry) for entry in self.entries], [list(entry) for entry in self.known]
-        data: bytes = cbor2.dumps([entries, list(self.nodes), self.origin, known])
-        return data
+        return seal(cbor2.dumps([entries, list(self.nodes), self.origin, known]))
 
     @classmethod
     def load(cls, data: bytes) -> Changes:
-        entries, nodes, changes_origin, known = cbor2.loads(data)
+        entries, nodes, changes_origin, known = cbor2.loads(unseal(data))
         changes = cls()
         changes.entries = dict.fromkeys((directory, name) for directory, name in entries)
         changes.nodes = dict.fromkeys(nodes)
@@ -216,7 +216,7 @@ class Listing:
         row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
         new = DirectoryRow(row.children + add, max(row.mtime_ns, _storable(mtime_ns)))
         if new != row:
-            self._txn.put(keys.directory_row(directory), _ROW.pack(*new))
+            self._txn.put(keys.directory_row(directory), seal(_ROW.pack(*new)))
             self._changes.nodes[directory] = None
         if directory[:1] == b"f" and bool(row.children) != bool(new.children):
             # A folder of files/ is shown while there is something in it.
@@ -228,7 +228,7 @@ class Listing:
     def set_time(self, directory: bytes, mtime_ns: int) -> None:
         """Set the time of a directory, be it earlier than the one it has."""
         row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
-        self._txn.put(keys.directory_row(directory), _ROW.pack(row.children, mtime_ns))
+        self._txn.put(keys.directory_row(directory), seal(_ROW.pack(row.children, mtime_ns)))
         self._changes.nodes[directory] = None
 
     def drop(self, directory: bytes) -> None:

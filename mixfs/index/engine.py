@@ -41,7 +41,10 @@ class Engine(Protocol):
         """Make room after IndexFull. No transaction of this process may be open."""
 
     def is_current(self) -> bool:
-        """False when the files under the engine were replaced or deleted: it must be reopened."""
+        """False when the files under the engine were replaced, deleted or cut short: it must be reopened."""
+
+    def is_replaced(self) -> bool:
+        """True when other files lie there now, or none: a new engine can be opened before this one is closed."""
 
     def close(self) -> None:
         """Give everything back. Waits for transactions that other threads have open."""

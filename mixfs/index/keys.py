@@ -4,21 +4,21 @@
     m       name                              meta: `derivation`, `stamp`, `position:REPLICA`, `sequence`
     r       kind(1) id(16)                    CBOR [stamp, replica, record map | nil]; nil is a tombstone
     d       directory(17) name                a dentry: `dentries.Dentry` packed, in name order under its directory
-    n       directory(17)                     `dentries.DirectoryRow`: number of children, mtime
+    n       directory(17)                     sealed `dentries.DirectoryRow`: number of children, mtime
     x       directory(17) base                CBOR `dentries.Family`, where somebody lost the wanted name
     y       directory(17) base 0 node key     the name given to one that lost its wanted name
     s       session(16) kind(1) id(16)        empty: what belongs to a session
     i       digest(32) kind(1) id(16)         empty: what refers to a blob
     t       title(16) made(8) session(16)     empty: the sessions of one title, oldest first
-    z       session(16)                       CBOR: counts, and sizes and revisions of the session's documents
+    z       session(16)                       sealed CBOR: counts, sizes and revisions of the session's documents
     w       digest(32)                        CBOR: the dentries that an image has in the views over everything
     h       digest(32)                        CBOR [size, mtime_ns] of the thumbnail, [0, 0] when none can be made
-    e       sequence(8)                       CBOR: what a commit changed for a kernel that remembers it
+    e       sequence(8)                       sealed CBOR: what a commit changed for a kernel that remembers it
     c       name                              CBOR counters of the library
     q       node key                          ino(8) of a node whose digest another node had first
 
 A directory is one tag byte and 16 bytes (`directory`), so that no directory's key is a prefix of another's.
-Node keys are defined in `mixfs/index/dentries.py`.
+Node keys are defined in `mixfs/index/dentries.py`; what is sealed has a checksum behind it (`mixfs/index/seal.py`).
 """
 
 from __future__ import annotations

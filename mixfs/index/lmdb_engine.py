@@ -6,13 +6,13 @@ formats that can't read each other.
 
 Concurrency: LMDB's own lock is not what serialises writers; the library's flock is (a killed process frees LMDB's lock
 at once, and a deleted index/ gives a second one). Readers are counted, so that `close` and `grow` wait until no
-transaction of this process is open: unmapping under a reader is a crash.
+transaction of this process is open: unmapping under a reader is a crash. So is reading a map whose file was cut short:
+the length is checked when the file is opened and by `is_current`, not at each read.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +22,15 @@ from types import TracebackType
 import lmdb
 
 from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
+from mixfs.index import lmdb_pages
 
 INITIAL_MAP = 1 << 30
 
 
-_REMEDY = "The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
+def _damaged(path: Path, reason: object) -> IndexDamaged:
+    return IndexDamaged(
+        f"{path}: {reason}. The index is made again from the journal by `mixfs rebuild-index`; nothing is lost."
+    )
 
 
 def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
@@ -34,7 +38,7 @@ def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
         return IndexFull(f"{path}: the map is full")
     if isinstance(error, lmdb.DiskError) or ("Input/output error" in str(error) and _is_full(path)):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
-    return IndexDamaged(f"{path}: {error}. {_REMEDY}")
+    return _damaged(path, error)
 
 
 def _is_full(path: Path) -> bool:
@@ -90,6 +94,11 @@ class _Txn:
         if error is not None and isinstance(error, lmdb.Error):
             raise _translate(error, self._engine.path) from error
 
+    @property
+    def transaction(self) -> int:
+        """The number of the state that is read."""
+        return int(self._txn.id())
+
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._txn.get(key)
         return value
@@ -124,44 +133,6 @@ class _Txn:
         return bool(self._txn.delete(key))
 
 
-# A meta page of LMDB 0.9 behind its page header (lmdb.h, mdb.c: MDB_meta): magic, version, address, map size, two times
-# (page size or pad, flags, depth, branch, leaf and overflow pages, entries, root), last page, transaction.
-_META = struct.Struct("<IIQQ" + "IHHQQQQQ" * 2 + "QQ")
-_META_OFFSET = 16
-_MAGIC = 0xBEEFC0DE
-_NO_PAGE = 2**64 - 1
-
-
-def _check_file(data: Path) -> None:
-    """Raise IndexDamaged for a file that LMDB would be killed over: it maps it and believes its meta pages."""
-    try:
-        with data.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return
-            first = file.read(_META_OFFSET + _META.size)
-            meta = _META.unpack_from(first, _META_OFFSET) if len(first) == _META_OFFSET + _META.size else None
-            page = meta[4] if meta is not None else 0
-            if meta is None or meta[0] != _MAGIC or page.bit_count() != 1 or not 256 <= page <= 65536:
-                raise IndexDamaged(f"{data} does not begin as an index does. {_REMEDY}")
-            file.seek(page)
-            second = file.read(_META_OFFSET + _META.size)
-            # Afterwards: another process may write, and makes the file longer first.
-            length = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
-        return
-    if length < 2 * page:
-        raise IndexDamaged(f"{data} has {length} bytes: it was cut short. {_REMEDY}")
-    other = _META.unpack_from(second, _META_OFFSET)
-    # A torn write of one is what there are two for: LMDB goes by the newer.
-    newest = max((meta, other), key=lambda found: int(found[-1]))
-    last = newest[-2]
-    if other[0] != _MAGIC or any(root > last and root != _NO_PAGE for root in (newest[11], newest[19])):
-        raise IndexDamaged(f"{data} has a head that makes no sense. {_REMEDY}")
-    if (last + 1) * page > length:
-        wanted = (last + 1) * page
-        raise IndexDamaged(f"{data} has {length} bytes where its head says {wanted}: it was cut short. {_REMEDY}")
-
-
 class LmdbEngine:
     """An `Engine` in the directory `path` (data.mdb, lock.mdb), which is made when it is not there."""
 
@@ -173,9 +144,10 @@ class LmdbEngine:
         if not read_only:
             path.mkdir(mode=0o700, exist_ok=True)
         data = path / "data.mdb"
-        _check_file(data)
         size = max(map_size, data.stat().st_size if data.exists() else 0)
         try:
+            if data.exists():
+                lmdb_pages.check_openable(data)
             self._env = lmdb.open(
                 str(path),
                 map_size=size,
@@ -188,6 +160,8 @@ class LmdbEngine:
                 lib_version=0,
             )
             self._env.reader_check()
+        except lmdb_pages.PagesDamaged as error:
+            raise _damaged(path, error) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 # No damage: making the index anew would take it from under the one that has it open.
@@ -196,6 +170,7 @@ class LmdbEngine:
                 ) from error
             raise _translate(error, path) from error
         self._inode = data.stat().st_ino
+        self._longest = 0  # bytes that the file was seen to have: it never shrinks by itself
 
     def read(self) -> _Txn:
         return _Txn(self, write=False)
@@ -244,9 +219,29 @@ class LmdbEngine:
 
     def is_current(self) -> bool:
         try:
-            return os.stat(self.path / "data.mdb").st_ino == self._inode
+            status = os.stat(self.path / "data.mdb")
         except FileNotFoundError:
             return False
+        if status.st_ino != self._inode or status.st_size < self._longest:
+            return False
+        self._longest = status.st_size
+        return True
+
+    def is_replaced(self) -> bool:
+        try:
+            return os.stat(self.path / "data.mdb").st_ino != self._inode
+        except FileNotFoundError:
+            return True
+
+    def check(self) -> None:
+        """Look at every page that the newest state leads to. Raises IndexDamaged."""
+        while True:
+            with self.read() as txn:
+                try:
+                    if lmdb_pages.check_tree(self.path / "data.mdb", txn.transaction):
+                        return
+                except lmdb_pages.PagesDamaged as error:
+                    raise _damaged(self.path, error) from error
 
     def close(self) -> None:
         with self._alone():

@@ -93,5 +93,8 @@ class MemoryEngine:
     def is_current(self) -> bool:
         return True
 
+    def is_replaced(self) -> bool:
+        return False
+
     def close(self) -> None:
         pass

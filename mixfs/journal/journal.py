@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cbor2
 
@@ -191,24 +191,26 @@ class Journal:
         view = memoryview(data)
         last = following is None
         for found in frames.scan(view, offset):
-            if found.start == 0 and found.payload is not None:
-                self._check_format(number, cbor2.loads(found.payload))
-                continue
-            yield Item(
-                Position(number, found.start), Position(number, found.end), found.payload, found.torn and last
-            )
+            payload = found.payload
+            if found.start == 0 and payload is not None:
+                header = _parse_header(payload)
+                if header:
+                    self._check_format(number, header)
+                    continue
+                payload = None
+            yield Item(Position(number, found.start), Position(number, found.end), payload, found.torn and last)
 
-    def _header(self, number: int) -> dict[int, int] | None:
+    def _header(self, number: int) -> dict[int, Any] | None:
         try:
             with open(self.path(number), "rb") as file:
                 payload = frames.decode_at(memoryview(file.read(4096)), 0)
         except FileNotFoundError:
             return None
         # A damaged header still says that the segment before is not the last one.
-        return cbor2.loads(payload) if payload is not None else {}
+        return _parse_header(payload) if payload is not None else {}
 
-    def _check_format(self, number: int, header: dict[int, int]) -> None:
-        if header.get(1, 0) > FORMAT:
+    def _check_format(self, number: int, header: dict[int, Any]) -> None:
+        if header[1] > FORMAT:
             raise FormatTooNew(
                 f"{self.path(number)} was written in journal format {header[1]}; this MixFS reads up to {FORMAT}. "
                 "Install a newer MixFS."
@@ -217,9 +219,26 @@ class Journal:
     def size(self) -> int:
         """All segments' bytes."""
         return sum(size for _, size in self.sizes())
+    def sweep(self) -> None:
+        """Remove what killed writers left of segments that they began. Call under the library's lock.
+
+        Segments are begun under that lock only, so whoever made such a file is gone, whatever its number says.
+        """
+        for leftover in self.directory.glob(".*.seg.*.new"):
+            leftover.unlink(missing_ok=True)
 
     def sizes(self) -> Iterator[tuple[Path, int]]:
         """Each segment's path and size in bytes."""
         for number in self.segments():
             path = self.path(number)
             yield path, path.stat().st_size
+
+
+def _parse_header(payload: bytes) -> dict[int, Any]:
+    """The map of a header frame; empty when it is none."""
+    try:
+        header = cbor2.loads(payload)
+    except (cbor2.CBORDecodeError, ValueError, TypeError):
+        return {}
+    sound = isinstance(header, dict) and isinstance(header.get(1), int) and isinstance(header.get(4), int | None)
+    return header if sound else {}

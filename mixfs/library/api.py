@@ -18,30 +18,32 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar, cast
 
-import cbor2
 import inotify_simple
 
 from mixfs.blobs import LocalBlobs
-from mixfs.errors import BlobMissing, NotALibrary, NotFoundError
+from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
 from mixfs.library import documents, editing, place
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.replay import LOCAL, read_changes
+from mixfs.library.restoring import restore
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
-from mixfs.library.transaction import LOCAL, Txn
+from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.pool import WorkerPool
 from mixfs.media.types import Inspection
+from mixfs.names import MAX_NAME
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -53,7 +55,6 @@ from mixfs.records import (
     Record,
     Session,
     Trash,
-    from_map,
 )
 
 T = TypeVar("T")
@@ -111,6 +112,7 @@ class Library:
         return cls(path, read_only=read_only, map_size=map_size)
 
     def close(self) -> None:
+        """Give everything back. What is called afterwards raises LibraryError; closing twice does no harm."""
         self.thumbnails.close()
         self.pool.close()
         self.staging.close()
@@ -171,24 +173,35 @@ class Library:
     # -- bringing in
 
     def import_paths(
-        self, paths: Sequence[Path | str], *, session: str | None = None,
+        self, paths: Path | str | Iterable[Path | str], *, session: str | None = None,
         progress: Callable[[ImportReport], None] | None = None,
     ) -> ImportReport:  # fmt: skip
-        """Import files and folders; folders are sessions, or all goes to the session titled `session`."""
-        return Importer(self, progress).run([Path(path) for path in paths], session)
+        """Import files and folders (or one); folders are sessions, or all goes to the session titled `session`.
+
+        Never raises for a single file's sake: the report names each that failed, with the reason. Raises
+        UnsuitablePlace for a path inside the library or its mount.
+        """
+        # A string is a sequence of strings too: "/home" would be "/" and more.
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        return Importer(self, progress).run([Path(path) for path in several], session)
 
     def import_bytes(
         self, data: bytes, name: str, *, session_id: str | None = None, role: str = "output",
         mtime_ns: int | None = None,
     ) -> Placement:  # fmt: skip
-        """Import bytes under a file name into a session (Inbox when none is named); returns their placement."""
+        """Import bytes under a file name into a session (Inbox when none is named); returns their placement.
+
+        A name that is taken by other bytes gets ` (n)`; the same bytes under the same name are the same placement.
+        Raises NotFoundError for the session, InvalidValue or NameTooLong for the name.
+        """
+        raw_name = file_name(name)
         intake = self.staging.intake()
         try:
             intake.write(data, 0)
             digest, _ = self.blobs.receive(intake)
 
             def place_blob() -> Placement:
-                return self._place_blob(digest, intake.sums(), len(data), name, session_id, role, mtime_ns)
+                return self._place_blob(digest, intake.sums(), len(data), raw_name, session_id, role, mtime_ns)
 
             try:
                 placement = place_blob()
@@ -201,7 +214,7 @@ class Library:
         return placement
 
     def _place_blob(
-        self, digest: Digest, sums: bytes, size: int, name: str, session_id: str | None, role: str,
+        self, digest: Digest, sums: bytes, size: int, name: bytes, session_id: str | None, role: str,
         mtime_ns: int | None,
     ) -> Placement:  # fmt: skip
         with self.read() as view:
@@ -209,7 +222,7 @@ class Library:
         inspection = self.inspect(digest) if wanted else None
 
         incoming = Incoming(
-            digest=digest, size=size, name=os.fsencode(name), mtime_ns=mtime_ns or time.time_ns(), role=role,
+            digest=digest, size=size, name=name, mtime_ns=mtime_ns or time.time_ns(), role=role,
             inspection=inspection, sums=sums,
         )  # fmt: skip
 
@@ -227,7 +240,8 @@ class Library:
     def create_session(
         self, title: str, *, session_id: str | None = None, user_id: str | None = None, user_name: str | None = None
     ) -> Session:
-        """A new session. Raises ExistsError when the given id is taken."""
+        """A new session. Raises ExistsError when the given id is taken, InvalidValue for an empty title."""
+        _check_title(title)
         return self.commit(
             lambda txn: editing.create_session(
                 txn, title, session_id=session_id, user_id=user_id, user_name=user_name
@@ -256,30 +270,37 @@ class Library:
         return found
 
     def retitle_session(self, session_id: str, title: str) -> Session:
+        """Give a session another title; its directory follows. Raises NotFoundError, InvalidValue."""
+        _check_title(title)
         return self.commit(lambda txn: editing.retitle_session(txn, session_id, title))
 
     def update_session(self, session_id: str, **fields: Any) -> Session:
-        """Set fields of a session: user_id, user_name, zoom, pan_x, pan_y."""
+        """Set fields of a session: user_id, user_name, zoom, pan_x, pan_y. Raises NotFoundError, InvalidValue."""
+        _check_fields(fields, ("user_id", "user_name", "zoom", "pan_x", "pan_y"))
         return self.commit(
             lambda txn: txn.put(dataclasses.replace(editing.require_session(txn, session_id), **fields))
         )
 
     def delete_session(self, session_id: str) -> Trash:
-        """Move a session to the trash."""
+        """Move a session with all that belongs to it to the trash; `restore` brings it back. Raises NotFoundError."""
         return self.commit(lambda txn: editing.delete_session(txn, session_id))
 
     # -- what is in a session
 
     def placements(self, session_id: str) -> list[Placement]:
+        """The files of a session, pictures and others, in order of ids. Raises NotFoundError, as do the next three."""
         return self._members(Placement, session_id)
 
     def entries(self, session_id: str) -> list[Entry]:
+        """The canvas entries of a session, the lowest first."""
         return sorted(self._members(Entry, session_id), key=lambda entry: (entry.z, entry.id))
 
     def edges(self, session_id: str) -> list[Edge]:
+        """The connections between canvas entries, in order of ids."""
         return self._members(Edge, session_id)
 
     def generations(self, session_id: str) -> list[Generation]:
+        """The generations of a session, the oldest first."""
         return sorted(self._members(Generation, session_id), key=lambda generation: generation.time_ns)
 
     def _members(self, cls: type[Any], session_id: str) -> list[Any]:
@@ -288,32 +309,38 @@ class Library:
             return list(view.members(cls, session_id))
 
     def placement(self, placement_id: str) -> Placement:
+        """Raises NotFoundError."""
         with self.read() as view:
             return editing.require_placement(view, placement_id)
 
     def delete_placement(self, placement_id: str) -> Trash:
-        """Move a placement to the trash."""
+        """Move a placement to the trash; `restore` brings it back. Raises NotFoundError."""
         return self.commit(lambda txn: editing.delete_placement(txn, placement_id))
 
     def move_placement(self, placement_id: str, session_id: str, name: str | None = None) -> Placement:
-        """Move a placement to images/ of a session, under its name or another."""
+        """Move a placement to images/ of a session, under its name or another.
+
+        A name that is taken gets ` (n)`. Raises NotFoundError, InvalidValue, NameTooLong.
+        """
+        raw_name = file_name(name) if name is not None else None
 
         def write(txn: Txn) -> Placement:
             placement = editing.require_placement(txn, placement_id)
             editing.require_session(txn, session_id)
-            wanted = os.fsencode(name) if name is not None else placement.name
-            return editing.move_placement(txn, placement_id, session_id, None, wanted)
+            return editing.move_placement(txn, placement_id, session_id, None, raw_name or placement.name)
 
         return self.commit(write)
 
     def put_entry(self, entry: Entry) -> Entry:
-        """Add or replace a canvas entry."""
+        """Add or replace a canvas entry. Raises NotFoundError for its session, InvalidValue; so do the next two."""
         return cast(Entry, self._put_member(entry))
 
     def put_edge(self, edge: Edge) -> Edge:
+        """Add or replace a connection between two entries."""
         return cast(Edge, self._put_member(edge))
 
     def put_generation(self, generation: Generation) -> Generation:
+        """Add or replace a generation."""
         return cast(Generation, self._put_member(generation))
 
     def _put_member(self, record: Any) -> Any:
@@ -328,12 +355,15 @@ class Library:
         return self.commit(write)
 
     def delete_entry(self, entry_id: str) -> None:
+        """Move a canvas entry to the trash. Raises NotFoundError, as do the next two."""
         self._delete_member(Entry, entry_id)
 
     def delete_edge(self, edge_id: str) -> None:
+        """Move a connection to the trash."""
         self._delete_member(Edge, edge_id)
 
     def delete_generation(self, generation_id: str) -> None:
+        """Move a generation to the trash."""
         self._delete_member(Generation, generation_id)
 
     def _delete_member(self, cls: type[Any], entity_id: str) -> None:
@@ -362,8 +392,13 @@ class Library:
         return self.blobs.fetch(as_digest(digest))
 
     def annotate(self, digest: Digest | str, **fields: Any) -> Annotation:
-        """Set `tags` (strings), `rating` (0 to 10, or None) or `comment` of an image; others stay."""
+        """Set `tags` (strings), `rating` (0 to 10, or None) or `comment` of an image; others stay.
+
+        Raises NotFoundError when there is no such image, InvalidValue.
+        """
         raw = as_digest(digest)
+        _check_fields(fields, ("tags", "rating", "comment"))
+        self.image(raw)
         return self.commit(lambda txn: editing.annotate(txn, raw, **fields))
 
     def annotation(self, digest: Digest | str) -> Annotation:
@@ -371,6 +406,21 @@ class Library:
         raw = as_digest(digest)
         with self.read() as view:
             return view.annotation(raw) or Annotation(digest=raw)
+
+    # -- the trash
+
+    def trash(self) -> list[Trash]:
+        """What deletes and overwrites took away, the newest first; `records` holds it whole."""
+        with self.read() as view:
+            return sorted(view.records(Trash), key=lambda trash: (trash.deleted_ns, trash.id), reverse=True)
+
+    def restore(self, trash_id: str) -> list[Record]:
+        """Put back what a trash record holds, under its own ids; returns the records as they are now.
+
+        A name that was taken meanwhile stays with who has it: ` (n)` is given. What lives under the same id now (the
+        newer bytes of an overwritten placement) goes to the trash in turn. Raises NotFoundError.
+        """
+        return self.commit(lambda txn: restore(txn, trash_id))
 
     # -- totals and history
 
@@ -392,13 +442,14 @@ class Library:
         for item in self.store.journal.read(since):
             if item.payload is None:
                 continue
-            for kind, entity_id, stamp, flags, data in cbor2.loads(item.payload)[1]:
-                if flags & LOCAL and not local:
+            for change in read_changes(item.payload)[0]:
+                if change.flags & LOCAL and not local:
                     continue
-                cls = KINDS.get(kind)
-                record = from_map(cls, data) if cls is not None and data is not None else None
-                name = cls.__name__ if cls is not None else f"kind {kind}"
-                yield Change(item.end, stamp, name, entity_id, data is None, record)
+                cls = KINDS.get(change.kind)
+                name = cls.__name__ if cls is not None else f"kind {change.kind}"
+                yield Change(
+                    item.end, change.stamp, name, change.entity_id, change.data is None, change.record()
+                )  # fmt: skip
 
     def follow_changes(
         self, since: Position | None = None, *, stop: threading.Event | None = None, poll_ms: int = 1000
@@ -421,6 +472,29 @@ def as_digest(digest: Digest | str) -> Digest:
     if isinstance(digest, str):
         try:
             return digest_from_hex(digest)
-        except ValueError as error:
-            raise NotFoundError(str(error)) from None
+        except ValueError:
+            raise NotFoundError(f"{digest!r:.80} is no digest: it must have 64 hex digits.") from None
+    if len(digest) != 32:
+        raise NotFoundError(f"{digest!r:.80} is no digest: it must have 32 bytes.")
     return digest
+
+
+def file_name(name: str) -> bytes:
+    """A file name as the library keeps it. Raises InvalidValue for what can be none, NameTooLong above 255 bytes."""
+    raw = os.fsencode(name)
+    if raw in (b"", b".", b"..") or b"/" in raw or b"\0" in raw:
+        raise InvalidValue(f"{name!r} can be no file name.")
+    if len(raw) > MAX_NAME:
+        raise NameTooLong(f"{name[:40]!r}… has {len(raw)} bytes; a file name may have {MAX_NAME}.")
+    return raw
+
+
+def _check_title(title: str) -> None:
+    if not isinstance(title, str) or not title.strip():
+        raise InvalidValue(f"A session's title must be text, not {title!r:.60}.")
+
+
+def _check_fields(fields: Iterable[str], allowed: tuple[str, ...]) -> None:
+    for name in fields:
+        if name not in allowed:
+            raise InvalidValue(f"There is no field {name!r} to set here, only {', '.join(allowed)}.")

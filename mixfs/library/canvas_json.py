@@ -39,6 +39,13 @@ def parse(data: bytes) -> dict[str, Any]:
         raise InvalidValue("The document is nested too deeply.") from None
     if not isinstance(value, dict):
         raise InvalidValue("The document must be a JSON object.")
+    if b"\\ud" in data.lower():
+        # JavaScript writes half a character when it cuts a text in two; no UTF-8 can hold that.
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start : error.end]
+            raise InvalidValue(f"{half!r:.20} is half a character: it can't be kept as UTF-8.") from None
     return value
 
 

@@ -24,15 +24,16 @@ import cbor2
 
 from mixfs.errors import IndexFull, JournalDamaged
 from mixfs.index import keys
-from mixfs.index.dentries import directory_row
+from mixfs.index.dentries import DirectoryRow
 from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
 from mixfs.index.lmdb_engine import LmdbEngine
+from mixfs.index.seal import unseal
 from mixfs.journal import START, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.library.fsck_report import Report
 from mixfs.library.fsck_rows import compare
-from mixfs.library.projections import merge_rows
-from mixfs.library.store import apply_item
+from mixfs.library.merging import merge_rows
+from mixfs.library.replay import apply_item, read_changes
 from mixfs.library.view import SessionRow
 from mixfs.records import KINDS
 
@@ -108,7 +109,7 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
         shutil.rmtree(workplace, ignore_errors=True)
 
 
-def _write(engine: Engine, function: Callable[[WriteTxn], None]) -> None:
+def _write(engine: Engine, function: Callable[[WriteTxn], object]) -> None:
     while True:
         try:
             with engine.write() as txn:
@@ -127,10 +128,10 @@ def _read(journal: Journal, start: Position, end: Position) -> Iterator[Item]:
     for item in journal.read(start):
         if item.start >= end:
             return
-        if item.payload is None:
+        if item.payload is None or read_changes(item.payload)[1]:
             raise JournalDamaged(
                 f"{journal.path(item.start.segment)}: bytes {item.start.offset} to {item.end.offset} are not what was "
-                "written. The journal is left as it is; `mixfs fsck` tells more."
+                "written, or make no sense. The journal is left as it is; `mixfs fsck` tells more."
             )
         yield item
 
@@ -221,4 +222,4 @@ def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, int]]:
 
 
 def _time_of(prefix: bytes, value: bytes) -> int:
-    return SessionRow(cbor2.loads(value)).mtime_ns if prefix == b"z" else directory_row(value).mtime_ns
+    return SessionRow(cbor2.loads(unseal(value))).mtime_ns if prefix == b"z" else DirectoryRow.load(value).mtime_ns

@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixfs.errors import ExistsError, NotFoundError
+from mixfs.errors import ExistsError, InvalidValue, NotFoundError
 from mixfs.ids import Digest, derived_id, key16, new_id
 from mixfs.index import dentries
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
-from mixfs.names import safe_name, with_counter
+from mixfs.names import family_base, safe_name, with_counter
 from mixfs.records import (
     Annotation,
     Edge,
@@ -35,9 +35,13 @@ INBOX = "Inbox"
 
 
 def free_name(view: View, directory: bytes, name: bytes) -> bytes:
-    """`name`, or the first ` (n)` of it that is free: found by doubling, then halving, the number."""
+    """`name`, or a ` (n)` of its family that is free: found by doubling, then halving, the number.
+
+    Of `a (2).png` that is `a (3).png`, as file managers count, never `a (2) (2).png`.
+    """
     if view.dentry(directory, name) is None:
         return name
+    name = family_base(name)
     taken, free = 1, 2
     while view.dentry(directory, with_counter(name, free)) is not None:
         taken, free = free, free * 2
@@ -178,6 +182,11 @@ def rename_folder(txn: Txn, folder_id: str, parent_id: str | None, name: bytes) 
     txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.now_ns))
 
 
+def delete_folder(txn: Txn, folder: Folder) -> Trash:
+    """Move an empty folder to the trash: what was deleted from it before finds its place again when restored."""
+    return trash(txn, [folder], session=txn.get(Session, folder.session_id), name=folder.name, reason="deleted")
+
+
 # -- placements
 
 
@@ -261,7 +270,12 @@ def move_placement(
 
 
 def annotate(txn: Txn, digest: Digest, **fields: Any) -> Annotation:
-    """Set tags, rating or comment of an image; fields that aren't named stay."""
+    """Set tags, rating or comment of an image; fields that aren't named stay. Raises InvalidValue."""
+    rating, tags = fields.get("rating"), fields.get("tags", ())
+    if rating is not None and not (isinstance(rating, int) and 0 <= rating <= 10):
+        raise InvalidValue(f"A rating must be a whole number from 0 to 10, not {rating!r:.40}.")
+    if isinstance(tags, str | bytes) or not all(isinstance(tag, str) for tag in tags):
+        raise InvalidValue(f"Tags must be several strings, not {tags!r:.40}.")
     held = txn.annotation(digest) or Annotation(digest=digest)
     if "tags" in fields:
         fields["tags"] = tuple(dict.fromkeys(tag.strip() for tag in fields["tags"] if tag.strip()))

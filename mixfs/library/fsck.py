@@ -4,8 +4,9 @@ Works on the directory, not through an open `Library`: opening one repairs, and 
 it lies there. Changes nothing in the library but a working directory in staging/, which goes again.
 
 Concurrency: may run beside a daemon and imports. What the index should hold is made by replaying the journal into a
-fresh index, up to where the index says that it is; the last stretch of that is done inside the read transaction in
-which the two are compared. Blobs are listed after the journal was read, so that what is named must be there.
+fresh index, just up to where the index says that it is; the last stretch of that is done inside the read transaction
+in which the two are compared. What the journal holds beyond is looked at afterwards. Blobs are listed after the
+journal was read, so that what is named must be there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import cbor2
 
 from mixfs.blobs import LocalBlobs
-from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, IndexFull, JournalDamaged
+from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, JournalDamaged
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
@@ -28,15 +29,15 @@ from mixfs.index.lmdb_engine import LmdbEngine
 from mixfs.journal import START, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
-from mixfs.library.fsck_report import REBUILD, RESTORE, SENSELESS, Report
-from mixfs.library.fsck_rows import check_thumbnails, compare, decode_rest
+from mixfs.library.fsck_report import REBUILD, RESTORE, Report
+from mixfs.library.fsck_rows import check_seals, check_thumbnails, compare
 from mixfs.library.projections import DERIVATION
+from mixfs.library.replay import noted_position, replay, written_end
 from mixfs.library.staging import StagingArea
-from mixfs.library.store import apply_item, noted_position, written_end
+from mixfs.library.store import by_age
 from mixfs.library.view import View
-from mixfs.records import Blob, Image, Placement, Receipt, Trash, from_map
+from mixfs.records import SENSELESS, Blob, Image, Placement, Receipt, Trash, from_map
 
-_BATCH = 500
 _THREADS = 4
 
 # What is being done, how far it is, and of how much (bytes for blobs; 0 when that isn't known).
@@ -51,11 +52,12 @@ def check(root: Path, progress: Progress = lambda phase, done, total: None) -> R
     with _workplace(root) as directory:
         fresh = LmdbEngine(directory / "index")
         try:
-            positions = {journal.replica: START for journal in replicas}
             progress("journal", 0, 0)
-            _replay(fresh, replicas, positions, {}, report, progress)
-            progress("index", 0, 0)
-            _check_index(root, fresh, replicas, positions, report)
+            ground = _Ground(fresh, replicas, report, progress)
+            _check_index(root, ground, report)
+            ground.advance()
+            if not (root / "index" / "data.mdb").exists():
+                _check_tails(ground, report)
             with fresh.read() as txn:
                 named = _named_digests(txn, report)
         finally:
@@ -76,7 +78,7 @@ def _replicas(root: Path, own: ReplicaId) -> list[Journal]:
             out.append(Journal(directory, ReplicaId(bytes.fromhex(name))))
     if all(journal.replica != own for journal in out):
         out.append(Journal(directory, own))
-    return out
+    return by_age(out)
 
 
 @contextlib.contextmanager
@@ -98,63 +100,40 @@ def _workplace(root: Path) -> Iterator[Path]:
 # -- the journal
 
 
-def _replay(
-    fresh: Engine, journals: Sequence[Journal], positions: dict[ReplicaId, Position],
-    until: dict[ReplicaId, Position], report: Report, progress: Progress,
-) -> None:  # fmt: skip
-    """Apply each journal to the fresh index from its position on, to `until` where that is named; notes damage."""
-    for journal in journals:
-        batch: list[Item] = []
-        try:
-            for item in journal.read(positions[journal.replica]):
-                limit = until.get(journal.replica)
-                if limit is not None and item.end > limit:
-                    break
-                if item.payload is None:
-                    # An append that is under way or was cut short, or damage: the index's position tells which.
-                    if item.torn:
-                        break
-                    _damaged_frame(journal, item, report)
-                else:
-                    batch.append(item)
-                if len(batch) >= _BATCH:
-                    _apply(fresh, journal, batch, report)
-                    progress("journal", report.commits, 0)
-                positions[journal.replica] = item.end
-        except FormatTooNew:
-            raise
-        except (JournalDamaged, *SENSELESS) as error:
-            # A frame whose checksum holds and whose content doesn't: a header that is no map, say.
-            report.add("journal-damaged", str(journal.directory), f"It can't be read: {error}.",
-                       f"{RESTORE}, then run `mixfs rebuild-index`.")  # fmt: skip
-        _apply(fresh, journal, batch, report)
+class _Ground:
+    """The fresh index, and how far each journal was replayed into it."""
+
+    def __init__(self, engine: Engine, journals: Sequence[Journal], report: Report, progress: Progress) -> None:
+        self.engine = engine
+        self.journals = journals
+        self.positions = {journal.replica: START for journal in journals}
+        self._report = report
+        self._progress = progress
+
+    def advance(self, until: dict[ReplicaId, Position] | None = None) -> None:
+        """Replay each journal on to its end, or to where `until` says; notes damage."""
+
+        def count(items: int) -> None:
+            self._report.commits += items
+            self._progress("journal", self._report.commits, 0)
+
+        for journal in self.journals:
+            limit = until[journal.replica] if until is not None else None
+            self.positions[journal.replica], bad = replay(
+                self.engine, journal, self.positions[journal.replica], limit, count
+            )
+            for item, reason in bad:
+                # A torn tail may be an append that is under way; how far the index has seen tells.
+                if not item.torn:
+                    damaged_frame(journal, item, self._report, reason)
 
 
-def _apply(fresh: Engine, journal: Journal, batch: list[Item], report: Report) -> None:
-    while True:
-        try:
-            bad: list[tuple[Item, str]] = []
-            with fresh.write() as txn:
-                for item in batch:
-                    try:
-                        apply_item(txn, journal.replica, item.payload or b"")
-                    except SENSELESS as error:
-                        bad.append((item, str(error)))
-            break
-        except IndexFull:
-            fresh.grow()
-    for item, reason in bad:
-        _damaged_frame(journal, item, report, f"its changes can't be understood ({reason})")
-    report.commits += len(batch) - len(bad)
-    batch.clear()
-
-
-def _damaged_frame(journal: Journal, item: Item, report: Report, words: str = "") -> None:
-    path = journal.directory / f"{item.start.segment:08d}.seg"
+def damaged_frame(journal: Journal, item: Item, report: Report, reason: str = "") -> None:
+    words = f"make no sense: {reason}" if reason else "are not what was written"
     report.add(
         "journal-damaged",
-        str(path),
-        f"Bytes {item.start.offset} to {item.end.offset} are not what was written{': ' + words if words else ''}.",
+        str(journal.directory / f"{item.start.segment:08d}.seg"),
+        f"Bytes {item.start.offset} to {item.end.offset} {words}.",
         f"{RESTORE}, then run `mixfs rebuild-index`. What stood there is lost otherwise; the rest is not.",
     )
 
@@ -162,14 +141,10 @@ def _damaged_frame(journal: Journal, item: Item, report: Report, words: str = ""
 # -- the index against the journal
 
 
-def _check_index(
-    root: Path, fresh: Engine, journals: Sequence[Journal], positions: dict[ReplicaId, Position], report: Report
-) -> None:
+def _check_index(root: Path, ground: _Ground, report: Report) -> None:
     path = root / "index"
     if not (path / "data.mdb").exists():
         report.notes.append(f"There is no {path}: it is made again when the library is opened next.")
-        for journal in journals:
-            _torn_tail(journal, positions[journal.replica], None, report)
         return
     try:
         index = _open_index(path)
@@ -177,21 +152,31 @@ def _check_index(
         report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{REBUILD}.")
         return
     try:
+        # The pages first: LMDB itself would follow a wild reference.
+        index.check()
+        with index.read() as txn:
+            noted = _noted(txn, ground)
+        # Most of it outside the transaction that compares: one that is open for long makes the file grow.
+        ground.advance(noted)
         with index.read() as txn:
             if txn.get(keys.META_DERIVATION) != cbor2.dumps(DERIVATION):
                 report.notes.append(f"{path} is of another version: it is made again when the library is opened next.")
                 return
-            noted = {journal.replica: noted_position(txn, journal.replica) for journal in journals}
-            _replay(fresh, journals, positions, noted, report, lambda phase, done, total: None)
-            if _same_ground(journals, positions, noted, report):
-                with fresh.read() as wanted:
-                    compare(wanted, txn, len(journals) == 1, report)
-            decode_rest(txn, report)
+            noted = _noted(txn, ground)
+            ground.advance(noted)
+            if _same_ground(ground, noted, report):
+                with ground.engine.read() as wanted:
+                    compare(wanted, txn, len(ground.journals) == 1, report)
+            check_seals(txn, report)
             check_thumbnails(root / "thumbnails", txn, report)
     except (IndexDamaged, *SENSELESS) as error:
         report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{REBUILD}.")
     finally:
         index.close()
+
+
+def _noted(txn: ReadTxn, ground: _Ground) -> dict[ReplicaId, Position]:
+    return {journal.replica: noted_position(txn, journal.replica) for journal in ground.journals}
 
 
 def _open_index(path: Path) -> LmdbEngine:
@@ -204,49 +189,46 @@ def _open_index(path: Path) -> LmdbEngine:
         return LmdbEngine(path, read_only=True, lock=False)
 
 
-def _same_ground(
-    journals: Sequence[Journal], positions: dict[ReplicaId, Position], noted: dict[ReplicaId, Position], report: Report
-) -> bool:
-    """Whether the fresh index stands where the index does, so that they can be compared."""
+def _same_ground(ground: _Ground, noted: dict[ReplicaId, Position], report: Report) -> bool:
+    """Whether the fresh index stands where the index says that it does, so that they can be compared."""
     same = True
-    for journal in journals:
-        here, there = positions[journal.replica], noted[journal.replica]
+    for journal in ground.journals:
+        here, there = ground.positions[journal.replica], noted[journal.replica]
         # A segment's header is no item: an empty journal may be noted before or behind it.
-        if here == there or (journal.segments() == [] and there == START) or _only_header(journal, here, there):
+        if here == there or _only_header(journal, here, there):
             continue
         same = False
-        if there > here:
-            _torn_tail(journal, here, there, report)
-        else:
-            report.notes.append(
-                f"The index has not seen all of {journal.directory} yet: the next who writes completes it."
+        following = next(iter(journal.read(here)), None)
+        if following is None:
+            report.add(
+                "journal-short",
+                str(journal.directory),
+                f"It ends at segment {here.segment}, byte {here.offset}; the index has seen segment {there.segment}, "
+                f"byte {there.offset}: acknowledged commits are missing.",
+                f"{RESTORE}, or go on with what is there: {REBUILD}.",
             )
+        elif following.payload is None:
+            damaged_frame(journal, following, report)
+        else:
+            report.add(
+                "index-damaged", "position", f"It says that it has seen segment {there.segment} up to byte "
+                f"{there.offset}, where no item of the journal ends.", f"{REBUILD}.",
+            )  # fmt: skip
     return same
 
 
-def _torn_tail(journal: Journal, here: Position, noted: Position | None, report: Report) -> None:
-    """Report what stands behind the last readable item of a journal, or is missing there.
-
-    `noted` is how far the index has seen it. Without an index nobody can say whether what was cut short had been
-    acknowledged, so that counts as damage.
-    """
-    tail = next((item for item in journal.read(here) if item.payload is None), None)
-    if tail is not None:
-        _damaged_frame(journal, tail, report)
-    elif noted is not None:
-        report.add(
-            "journal-short",
-            str(journal.directory),
-            f"It ends at segment {here.segment}, byte {here.offset}; the index has seen segment {noted.segment}, byte "
-            f"{noted.offset}: acknowledged commits are missing.",
-            f"{RESTORE}, or go on with what is there: {REBUILD}.",
-        )
+def _check_tails(ground: _Ground, report: Report) -> None:
+    """Report an item that was cut short where no index can tell that it had never been acknowledged."""
+    for journal in ground.journals:
+        tail = next((item for item in journal.read(ground.positions[journal.replica]) if item.payload is None), None)
+        if tail is not None:
+            damaged_frame(journal, tail, report)
 
 
 def _only_header(journal: Journal, here: Position, there: Position) -> bool:
     """Whether nothing but the header of a segment lies between two positions."""
     low, high = sorted((here, there))
-    return high <= written_end(journal) and not any(item.end <= high for item in journal.read(low))
+    return high <= written_end(journal) and not any(item.start < high for item in journal.read(low))
 
 
 # -- the blobs

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import cbor2
-
 # So many of one kind are told one by one, and the rest counted: one lost segment can be a million rows.
 TOLD = 100
-# What a value that is not what was written can raise when it is read.
-SENSELESS = (cbor2.CBORDecodeError, ValueError, TypeError, LookupError, AttributeError)
 RESTORE = "Restore it from a back-up"
 REBUILD = "`mixfs rebuild-index` makes the index again from the journal"
 
@@ -42,6 +38,9 @@ class Report:
 
     def add(self, kind: str, where: str, reason: str, remedy: str) -> None:
         """Add a problem, or count it when many of its kind were told already."""
+        if Problem(kind, where, reason, remedy) in self.problems:
+            # What ends the part that the index has seen is met again when the rest is looked at.
+            return
         number = self._counts[kind] = self._counts.get(kind, 0) + 1
         if number <= TOLD:
             self.problems.append(Problem(kind, where, reason, remedy))

@@ -98,9 +98,15 @@ def _walk(
         name, path = os.fsencode(entry.name), Path(entry.path)
         if is_temporary(name):
             report.skipped.append(Failure(str(path), "Hidden and temporary names are left out."))
-        elif entry.is_dir(follow_symlinks=False):
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file()
+        except OSError as error:
+            report.failed.append(Failure(str(path), f"It can't be looked at: {error.strerror}."))
+            continue
+        if is_folder:
             yield from _walk(path, session, (*folders, name), report, own)
-        elif entry.is_file():
+        elif is_file:
             yield Job(path, session, folders, name)
         else:
             report.skipped.append(Failure(str(path), "It is no regular file."))

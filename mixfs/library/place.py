@@ -114,6 +114,8 @@ def create(root: Path) -> None:
     check_suitable(root)
     if (root / "format").exists():
         return
+    if root.exists() and not root.is_dir():
+        raise NotALibrary(f"{root} is a file: choose a directory for the library.")
     # What a killed `create` left behind is no obstacle: the directories of a library with nothing in them.
     if root.exists() and not all(_is_leftover(root / name) for name in os.listdir(root)):
         raise NotALibrary(f"{root} is no MixFS library and not empty: choose an empty directory for a new library.")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import stat
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import cbor2
@@ -22,22 +21,19 @@ from mixfs.index import dentries, keys
 from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MODE, Changes, Listing
 from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
+from mixfs.library.image_views import ImageViews
+from mixfs.library.merging import merge_rows
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
     IMPORT_ROOT_ID,
-    dates,
     entry_file,
     entry_key,
     folder_parent,
     generation_name,
-    image_time,
     import_directory,
     named_digests,
     placement_place,
-    view_key,
 )
-from mixfs.media.sniff import extension
-from mixfs.names import safe_name
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -60,7 +56,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 3
+DERIVATION = 4
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -69,47 +65,6 @@ DOCUMENT_SIZES = struct.Struct("<IIIIQ")
 DOCUMENT_TYPES = ("json", "txt", "workflow", "xmp")
 # The same for a generation: prompt.txt, generation.json, parameters.json.
 GENERATION_SIZES = struct.Struct("<IIIQ")
-
-
-def merge_fields(old: Record, new: Record) -> dict[str, Any]:
-    """The fields of two versions of one record, each from the version that set it last (last writer wins)."""
-    out: dict[str, Any] = {}
-    merged: dict[int, list[Any]] = {}
-    old_stamps: Mapping[int, list[Any]] = old.stamps  # type: ignore[attr-defined]
-    new_stamps: Mapping[int, list[Any]] = new.stamps  # type: ignore[attr-defined]
-    for name, key in field_keys(type(old)).items():
-        before, after = old_stamps.get(key, [0, b""]), new_stamps.get(key, [0, b""])
-        newest, source = (after, new) if after >= before else (before, old)
-        out[name] = getattr(source, name)
-        if newest[0]:
-            merged[key] = list(newest)
-    out["stamps"] = merged
-    return out
-
-
-def merge_rows(cls: type[Record], held: list[Any], change: list[Any]) -> list[Any]:
-    """The row [stamp, replica, map | nil] of a record whose fields carry stamps, after a change.
-
-    A tombstone goes on holding the newest put and what was merged into it, [stamp, replica, nil, stamp of the put, its
-    replica, map]: the fields are those of all puts, and whether the record lives depends on what was newest, so that
-    nothing depends on the order in which they came.
-    """
-    put = held[:3] if held[2] is not None else held[3:]
-    deleted = held[:3] if held[2] is None else [0, b"", None]
-    if change[2] is None:
-        deleted = max(deleted, change, key=lambda row: (row[0], row[1]))
-    else:
-        new = from_map(cls, change[2])
-        if put:
-            old = from_map(cls, put[2])
-            newer = (change[0], change[1]) > (put[0], put[1])
-            new = replace(new if newer else old, **merge_fields(old, new))
-            if not newer:
-                change = put
-        put = [change[0], change[1], to_map(new)]
-    if put and (put[0], put[1]) > (deleted[0], deleted[1]):
-        return put
-    return [*deleted, *put]
 
 
 class Projector:
@@ -432,13 +387,16 @@ class Projector:
 
     def finish(self) -> Changes:
         """Make what depends on several records, and return what a kernel must forget."""
+        views = ImageViews(self.txn, self.view, self._listing, self._stamp)
+        # No record changes from here on, so what gave out an image is looked up once.
+        generations = {digest: self.view.generations_of(digest) for digest in self._digests}
         for digest in self._digests:
             if digest in self._told:
                 for placement in self.view.referrers(Placement, digest):
                     self._placements.setdefault(placement.id, placement)
-            self._image_views(digest)
+            views.update(digest, generations[digest])
         for placement_id, before in self._placements.items():
-            self._list_placement(before, self.view.get(Placement, placement_id))
+            self._list_placement(before, self.view.get(Placement, placement_id), generations)
         for digest in self._blobs:
             # An image entry is as long as its blob, which another replica may have told of later.
             for entry in self.view.referrers(Entry, digest):
@@ -466,7 +424,9 @@ class Projector:
             return True
         return tag not in b"Spfgc" or self.view.get_raw(Session, raw) is not None
 
-    def _list_placement(self, before: Placement | None, placement: Placement | None) -> None:
+    def _list_placement(
+        self, before: Placement | None, placement: Placement | None, generations: Mapping[Digest, list[Generation]]
+    ) -> None:
         place = placement_place(placement) if placement is not None else None
         if before is not None and placement_place(before) != place:
             directory, wanted = placement_place(before)
@@ -476,7 +436,7 @@ class Projector:
             return
         directory, wanted = place
         extra = b""
-        about = self.view.about(placement)
+        about = self.view.about(placement, generations.get(placement.digest))
         if about is not None:
             # In files/ too: of a picture that can't be decoded its texts are known, and why.
             rendered = [render(about) for render in documents.IMAGE_DOCUMENTS.values()]
@@ -494,76 +454,6 @@ class Projector:
     def _mirrors_changed(self, directory: bytes, name: bytes) -> None:
         """The folders beside images/ and files/ that show something for each picture have other names in them now."""
         self.changes.entries[directory, name] = None
-
-    def _image_views(self, digest: Digest) -> None:
-        image = self.view.image(digest)
-        first = next(self.view.referrers(Placement, digest), None)
-        wanted: dict[tuple[str, ...], bytes] = {}
-        if image is not None and first is not None and image.problem is None:
-            wanted = self._view_places(image, first)
-        value = self.txn.get(keys.view_rows(digest))
-        before: dict[tuple[str, ...], bytes] = {}
-        if value is not None:
-            before = {tuple(path): name for path, name in cbor2.loads(value)}
-        key = b"J" + digest
-        for path, name in before.items():
-            if wanted.get(path) != name:
-                self._view_remove(path, name, key)
-        if image is not None:
-            for path, name in wanted.items():
-                self._view_put(path, name, key, image)
-        if wanted:
-            self.txn.put(keys.view_rows(digest), cbor2.dumps([[list(path), name] for path, name in wanted.items()]))
-        elif value is not None:
-            self.txn.delete(keys.view_rows(digest))
-
-    def _view_places(self, image: Image, first: Placement) -> dict[tuple[str, ...], bytes]:
-        """Where an image stands in the views over everything: path of values → wanted name."""
-        text = image.digest.hex()
-        out: dict[tuple[str, ...], bytes] = {("images", text[:2]): (text + extension(image.media_type)).encode()}
-        generations = self.view.generations_of(image.digest)
-        out[("by-date", *dates(*image_time(image, generations)))] = first.name
-        for generation in generations:
-            if generation.model:
-                out["by-model", generation.model] = first.name
-            if generation.generator:
-                out["by-generator", generation.generator] = first.name
-            for lora in generation.loras:
-                out["by-lora", str(lora[0])] = first.name
-        return out
-
-    def _view_put(self, path: tuple[str, ...], name: bytes, key: bytes, image: Image) -> None:
-        mtime_ns, _ = image_time(image, self.view.generations_of(image.digest))
-        directory = view_key(path)
-        row = self.view.directory_row(directory)
-        if row is None or row.children == 0:
-            self._make_view_directory(path)
-        self._listing.put(
-            directory, name, key, mode=READ_ONLY_FILE_MODE, size=image.size, mtime_ns=mtime_ns, ctime_ns=image.added_ns,
-            order=image.added_ns, stamp=self._stamp,
-        )  # fmt: skip
-
-    def _make_view_directory(self, path: tuple[str, ...]) -> None:
-        if len(path) < 2:
-            return
-        parent, directory = view_key(path[:-1]), view_key(path)
-        if len(path) > 2:
-            row = self.view.directory_row(parent)
-            if row is None or row.children == 0:
-                self._make_view_directory(path[:-1])
-        self._listing.put(parent, safe_name(path[-1], "unnamed"), directory, mode=READ_ONLY_DIR_MODE, stamp=self._stamp)
-
-    def _view_remove(self, path: tuple[str, ...], name: bytes, key: bytes) -> None:
-        directory = view_key(path)
-        if not self._listing.remove(directory, name, key, stamp=self._stamp):
-            return
-        while len(path) > 1:
-            row = self.view.directory_row(view_key(path))
-            if row is not None and row.children > 0:
-                return
-            self._listing.drop(view_key(path))
-            self._listing.remove(view_key(path[:-1]), safe_name(path[-1], "unnamed"), view_key(path), stamp=self._stamp)
-            path = path[:-1]
 
     def _session_documents(self, session_id: str, row: SessionRow) -> None:
         session = self.view.get(Session, session_id)

@@ -20,34 +20,42 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cbor2
 
 from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryBusy, LibraryError
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
-from mixfs.index.engine import Engine, ReadTxn, WriteTxn, prefix_end
+from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
-from mixfs.journal import START, Item, Journal, Position
+from mixfs.journal import START, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
 from mixfs.journal.frames import HEAD_SIZE
 from mixfs.library import place
 from mixfs.library.problems import Problems
 from mixfs.library.projections import DERIVATION, Projector
+from mixfs.library.replay import (
+    Bad,
+    note_commit,
+    note_position,
+    noted_position,
+    pack_changes,
+    read_changes,
+    replay,
+    written_end,
+)
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.records import SENSELESS
 
 T = TypeVar("T")
 
-# Commits whose changes are kept for a daemon that looks; one that is further behind forgets everything it told.
-EVENTS_KEPT = 256
-_REPLAY_BATCH = 500
 # Bytes that must be free on the disk for a commit: what a commit of few records makes the index grow by, and more.
 ROOM = 1 << 20
 
@@ -61,6 +69,7 @@ class Store:
         self.problems = Problems(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
+        self._closed = False
         self._swap = threading.Lock()  # held while there is no engine
         self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
@@ -79,7 +88,17 @@ class Store:
             self._catch_up_with_others()
             self._catch_up()
 
+    def _sweep(self) -> None:
+        """Remove what killed writers left: such files are only made under the lock, which we hold."""
+        self.journal.sweep()
+        for pattern in (".format.*.new", "quarantine/.*.new"):
+            for leftover in self.root.glob(pattern):
+                leftover.unlink(missing_ok=True)
+        for leftover in (*self.root.glob("index.new-*"), *self.root.glob("index.old-*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
     def close(self) -> None:
+        self._closed = True
         self._engine.close()
         self.journal.close()
         self._lock.close()
@@ -99,10 +118,15 @@ class Store:
                 return stack.enter_context(engine.read())
             except IndexDamaged:
                 # Perhaps a writer closed it a moment ago, to reopen it.
+                self._check_open()
                 with self._swap:
                     if self._engine is engine:
                         self._behind = True
                         raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LibraryError(f"{self.root} was closed here: open it again.")
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Call `listener` after every commit of this process, from the thread that committed."""
@@ -138,6 +162,7 @@ class Store:
         Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
         well), LibraryError when the library was opened read-only.
         """
+        self._check_open()
         if self.read_only:
             raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
         with self._lock:
@@ -158,12 +183,12 @@ class Store:
                     txn = Txn(raw, self.journal.replica, self._stamp(raw))
                     result = function(txn)
                     if txn.changes:
-                        payload = cbor2.dumps({1: txn.changes})
+                        payload = pack_changes(txn.changes)
                         self._check_room(len(payload))
-                        projector = txn.finish()
                         end = self.journal.end()
-                        note_commit(raw, projector, self.journal.replica, txn.last_stamp)
-                        note_position(raw, self.journal.replica, end, len(payload))
+                        note_commit(raw, txn.finish(), txn.last_stamp)
+                        after = Position(end.segment, end.offset + HEAD_SIZE + len(payload))
+                        note_position(raw, self.journal.replica, after)
                         self.journal.append(payload)
                         durable = True
                 return result
@@ -204,7 +229,7 @@ class Store:
                         for key, value in rows.items():
                             txn.put(key, value)
                         projector.changes.entries.update(dict.fromkeys(changed(projector.view)))
-                        note_commit(txn, projector, self.journal.replica, 0)
+                        note_commit(txn, projector, 0)
                     break
                 except IndexFull:
                     self._engine.grow()
@@ -234,10 +259,10 @@ class Store:
         """
         end = compacted.publish(self.journal.end())
         with self._engine.write() as txn:
-            txn.put(keys.position(self.journal.replica), cbor2.dumps(list(end)))
+            note_position(txn, self.journal.replica, end)
 
     @staticmethod
-    def _stamp(txn: WriteTxn) -> Stamp:
+    def _stamp(txn: ReadTxn) -> Stamp:
         value = txn.get(keys.META_STAMP)
         last = 0 if value is None else cbor2.loads(value)
         return Stamp(max(time.time_ns(), last + 1))
@@ -282,9 +307,7 @@ class Store:
                 noted = noted_position(txn, journal.replica)
             if journal is self.journal or noted >= written_end(journal):
                 continue
-            for item in self._replay_into(self._engine, journal, noted):
-                if not item.torn:
-                    self._report_damage(journal, item)
+            self._report_damage(journal, self._replay_into(self._engine, journal, noted))
 
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
@@ -301,7 +324,9 @@ class Store:
             )
         # Its writer may have been killed before the fdatasync: the index must not know of what a power cut takes back.
         self.journal.sync()
-        for item in self._replay_into(self._engine, self.journal, noted):
+        bad = self._replay_into(self._engine, self.journal, noted)
+        self._report_damage(self.journal, bad)
+        for item, _ in bad:
             if item.torn:
                 kept = self.journal.cut_tail(item, self.root / "quarantine")
                 self.problems.report(
@@ -309,49 +334,28 @@ class Store:
                     "A write to the journal was cut short and never acknowledged; its bytes are kept.",
                     kept=str(kept), segment=item.start.segment, offset=item.start.offset,
                 )  # fmt: skip
-            else:
-                self._report_damage(self.journal, item)
 
-    def _report_damage(self, journal: Journal, item: Item) -> None:
-        self.problems.report(
-            "journal-damaged",
-            f"{journal.directory}: segment {item.start.segment}, bytes {item.start.offset} to {item.end.offset} are "
-            "not what was written. What stood there is left as it is; restore the segment from a back-up and run "
-            "`mixfs rebuild-index`.",
-            segment=item.start.segment, offset=item.start.offset, end=item.end.offset,
-        )  # fmt: skip
+    def _report_damage(self, journal: Journal, bad: list[Bad]) -> None:
+        for item, reason in bad:
+            if item.torn:
+                # Ours is cut by the catch-up; another replica's may still be under way to us.
+                continue
+            words = f"make no sense ({reason})" if reason else "are not what was written"
+            self.problems.report(
+                "journal-damaged",
+                f"{journal.directory}: segment {item.start.segment}, bytes {item.start.offset} to {item.end.offset} "
+                f"{words}. What stands there is left as it is; restore the segment from a back-up and run "
+                "`mixfs rebuild-index`.",
+                segment=item.start.segment, offset=item.start.offset, end=item.end.offset,
+            )  # fmt: skip
 
-    def _replay_into(self, engine: Engine, journal: Journal, start: Position) -> list[Item]:
-        """Apply a journal from `start` on, in batches; returns the bad stretches met."""
-        items: list[bytes] = []
-        bad: list[Item] = []
-        position = start
-
-        def flush() -> None:
-            while True:
-                try:
-                    with engine.write() as txn:
-                        for payload in items:
-                            apply_item(txn, journal.replica, payload)
-                        txn.put(keys.position(journal.replica), cbor2.dumps(list(position)))
-                    break
-                except IndexFull:
-                    engine.grow()
-            items.clear()
-
-        for item in journal.read(start):
-            if item.payload is None:
-                bad.append(item)
-                if item.torn:
-                    break
-            else:
-                items.append(item.payload)
-            position = item.end
-            if len(items) >= _REPLAY_BATCH:
-                flush()
-        if position == start and not bad:
-            position = journal.end() if journal is self.journal else start
-        flush()
+    def _replay_into(self, engine: Engine, journal: Journal, start: Position) -> list[Bad]:
+        """Apply a journal from `start` on, and note how far; returns what was bad."""
+        position, bad = replay(engine, journal, start)
+        if position == start and not bad and journal is self.journal:
+            # Nothing but a segment's header was beyond.
+            with engine.write() as txn:
+                note_position(txn, journal.replica, journal.end())
         return bad
 
     # -- the index
@@ -365,17 +369,31 @@ class Store:
         try:
             if (self._index_path / "data.mdb").exists():
                 engine = LmdbEngine(self._index_path, map_size=self._map_size)
-                with engine.read() as txn:
-                    if txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION):
-                        return engine
+                if self._is_of_use(engine):
+                    return engine
                 engine.close()
         except IndexDamaged as error:
             self.problems.report("index-damaged", str(error), path=str(self._index_path))
         self._build_index()
         return LmdbEngine(self._index_path, map_size=self._map_size)
 
+    def _is_of_use(self, engine: Engine) -> bool:
+        """Whether the index is of this derivation; closes it and raises IndexDamaged when its notes can't be read."""
+        try:
+            with engine.read() as txn:
+                for journal in self._journals():
+                    noted_position(txn, journal.replica)
+                self._stamp(txn)
+                return txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
+        except SENSELESS as error:
+            engine.close()
+            raise IndexDamaged(f"{self._index_path}: its notes can't be read ({error}).") from error
+        except IndexDamaged:
+            engine.close()
+            raise
+
     def _reopen(self) -> None:
-        if not self._engine.is_current():
+        if self._engine.is_replaced():
             # Those who read keep the old one until the new one stands.
             old, self._engine = self._engine, self._open_engine()
             old.close()
@@ -412,11 +430,6 @@ class Store:
         fsync_directory(self.root)
         self._sweep()
 
-    def _sweep(self) -> None:
-        """Remove what a rebuild left, under the lock that it holds from its first file to its last."""
-        for leftover in (*self.root.glob("index.new-*"), *self.root.glob("index.old-*")):
-            shutil.rmtree(leftover, ignore_errors=True)
-
     def fill_from_others(self, engine: Engine) -> None:
         """Put what other replicas' journals say into an index in the making."""
         for journal in self._journals():
@@ -426,12 +439,8 @@ class Store:
     def _fill(self, engine: Engine) -> None:
         with engine.write() as txn:
             txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
-        # In the order in which they were begun: so a copied library's new journal follows the one it was copied with.
-        for journal in sorted(self._journals(), key=_first_stamp):
-            for item in self._replay_into(engine, journal, START):
-                # Our own torn tail is cut by the catch-up that follows.
-                if not item.torn:
-                    self._report_damage(journal, item)
+        for journal in by_age(self._journals()):
+            self._report_damage(journal, self._replay_into(engine, journal, START))
         self._index_thumbnails(engine)
 
     def _index_thumbnails(self, engine: Engine) -> None:
@@ -449,9 +458,10 @@ class Store:
         if (self._index_path / "data.mdb").exists():
             with contextlib.suppress(IndexDamaged, LibraryBusy):
                 engine = LmdbEngine(self._index_path, read_only=True, lock=False)
-                with engine.read() as txn:
-                    current = txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
-                    if current and noted_position(txn, self.journal.replica) == self.written_end():
+                if self._is_of_use(engine):
+                    with engine.read() as txn:
+                        noted = noted_position(txn, self.journal.replica)
+                    if noted == self.written_end():
                         return engine
                 engine.close()
         memory = MemoryEngine()
@@ -463,57 +473,14 @@ class Store:
         return written_end(self.journal)
 
 
+def by_age(journals: Iterable[Journal]) -> list[Journal]:
+    """In the order in which they were begun: so a copied library's new journal follows the one it was copied with."""
+    return sorted(journals, key=_first_stamp)
+
+
 def _first_stamp(journal: Journal) -> float:
     for item in journal.read():
-        if item.payload is not None and (changes := cbor2.loads(item.payload)[1]):
-            return int(changes[0][2])
+        changes = read_changes(item.payload)[0] if item.payload is not None else []
+        if changes:
+            return changes[0].stamp
     return float("inf")
-
-
-def written_end(journal: Journal) -> Position:
-    """Where a journal ends now, as far as can be said without the lock."""
-    segments = journal.segments()
-    if not segments:
-        return START
-    return Position(segments[-1], list(journal.sizes())[-1][1])
-
-
-def noted_position(txn: Any, replica: ReplicaId) -> Position:
-    value = txn.get(keys.position(replica))
-    return START if value is None else Position(*cbor2.loads(value))
-
-
-def note_position(txn: WriteTxn, replica: ReplicaId, start: Position, payload_size: int) -> None:
-    """Note where the journal will end once an item of `payload_size` bytes stands at `start`."""
-    txn.put(keys.position(replica), cbor2.dumps([start.segment, start.offset + HEAD_SIZE + payload_size]))
-
-
-def note_commit(txn: WriteTxn, projector: Projector, replica: ReplicaId, last_stamp: int) -> None:
-    """Note the last stamp, and what a kernel must forget under the next sequence number."""
-    value = txn.get(keys.META_STAMP)
-    if value is None or cbor2.loads(value) < last_stamp:
-        txn.put(keys.META_STAMP, cbor2.dumps(last_stamp))
-    sequence = View(txn).sequence() + 1
-    txn.put(keys.META_SEQUENCE, cbor2.dumps(sequence))
-    txn.put(keys.event(sequence), projector.changes.dump())
-    if sequence > EVENTS_KEPT:
-        txn.delete(keys.event(sequence - EVENTS_KEPT))
-
-
-def apply_item(txn: WriteTxn, replica: ReplicaId, payload: bytes) -> None:
-    """Apply one journal item to the index: {1: changes of a commit, 2: times that compaction kept}."""
-    projector = Projector(txn)
-    last = 0
-    item = cbor2.loads(payload)
-    for kind, entity_id, stamp, _, data in item[1]:
-        projector.apply(kind, entity_id, Stamp(stamp), replica, data)
-        last = max(last, stamp)
-    projector.set_times(item.get(2, {}))
-    projector.finish()
-    note_commit(txn, projector, replica, last)
-
-
-def events_since(txn: Any, sequence: int) -> Iterator[tuple[int, bytes]]:
-    """(sequence number, packed `dentries.Changes`) of the commits after `sequence` that are still kept."""
-    for key, value in txn.scan(keys.event(sequence + 1), prefix_end(b"e")):
-        yield int.from_bytes(key[1:], "big"), value

@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+import cbor2
+
+from mixfs.errors import InvalidValue
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index.engine import WriteTxn
 from mixfs.library.projections import Projector
+from mixfs.library.replay import LOCAL, RawChange
 from mixfs.library.view import View
-from mixfs.records import Record, field_keys, to_map
+from mixfs.records import Record, field_keys, problem_of, to_map
 
 R = TypeVar("R", bound=Record)
-
-# A change as it stands in a journal item: [kind, id, stamp, flags, record map | nil].
-LOCAL = 1
-
 
 class Txn(View):
     """Reads and writes of one commit. `now_ns` is the commit's first stamp."""
@@ -31,18 +31,25 @@ class Txn(View):
         self._replica = replica
         self._next = stamp
         self.now_ns: int = stamp
-        self.changes: list[list[Any]] = []
+        self.changes: list[RawChange] = []
 
     @property
     def last_stamp(self) -> int:
         return self._next - 1
 
     def put(self, record: R) -> R:
-        """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields)."""
+        """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields).
+
+        Raises InvalidValue when a field isn't of its type: a replay would leave such a record out.
+        """
         stamp = Stamp(self._next)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
-        self._change(record.KIND, record.entity_id, to_map(record), LOCAL if record.LOCAL else 0)
+        data = to_map(record)
+        problem = problem_of(type(record), data)
+        if problem is not None:
+            raise InvalidValue(f"{problem}, which is not of the field's type.")
+        self._change(record.KIND, record.entity_id, data, LOCAL if record.LOCAL else 0)
         return record
 
     def delete(self, cls: type[Record], entity_id: str) -> bool:
@@ -55,8 +62,11 @@ class Txn(View):
     def _change(self, kind: int, entity_id: str, data: Any, flags: int) -> None:
         stamp = Stamp(self._next)
         self._next = Stamp(stamp + 1)
-        self.changes.append([kind, entity_id, stamp, flags, data])
-        self._projector.apply(kind, entity_id, stamp, self._replica, data)
+        self.changes.append(RawChange(kind, entity_id, stamp, flags, data))
+        try:
+            self._projector.apply(kind, entity_id, stamp, self._replica, data)
+        except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
+            raise InvalidValue(f"{entity_id}: a value of a kind that can't be kept ({error}).") from error
 
     def _with_field_stamps(self, record: R, stamp: Stamp) -> R:
         held: Any = self.get(type(record), record.entity_id)

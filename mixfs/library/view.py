@@ -11,6 +11,7 @@ from mixfs.ids import Digest, Stamp
 from mixfs.index import keys
 from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
 from mixfs.index.engine import ReadTxn, prefix_end
+from mixfs.index.seal import seal, unseal
 from mixfs.library import documents
 from mixfs.records import (
     Annotation,
@@ -44,10 +45,9 @@ class SessionRow:
         self.documents: dict[str, list[int]] = data[5]  # name -> [size, revision]
 
     def dump(self) -> bytes:
-        data: bytes = cbor2.dumps(
-            [self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents]
+        return seal(
+            cbor2.dumps([self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents])
         )
-        return data
 
     def parts(self, session: Session) -> documents.SessionParts:
         return documents.SessionParts(
@@ -130,12 +130,17 @@ class View:
         """The generations that gave out an image, in order of ids."""
         return [g for g in self.referrers(Generation, digest) if any(ref.digest == digest for ref in g.outputs)]
 
-    def generation_of(self, digest: Digest, session_id: str | None = None) -> Generation | None:
-        """The generation that gave out an image: one of the session where there is one, else the first known."""
-        found = self.generations_of(digest)
+    def generation_of(
+        self, digest: Digest, session_id: str | None = None, known: list[Generation] | None = None
+    ) -> Generation | None:
+        """The generation that gave out an image: one of the session where there is one, else the first known.
+
+        `known` are all of them, where the caller has looked them up.
+        """
+        found = self.generations_of(digest) if known is None else known
         return next((g for g in found if g.session_id == session_id), found[0] if found else None)
 
-    def about(self, placement: Placement) -> documents.About | None:
+    def about(self, placement: Placement, generations: list[Generation] | None = None) -> documents.About | None:
         """What the documents of a placement are made of; None when it is no picture."""
         image = self.image(placement.digest)
         if image is None:
@@ -143,7 +148,7 @@ class View:
         return documents.About(
             placement,
             image,
-            self.generation_of(placement.digest, placement.session_id),
+            self.generation_of(placement.digest, placement.session_id, generations),
             self.annotation(placement.digest),
             self.get(Metadata, placement.digest.hex()),
         )
@@ -152,7 +157,7 @@ class View:
 
     def session_row(self, session_id: str) -> SessionRow:
         value = self.txn.get(keys.session_row(session_id))
-        return SessionRow(cbor2.loads(value) if value is not None else None)
+        return SessionRow(cbor2.loads(unseal(value)) if value is not None else None)
 
     def render_session_document(self, session: Session, name: str) -> bytes:
         """session.json, canvas.json or generations.json, as it is now."""

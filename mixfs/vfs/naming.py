@@ -237,7 +237,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
             else:
                 bound = txn.get_raw(Folder, key[1:])
                 if bound is not None:
-                    txn.delete(Folder, bound.id)
+                    editing.delete_folder(txn, bound)
 
         await tree.commit(write, (directory, name))
         tree.staging.forget_folder_time(key)

@@ -16,8 +16,8 @@ from mixfs.daemon.invalidation import Invalidation
 from mixfs.library import editing
 from mixfs.library.api import Library
 from mixfs.library.editing import SESSIONS
+from mixfs.library.replay import EVENTS_KEPT
 from mixfs.library.staging import StagingArea
-from mixfs.library.store import EVENTS_KEPT
 from mixfs.vfs.context import Context
 from mixfs.vfs.staging import Staging
 from mixfs.vfs.tree import Tree

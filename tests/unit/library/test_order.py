@@ -21,6 +21,7 @@ from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import WriteTxn
 from mixfs.index.memory import MemoryEngine
+from mixfs.index.seal import unseal
 from mixfs.library.projections import Projector
 from mixfs.library.view import View
 from mixfs.library.wanted import import_directory, placement_place
@@ -99,7 +100,7 @@ def comparable(found: dict[bytes, bytes]) -> dict[bytes, Any]:
             if children or (key[1:2] != b"/" and key[1:] != import_directory(None)):
                 out[key] = children
         elif tag == b"z":
-            row = cbor2.loads(value)
+            row = cbor2.loads(unseal(value))
             out[key] = [row[1:5], {name: size for name, (size, _) in row[5].items()}]
         else:
             out[key] = value
@@ -256,3 +257,40 @@ def test_a_kind_unknown_to_this_version_is_kept_and_the_newest_wins() -> None:
     for order in ((old, new), (new, old)):
         found = replayed(list(order))
         assert cbor2.loads(found[keys.record(kind, "x")]) == [2, B, {1: "x", 2: [b"new"]}]
+
+
+def test_what_two_replicas_did_at_the_same_instant_is_settled_by_their_ids() -> None:
+    """The higher replica's version wins, put or delete, in any order; names go by the node's key."""
+
+    def entry(replica: ReplicaId, text: str | None) -> Change:
+        data = to_map(Entry(id="e", session_id="s", type="text", text=text)) if text is not None else None
+        return Change(Entry.KIND, "e", Stamp(7), replica, data)
+
+    made = stamped(Session(id="s", title="made", name=b"s"), None, 1, A)
+    session = Change(1, "s", Stamp(1), A, to_map(made))
+    back = Change(1, "s", Stamp(9), A, to_map(stamped(dataclasses.replace(made, title="back"), made, 9, A)))
+    placed = [
+        Change(3, uuid(3, n), Stamp(5), replica, to_map(
+            Placement(id=uuid(3, n), session_id="s", digest=Digest(b"\1" * 32), name=b"a.png", named_ns=3)
+        ))
+        for n, replica in ((0, A), (1, B), (2, A))
+    ]  # fmt: skip
+    for changes in (
+        [entry(A, "A's"), entry(B, "B's")],
+        [entry(A, "A's"), entry(B, None)],
+        [entry(A, None), entry(B, "B's")],
+        [session, Change(1, "s", Stamp(9), A, None), Change(1, "s", Stamp(9), B, None), back],
+        placed,
+    ):
+        first = comparable(replayed(changes))
+        for order in itertools.permutations(changes):
+            assert_equal(comparable(replayed(list(order))), first)
+    with MemoryEngine().write() as txn:
+        apply_each(txn, [entry(B, "B's"), entry(A, "A's")])
+        held = View(txn).get(Entry, "e")
+        assert held is not None and held.text == "B's"
+        apply_each(txn, list(reversed(placed)))
+        names = {d.name: d.key for d in scan_dentries(txn, b"p" + keys.key16("s"))}
+        assert [names[name] for name in (b"a.png", b"a (2).png", b"a (3).png")] == [
+            b"P" + keys.key16(uuid(3, n)) for n in range(3)
+        ]

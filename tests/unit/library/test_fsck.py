@@ -1,0 +1,305 @@
+"""fsck finds every flipped bit, wherever it is, and never cries wolf."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cbor2
+import lmdb
+import pytest
+
+from mixfs import Library
+from mixfs.library import fsck
+from mixfs.library.fsck_report import Report
+from mixfs.media.samples import make_sample
+from mixfs.records import Edge, Entry, Generation, Placement
+
+MAP = 1 << 22
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library in which every kind of row occurs. Not to be changed."""
+    root = tmp_path_factory.mktemp("fsck") / "library"
+    with Library.open(root, map_size=MAP) as library:
+        session = library.create_session("Trip")
+        for kind in ("a1111", "comfyui", "invokeai"):
+            name, data = make_sample(kind)
+            placement = library.import_bytes(data, name, session_id=session.id)
+        library.import_bytes(b"remember the light", "notes.txt", session_id=session.id)
+        library.annotate(placement.digest, tags=["sea"], rating=8)
+        library.put_entry(Entry(id="e", session_id=session.id, type="text", text="x"))
+        library.put_edge(Edge(id="x", session_id=session.id, source="e", target="e"))
+        # Two that claim one name, as two replicas would.
+        for n in range(3):
+            library.commit(
+                lambda txn, n=n: txn.put(
+                    Placement(id=f"p{n}", session_id=session.id, digest=placement.digest, name=b"same.png", size=9)
+                )
+            )
+        for n in range(4):
+            library.retitle_session(session.id, f"Trip {n}")
+        library.delete_placement("p1")
+        made = library.thumbnails.make(placement.digest)
+        assert made is not None
+        library.thumbnails.record({placement.digest: made})
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path, sample: Path) -> Path:
+    shutil.copytree(sample, tmp_path / "library")
+    return rebound(tmp_path / "library")
+
+
+def rebound(root: Path) -> Path:
+    """The copy as if it were the same replica, moved."""
+    text = (root / "format").read_text().splitlines()
+    text[-1] = f'bound_to = "{text[-1].split(chr(34))[1].rsplit(":", 1)[0]}:{root.stat().st_ino}"'
+    (root / "format").write_text("\n".join(text) + "\n")
+    return root
+
+
+def rows(root: Path) -> dict[bytes, bytes]:
+    environment = lmdb.open(str(root / "index"), map_size=MAP, lib_version=0, readonly=True, lock=False)
+    with environment.begin() as txn:
+        found = dict(txn.cursor())
+    environment.close()
+    return found
+
+
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    bit = chance.randrange(len(data) * 8)
+    out = bytearray(data)
+    out[bit // 8] ^= 1 << bit % 8
+    return bytes(out)
+
+
+def copied(root: Path) -> Path:
+    """A copy that went on as a replica of its own: two journals."""
+    with Library.open(root, map_size=MAP) as library:
+        library.create_session("elsewhere")
+        session = library.find_session("Trip 3")
+        library.put_generation(Generation(id="g", session_id=session.id, prompt="a cat"))
+    return root
+
+
+@pytest.fixture(params=["alone", "two replicas"])
+def either(request: pytest.FixtureRequest, tmp_path: Path, sample: Path) -> Iterator[Path]:
+    shutil.copytree(sample, tmp_path / "library")
+    yield rebound(tmp_path / "library") if request.param == "alone" else copied(tmp_path / "library")
+
+
+def problems(report: Report) -> list[str]:
+    return [f"{problem.kind}: {problem.where}: {problem.reason}" for problem in report.problems]
+
+
+def test_a_healthy_library_is_clean(either: Path) -> None:
+    report = fsck.check(either)
+    assert problems(report) == [] and report.notes == []
+    assert {key[:1] for key in rows(either)} == {bytes([tag]) for tag in b"mrdnxysitzwhec"}
+
+
+def test_a_flipped_bit_in_any_kind_of_row(either: Path) -> None:
+    chance = random.Random(7)
+    found = rows(either)
+    whole = (either / "index" / "data.mdb").read_bytes()
+    for tag in sorted({key[:1] for key, value in found.items() if value}):
+        for _ in range(4):
+            key = chance.choice([key for key, value in found.items() if key[:1] == tag and value])
+            environment = lmdb.open(str(either / "index"), map_size=MAP, lib_version=0)
+            with environment.begin(write=True) as txn:
+                txn.put(key, flipped(found[key], chance))
+            environment.close()
+            report = fsck.check(either)
+            # An index of another version is no damage: it is told, and made again.
+            told = report.problems or any("another version" in note for note in report.notes)
+            assert told, (key, found[key])
+            (either / "index" / "data.mdb").write_bytes(whole)
+    assert fsck.check(either).clean
+
+
+def test_a_flipped_bit_in_any_original(root: Path) -> None:
+    chance = random.Random(8)
+    for path in sorted(path for path in (root / "blobs").rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(flipped(data, chance))
+        assert [problem.kind for problem in fsck.check(root).problems] == ["blob-damaged"]
+        path.write_bytes(data)
+
+
+def test_a_flipped_bit_anywhere_in_the_journal(either: Path) -> None:
+    chance = random.Random(9)
+    for path in (either / "journal").rglob("*.seg"):
+        data = path.read_bytes()
+        for _ in range(12):
+            path.write_bytes(flipped(data, chance))
+            assert "journal-damaged" in {problem.kind for problem in fsck.check(either).problems}
+        path.write_bytes(data)
+    assert fsck.check(either).clean
+
+
+_CHECK = """
+import sys
+from pathlib import Path
+from mixfs.library import fsck
+root = Path(sys.argv[1])
+for path in sys.argv[2:]:
+    (root / "index" / "data.mdb").write_bytes(Path(path).read_bytes())
+    print("clean" if fsck.check(root).clean else "damaged")
+"""
+
+
+def test_flipped_bits_anywhere_in_the_index_s_file_are_found_and_end_no_process(root: Path, tmp_path: Path) -> None:
+    """What isn't found is in no row: free pages, old pages, the older meta page."""
+    chance = random.Random(10)
+    whole, before = (root / "index" / "data.mdb").read_bytes(), rows(root)
+    paths = []
+    for n in range(80):
+        paths.append(tmp_path / f"flipped-{n}")
+        data = bytearray(whole)
+        at = chance.randrange(len(data) // 4096) * 4096 + chance.choice((chance.randrange(160), chance.randrange(4096)))
+        data[at] ^= 1 << chance.randrange(8)
+        paths[-1].write_bytes(data)
+    ran = subprocess.run(
+        [sys.executable, "-c", _CHECK, str(root), *map(str, paths)], capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, (ran.returncode, ran.stderr)
+    said = ran.stdout.split()
+    assert len(said) == len(paths) and "damaged" in said
+    for path, word in zip(paths, said, strict=True):
+        if word == "clean":
+            (root / "index" / "data.mdb").write_bytes(path.read_bytes())
+            assert rows(root) == before, path
+
+
+_WRITE = """
+import sys
+from mixfs import Library
+from mixfs.records import Entry
+with Library.open(sys.argv[1], map_size=1 << 22) as library:
+    print("ready", flush=True)
+    n = 0
+    while True:
+        session = library.create_session(f"s{n % 5}")
+        library.import_bytes(b"%d" % n, "a.txt", session_id=session.id)
+        library.put_entry(Entry(id=f"e{n}", session_id=session.id, type="text", text="x"))
+        library.retitle_session(session.id, f"other {n % 3}")
+        if n % 2:
+            library.delete_session(session.id)
+        if n % 11 == 0:
+            library.store.rebuild_index()
+        n += 1
+"""
+
+
+def test_no_false_alarm_while_another_process_writes(root: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _WRITE, str(root)], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+            for _ in range(12):
+                assert problems(fsck.check(root)) == []
+                assert writer.poll() is None
+        finally:
+            writer.kill()
+    # Killed somewhere in a commit.
+    assert problems(fsck.check(root)) == []
+
+
+# -- items that make no sense
+
+
+def journalled(root: Path, *changes: object) -> None:
+    with Library.open(root, map_size=MAP) as library, library.store._lock:
+        library.store.journal.append(cbor2.dumps({1: list(changes)}))
+
+
+NONSENSE: list[object] = [
+    [1, "s", 10**18, 0, {1: "s", 2: 7}],
+    [1, "s", 10**18, 0, {2: "no id"}],
+    [1, "s", 10**18, 0, {1: "s", 15: {3: ["later", b""]}}],
+    [3, "p", 10**18, 0, {1: "p", 2: "s"}],
+    [3, "p", 10**18, 0, {1: "p", 2: "s", 3: b"short", 4: b"a"}],
+    [3, "p", 10**18, 0, {1: "other", 2: "s", 3: b"1" * 32, 4: b"a"}],
+    [6, "g", 10**18, 0, {1: "g", 2: "s", 19: ["lora"]}],
+    [6, "g", 10**18, 0, {1: "g", 2: "s", 22: [7]}],
+    [3, "p", 10**18, 0, {1: "p", 2: "s", 3: b"1" * 32, 4: b"a", 9: 2**80}],
+    [10, "t", 10**18, 0, {1: "t", 8: [[1, "x"]]}],
+    ["one", "s", 10**18, 0, None],
+    [1, 5, 10**18, 0, None],
+    [1, "s", -1, 0, None],
+    [1, "s"],
+    "change",
+    [4, "e", 10**18, 0, "record"],
+]
+
+
+@pytest.mark.parametrize("change", NONSENSE, ids=str)
+def test_a_change_that_makes_no_sense_is_reported_and_stops_nothing(root: Path, change: object) -> None:
+    (path,) = (root / "journal").rglob("*.seg")
+    offset = path.stat().st_size
+    journalled(root, change)
+    size = path.stat().st_size
+    for _ in range(2):
+        with Library.open(root, map_size=MAP) as library:
+            told = library.store.problems.read().decode().splitlines()
+            assert f'"segment": 1, "offset": {offset}, "end": {size}' in told[-1] and "make no sense" in told[-1]
+            assert library.find_session("Trip 3")
+            library.create_session("goes on")
+            list(library.changes())
+        report = fsck.check(root)
+        assert [problem.kind for problem in report.problems] == ["journal-damaged"]
+        assert f"Bytes {offset} to {size}" in report.problems[0].reason
+        shutil.rmtree(root / "index")
+    assert path.read_bytes()[offset:size]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff", cbor2.dumps(7), cbor2.dumps({2: 3}), cbor2.dumps({1: {"a": 1}})])
+def test_an_item_that_holds_no_changes(root: Path, payload: bytes) -> None:
+    with Library.open(root, map_size=MAP) as library, library.store._lock:
+        library.store.journal.append(payload)
+    with Library.open(root, map_size=MAP) as library:
+        assert "make no sense" in library.store.problems.read().decode()
+        library.create_session("goes on")
+    assert [problem.kind for problem in fsck.check(root).problems] == ["journal-damaged"]
+
+
+def test_what_makes_sense_in_the_same_item_is_kept(root: Path) -> None:
+    journalled(root, [1, "bad", 10**18, 0, {1: 7}], [1, "good", 10**18, 0, {1: "good", 2: "good", 3: b"good"}])
+    with Library.open(root, map_size=MAP) as library:
+        assert library.session("good").title == "good"
+
+
+def test_a_header_that_is_none_is_damage(root: Path) -> None:
+    from mixfs.journal import frames
+
+    (path,) = (root / "journal").rglob("*.seg")
+    data = path.read_bytes()
+    first = frames.decode_at(memoryview(data), 0)
+    assert first is not None
+    path.write_bytes(frames.encode(b"\x07" * len(first)) + data[frames.HEAD_SIZE + len(first) :])
+    assert [problem.kind for problem in fsck.check(root).problems] == ["journal-damaged"]
+    with Library.open(root, map_size=MAP) as library:
+        library.store.rebuild_index()
+        assert library.find_session("Trip 3")
+
+
+def test_a_position_that_no_item_ends_at_is_found(root: Path) -> None:
+    key = next(key for key in rows(root) if key.startswith(b"mposition"))
+    segment, offset = cbor2.loads(rows(root)[key])
+    environment = lmdb.open(str(root / "index"), map_size=MAP, lib_version=0)
+    for wrong in ([segment, offset - 3], [segment, offset + 3], [segment + 1, 40], [segment, 0], "x"):
+        with environment.begin(write=True) as txn:
+            txn.put(key, cbor2.dumps(wrong))
+        environment.close()
+        assert not fsck.check(root).clean, wrong
+        environment = lmdb.open(str(root / "index"), map_size=MAP, lib_version=0)
+    environment.close()
+    with Library.open(root, map_size=MAP) as library:
+        assert library.find_session("Trip 3")
