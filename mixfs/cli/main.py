@@ -32,6 +32,7 @@ from mixfs.cli import (
     sessions,
     show,
     stats,
+    trash,
     umount,
     wait,
 )
@@ -137,6 +138,8 @@ app.command("show", rich_help_panel=_LOOK)(show.show)
 app.command("stats", rich_help_panel=_LOOK)(stats.stats)
 app.command("log", rich_help_panel=_LOOK)(log.log)
 app.command("cleanup", rich_help_panel=_CARE)(cleanup.cleanup)
+app.command("trash", rich_help_panel=_CARE)(trash.trash)
+app.command("restore", rich_help_panel=_CARE)(trash.restore)
 app.command("gc", rich_help_panel=_CARE)(gc.gc)
 app.command("compact", rich_help_panel=_CARE)(compact.compact)
 app.command("fsck", rich_help_panel=_CARE)(fsck.fsck)

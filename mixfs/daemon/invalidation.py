@@ -88,9 +88,9 @@ class Invalidation:
         extra, self._extra = self._extra, []
         for directory, name in extra:
             self._cache.forget_name(directory, name)
-        for directory in self._tree.expire_going():
+        for directory, name in self._tree.expire_going():
             await self._cache.forget_attributes(directory)
-            self._cache.forget_name(directory, b"images")
+            self._cache.forget_name(directory, name)
         store = self._tree.library.store
         if not store.is_current() and await trio.to_thread.run_sync(store.refresh):
             log.info("index_replaced")

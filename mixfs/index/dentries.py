@@ -14,6 +14,7 @@ bytes. What each tag shows is in `mixfs/vfs/routes.py`.
     G  one generation  <  inputs/  >  outputs/
     d  folder of import/
     b  images/ab      v  folder of a view over everything
+    u  folder of trash/                  U  what is in it (id of the trash record, place in it)
 
 `Listing` is the one place that gives names. A record has a *wanted* name; the name it gets is a pure function of the
 records that want names of one family (`a.png`, `a (2).png`, …): in the order of (when the name was claimed, node key)

@@ -35,7 +35,7 @@ from mixfs.library import documents, editing, place
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes
-from mixfs.library.restoring import restore
+from mixfs.library.restoring import restore, restore_session, restore_shown
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
@@ -421,6 +421,25 @@ class Library:
         newer bytes of an overwritten placement) goes to the trash in turn. Raises NotFoundError.
         """
         return self.commit(lambda txn: restore(txn, trash_id))
+
+    def restore_session(self, words: str) -> Session:
+        """Put a deleted session back, by its id or title, with all that was in it; returns it.
+
+        Older bytes of what was overwritten in it stay in the trash. Raises NotFoundError, ExistsError while it lives.
+        """
+
+        def write(txn: Txn) -> Session:
+            kept = [trash for trash in txn.records(Trash) if words in (trash.session_id, trash.session_title)]
+            if not kept:
+                raise NotFoundError(f"Nothing in the trash is, or is of, {words!r}. `mixfs trash` lists what is there.")
+            last = max(kept, key=lambda trash: (trash.deleted_ns, trash.id))
+            return restore_session(txn, [trash.id for trash in kept if trash.session_id == last.session_id])
+
+        return self.commit(write)
+
+    def restore_shown(self, folder: str, name: str) -> list[Record]:
+        """Put back what `trash/FOLDER/NAME` of the mount shows, where it was. Raises NotFoundError."""
+        return self.commit(lambda txn: restore_shown(txn, os.fsencode(folder), os.fsencode(name)))
 
     # -- totals and history
 

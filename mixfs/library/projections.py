@@ -23,6 +23,7 @@ from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents
 from mixfs.library.image_views import ImageViews
 from mixfs.library.merging import merge_rows
+from mixfs.library.trashed import TRASH_ROOT, trash_folder, trash_items
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
     IMPORT_ROOT_ID,
@@ -374,7 +375,7 @@ class Projector:
                 self._listing.remove(parent, record.name, key, stamp=self._stamp)
 
     def _trash(self, old: Trash | None, new: Trash | None) -> None:
-        """What lies in the trash keeps its blobs; it says nothing that a listing or a document shows."""
+        """What lies in the trash keeps its blobs, and is listed in trash/."""
         self._count("trash", old, new)
         before, after = (set(named_digests(record)) if record else set() for record in (old, new))
         trash_id = (new or old).id  # type: ignore[union-attr]
@@ -382,6 +383,24 @@ class Projector:
             self.txn.delete(keys.refers(digest, Trash.KIND, trash_id))
         for digest in after - before:
             self.txn.put(keys.refers(digest, Trash.KIND, trash_id), b"")
+        stays = {(trash_folder(new), item.key, item.name) for item in trash_items(new)} if new is not None else set()
+        if old is not None:
+            folder, name = trash_folder(old)
+            for item in trash_items(old):
+                if ((folder, name), item.key, item.name) not in stays:
+                    self._listing.remove(folder, item.name, item.key, stamp=self._stamp)
+            row = self.view.directory_row(folder)
+            if row is not None and not row.children:
+                self._listing.drop(folder)
+                self._listing.remove(TRASH_ROOT, name, folder, stamp=self._stamp)
+        if new is not None:
+            folder, name = trash_folder(new)
+            self._listing.put(TRASH_ROOT, name, folder, mode=DIR_MODE, stamp=self._stamp)
+            for item in trash_items(new):
+                self._listing.put(
+                    folder, item.name, item.key, mode=READ_ONLY_FILE_MODE, size=item.size, mtime_ns=item.mtime_ns,
+                    ctime_ns=new.deleted_ns, order=new.deleted_ns, stamp=self._stamp,
+                )  # fmt: skip
 
     # -- the end of a commit
 
@@ -418,6 +437,8 @@ class Projector:
     def _lives(self, directory: bytes) -> bool:
         """Whether a directory has a row of its own, though it be empty."""
         tag, raw = directory[:1], directory[1:]
+        if tag == b"u":
+            return False
         if tag == b"d":
             return raw == bytes(16) or self.view.get_raw(ImportFolder, raw) is not None
         if tag in (b"p", b"f") and self.view.get_raw(Folder, raw) is not None:

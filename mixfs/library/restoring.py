@@ -6,16 +6,18 @@ Each function runs over one write transaction, as those of `editing` do.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from mixfs.errors import NotFoundError, NotSupported
-from mixfs.ids import key16
+from mixfs.errors import ExistsError, NotFoundError, NotSupported
+from mixfs.ids import Digest, derived_id, key16, new_id
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
+from mixfs.library.trashed import TRASH_ROOT, split_key
 from mixfs.library.view import View
 from mixfs.library.wanted import folder_parent, placement_place
-from mixfs.records import KINDS, Folder, Placement, Record, Session, Trash, field_keys, from_map
+from mixfs.records import KINDS, Folder, Generation, Placement, Record, Session, Trash, field_keys, from_map
 
 R = TypeVar("R", bound=Record)
 
@@ -29,9 +31,7 @@ def restore(txn: Txn, trash_id: str) -> list[Record]:
 
     Raises NotFoundError, and NotSupported for what a newer MixFS put there.
     """
-    found = txn.get(Trash, trash_id)
-    if found is None:
-        raise NotFoundError(f"There is nothing in the trash with the id {trash_id}.")
+    found = _require(txn, trash_id)
     records = list(_records(found))
     replaced = [held for record in records if (held := txn.get(type(record), record.entity_id)) is not None]
     replaced = [held for held in replaced if not any(_same(held, record) for record in records)]
@@ -45,6 +45,136 @@ def restore(txn: Txn, trash_id: str) -> list[Record]:
     out = [_put_back(txn, record, own, found) for record in records]
     txn.delete(Trash, trash_id)
     return out
+
+
+def restore_to(
+    txn: Txn, trash_id: str, index: int, session_id: str, folder_id: str | None, name: bytes
+) -> Placement:
+    """Put one placement of a trash record where it is wanted; `index` is its place among the record's.
+
+    What has the name there goes to the trash. While the placement itself lives (its older bytes are in the trash), it
+    gets them back where it stands, and elsewhere they become a placement of their own. Raises NotFoundError.
+    """
+    trash_id = _alone(txn, trash_id, index)
+    found = _require(txn, trash_id)
+    placement = next(record for record in _records(found) if isinstance(record, Placement))
+    living = txn.get(Placement, placement.id)
+    placement = dataclasses.replace(
+        placement, session_id=session_id, folder_id=folder_id, name=name, named_ns=txn.now_ns
+    )
+    directory, _ = placement_place(placement)
+    held = txn.dentry(directory, name)
+    if living is not None and (held is None or held.key != _node_key(living)):
+        placement = dataclasses.replace(placement, id=new_id())
+    if held is not None:
+        other = txn.get_raw(Placement, held.key[1:]) if held.key[:1] == b"P" else None
+        if other is None:
+            raise ExistsError("A folder has that name.")
+        session = txn.get(Session, other.session_id)
+        editing.trash(
+            txn, [other], session=session, name=other.name, digest=other.digest,
+            reason="replaced by what was restored", keep=other.id == placement.id,
+        )  # fmt: skip
+    _revive_generation(txn, placement.digest, session_id)
+    txn.delete(Trash, trash_id)
+    return txn.put(placement)
+
+
+def restore_session(txn: Txn, trash_ids: list[str], *, name: bytes | None = None, title: str = "") -> Session:
+    """Put a deleted session back as it was last, of what trash records hold of it; older bytes stay in the trash.
+
+    `name` and `title` are those that it is to have, if other than its own. Raises ExistsError while the session lives,
+    NotFoundError.
+    """
+    kept = sorted((_require(txn, each) for each in trash_ids), key=_age)
+    session_id = kept[-1].session_id if kept else None
+    if session_id is None:
+        raise NotFoundError("That is no deleted session: restore what is in it, one by one.")
+    living = txn.get(Session, session_id)
+    if living is not None:
+        raise ExistsError(f"The session {living.title!r} is there: move what is in its trash into it.")
+    for trash in reversed(kept):
+        # Who lives came back a moment ago, from where it was deleted last: these are older versions of the same.
+        held = [(txn.get(type(record), record.entity_id), record) for record in _records(trash)]
+        if any(living is None or _same(living, record) for living, record in held):
+            restore(txn, trash.id)
+    session = editing.require_session(txn, session_id)
+    if name is not None and name != session.name:
+        session = editing.retitle_session(txn, session_id, title, name=name)
+    return session
+
+
+def _age(trash: Trash) -> tuple[int, bool, str]:
+    """The order in which trash records were made; a session after what was taken out of the same record."""
+    return trash.deleted_ns, any(kind == Session.KIND for kind, _, _ in trash.records), trash.id
+
+
+def restore_shown(txn: Txn, folder: bytes, name: bytes) -> list[Record]:
+    """As `restore`, of what trash/ shows as `folder/name`. Raises NotFoundError."""
+    above = txn.dentry(TRASH_ROOT, folder)
+    found = txn.dentry(above.key, name) if above is not None else None
+    raw, index = split_key(found.key) if found is not None else (b"", None)
+    kept = txn.get_raw(Trash, raw) if raw else None
+    if kept is None:
+        raise NotFoundError(f"There is no {os.fsdecode(name)!r} in trash/{os.fsdecode(folder)}.")
+    return restore(txn, kept.id if index is None else _alone(txn, kept.id, index))
+
+
+def expunge(txn: Txn, trash_id: str, index: int | None) -> None:
+    """Take a placement, or all that is no placement, out of the trash for good; gc frees what nothing names then."""
+    if index is not None:
+        trash_id = _alone(txn, trash_id, index)
+    txn.delete(Trash, trash_id)
+
+
+def _alone(txn: Txn, trash_id: str, index: int) -> str:
+    """The id of a trash record that holds just one placement of this one.
+
+    A record of many (a whole session) is split, so that the next one costs no more than it weighs.
+    """
+    found = _require(txn, trash_id)
+    if not 0 <= index < len(found.records):
+        raise NotFoundError("It is not in the trash any more.")
+    if len(found.records) == 1:
+        return trash_id
+    rest, wanted = [], ""
+    for number, kept in enumerate(found.records):
+        if kept[0] != Placement.KIND:
+            rest.append(kept)
+            continue
+        placement = from_map(Placement, kept[2])
+        piece_id = derived_id(b"trash", trash_id.encode("utf-8", "surrogateescape"), b"%d" % number)
+        txn.put(
+            dataclasses.replace(
+                found, id=piece_id, name=placement.name, digest=placement.digest, records=(kept,)
+            )
+        )
+        if number == index:
+            wanted = piece_id
+    if rest:
+        txn.put(dataclasses.replace(found, records=tuple(rest)))
+    else:
+        txn.delete(Trash, trash_id)
+    return wanted
+
+
+def _require(txn: Txn, trash_id: str) -> Trash:
+    found = txn.get(Trash, trash_id)
+    if found is None:
+        raise NotFoundError(f"There is nothing in the trash with the id {trash_id}.")
+    return found
+
+
+def _revive_generation(txn: Txn, digest: Digest, session_id: str) -> None:
+    """What gave out a picture comes with it, when it was deleted with its session."""
+    if txn.generations_of(digest):
+        return
+    newest = sorted(txn.referrers(Trash, digest), key=lambda trash: (trash.deleted_ns, trash.id), reverse=True)
+    for trash in newest:
+        for record in _records(trash):
+            if isinstance(record, Generation) and any(ref.digest == digest for ref in record.outputs):
+                txn.put(dataclasses.replace(record, session_id=session_id))
+                return
 
 
 def _records(trash: Trash) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from mixfs.vfs.files import keep_deleted, truncate
 from mixfs.vfs.naming import READ_ONLY
 from mixfs.vfs.records_of import folder_record
 from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.trash import trashed_digest
 
 XATTR_LIMIT = 64 << 10
 
@@ -129,6 +130,8 @@ class About:
         elif tag == b"J":
             self.digest = Digest(key[1:])
             self.placement = next(view.referrers(Placement, self.digest), None)
+        elif tag == b"U":
+            self.digest = trashed_digest(view, key)
         elif key[:2] == b"De":
             entry = view.get_raw(Entry, key[2:18])
             self.digest = entry.digest if entry is not None else None
@@ -189,6 +192,8 @@ _SHOWN: dict[str, Callable[[About], Any]] = {
 }
 _ANNOTATION = {"user.xdg.tags": "tags", "user.xdg.comment": "comment", "user.baloo.rating": "rating"}
 _OWN = "user.mixfs."
+# The tags of nodes that have attributes.
+_HAVING = (b"P", b"R", b"J", b"D", b"d", b"U")
 
 
 def _bytes(value: Any) -> bytes:
@@ -202,7 +207,7 @@ def get(tree: Tree, view: View, key: bytes, name: str) -> bytes:
     """One attribute's value. Raises NoAttribute, NotSupported for other namespaces."""
     if not name.startswith("user."):
         raise NoAttribute(name) if name.startswith("security.") else NotSupported(name)
-    if key[:1] not in (b"P", b"R", b"J", b"D", b"d"):
+    if key[:1] not in _HAVING:
         raise NoAttribute(name)
     about = About(tree, view, key)
     show = _SHOWN.get(name)
@@ -216,7 +221,7 @@ def get(tree: Tree, view: View, key: bytes, name: str) -> bytes:
 
 def names(tree: Tree, view: View, key: bytes) -> list[str]:
     """The names of the attributes that a node has."""
-    if key[:1] not in (b"P", b"R", b"J", b"D", b"d"):
+    if key[:1] not in _HAVING:
         return []
     about = About(tree, view, key)
     shown = [name for name, show in _SHOWN.items() if show(about) is not None]

@@ -24,6 +24,8 @@ class Context:
     status: Mapping[str, Callable[[], Content]] = field(default_factory=dict)
     # Sessions whose images/ was just removed: `rm -r` is at work on them, and what is generated steps out of its way.
     going: dict[bytes, float] = field(default_factory=dict)
+    # Folders of trash/ that were just emptied here: name, and when (ns). `rm -r` is about to remove them.
+    emptied: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         try:

@@ -29,6 +29,7 @@ from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs import emptying
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
 from mixfs.vfs.handles import Handle, OpenNode
@@ -166,6 +167,9 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
                 return
             stored = view.dentry(directory, name) if directory[:1] in (b"d", b"p") else None
         staged = tree.staging.at(directory, name)
+        if directory[:1] == b"u":
+            await emptying.expunge(tree, directory, name, dentry.key)
+            return
         if staged is None and directory[:1] not in (b"d", b"p"):
             raise ReadOnlyError(READ_ONLY)
         if stored is not None:
@@ -211,6 +215,9 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
             key, tag = dentry.key, dentry.key[:1]
             if directory[:1] == b"S":
                 _remove_session_part(tree, view, directory, name, key)
+                return
+            if tag == b"u":
+                emptying.remove_emptied(tree, view, key)
                 return
             if directory == SESSIONS:
                 session = view.get_raw(Session, key[1:])

@@ -28,6 +28,7 @@ from mixfs.library.view import View
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs import moving
+from mixfs.vfs.emptying import move_out
 from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
 from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
@@ -54,7 +55,12 @@ async def rename(
         if (old_directory, old_name) == (new_directory, new_name):
             return
         kinds = old_directory[:1] + new_directory[:1]
-        if flags & EXCHANGE:
+        if source.key[:1] in (b"u", b"U"):
+            await move_out(tree, source, old_directory, old_name, new_directory, new_name, flags)
+            written = tree.staging.at(new_directory, new_name)
+            if written is not None:
+                drop(tree, written)
+        elif flags & EXCHANGE:
             assert target is not None
             await exchange(tree, source, target, (old_directory, old_name), (new_directory, new_name))
         elif old_directory[:1] == b"S" and old_directory == new_directory:

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 
 from mixfs.errors import NotFoundError
 from mixfs.index.dentries import DIR_MODE, Dentry, fixed
+from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.vfs.context import Context
 from mixfs.vfs.views import fixed as fixed_views
@@ -22,6 +23,7 @@ from mixfs.vfs.views.mirrors import Files, ImageDocument, MetadataFolder, Thumbn
 from mixfs.vfs.views.pictures import EntryFile, PlacementFile, ReceiptFile, SharedImage
 from mixfs.vfs.views.session import SessionDocument, SessionFolder
 from mixfs.vfs.views.stored import ImageFolder, ImportDirectory, Stored
+from mixfs.vfs.views.trash import TrashFile, TrashFolder, TrashRoot
 
 
 class Route(NamedTuple):
@@ -72,6 +74,9 @@ ROUTES: tuple[Route, ...] = (
     Route("/by-generator", fixed("/by-generator"), Stored(missing_ok=True)),
     Route("/by-*/N", b"v", Stored()),
     Route("/images/ab/D.png, /by-*/N/N", b"J", SharedImage()),
+    Route("/trash", TRASH_ROOT, TrashRoot()),
+    Route("/trash/N", b"u", TrashFolder()),
+    Route("/trash/N/N", b"U", TrashFile()),
 )
 
 # What stands at the top, in the order that a listing gives it.
@@ -83,6 +88,7 @@ ROOT_DIRECTORIES: dict[bytes, bytes] = {
     b"by-model": fixed("/by-model"),
     b"by-lora": fixed("/by-lora"),
     b"by-generator": fixed("/by-generator"),
+    b"trash": TRASH_ROOT,
     b".mixfs": fixed_views.STATUS,
 }
 

@@ -26,6 +26,7 @@ from mixfs.ids import Digest, new_id
 from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.library.api import Library
 from mixfs.library.transaction import Txn
+from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.names import MAX_NAME
 from mixfs.vfs.context import Context
@@ -41,6 +42,8 @@ COLD_THREADS = 256
 
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
+# And how long an emptied folder of trash/ does.
+EMPTIED_S = 10
 
 
 @dataclass(slots=True)
@@ -213,13 +216,18 @@ class Tree:
 
     # -- a session that `rm -r` is at work on
 
-    def expire_going(self) -> list[bytes]:
-        """Let sessions come back whose removal did not go on; returns their folder keys."""
-        now = time.monotonic()
-        back = [raw for raw, since in self.context.going.items() if now - since > GOING_S]
+    def expire_going(self) -> list[tuple[bytes, bytes]]:
+        """Let sessions come back whose removal did not go on, and emptied folders of trash/ go.
+
+        Returns the (directory, name) that the kernel must forget.
+        """
+        now, going, emptied = time.monotonic(), self.context.going, self.context.emptied
+        back = [raw for raw, since in going.items() if now - since > GOING_S]
         for raw in back:
-            del self.context.going[raw]
-        return [b"S" + raw for raw in back]
+            del going[raw]
+        gone = [key for key, (_, since_ns) in emptied.items() if time.time_ns() - since_ns > EMPTIED_S * 10**9]
+        names = [emptied.pop(key)[0] for key in gone]
+        return [*((b"S" + raw, b"images") for raw in back), *((TRASH_ROOT, name) for name in names)]
 
     def close(self) -> None:
         for node in list(self.open_nodes.values()):

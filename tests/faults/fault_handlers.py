@@ -131,9 +131,8 @@ def hanging(directory: Path) -> dict[str, float]:
             return note(store, digest, blob_open(store, digest))  # type: ignore[return-value]
 
         def note(store: LocalBlobs, digest: Any, fd: int | None) -> int | None:
-            if fd is not None:
-                if size_of(store, digest) == hung_read:
-                    hung.add(os.fstat(fd).st_ino)
+            if fd is not None and size_of(store, digest) == hung_read:
+                hung.add(os.fstat(fd).st_ino)
             return fd
 
         def read(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:

@@ -164,7 +164,7 @@ def edit(attempt: Attempt) -> None:
         session = library.find_session("Kept")
         library.retitle_session(session.id, "Retitled")
         attempt.say("title", "Retitled")
-        placement = library.placements(session.id)[0]
+        placement = next(each for each in library.placements(session.id) if each.area == "images")
         library.annotate(placement.digest, tags=["sea"], rating=7)
         attempt.say("rating", placement.digest.hex())
         library.move_placement(placement.id, library.find_session("Goes").id)
@@ -241,6 +241,7 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
             for title in ("Kept", "Goes"):
                 library.create_session(title)
             kept, goes = library.find_session("Kept"), library.find_session("Goes")
+            library.import_bytes(make_sample("a1111")[1], "0.png", session_id=kept.id)
             for n in range(3):
                 library.import_bytes(b"kept %d" % n, f"{n}.txt", session_id=kept.id)
                 library.import_bytes(b"goes %d" % n, f"{n}.txt", session_id=goes.id)

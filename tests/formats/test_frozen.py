@@ -51,7 +51,9 @@ def test_it_mounts_and_shows_what_it_showed(live: Live, version: str) -> None:
     found = {os.fsdecode(name): list(what) for name, what in everything(live.point).items()}
     for name in OWN:
         del wanted[name], found[name]
-    assert found == wanted
+    # Views that came since show something of it too.
+    then = {name.partition("/")[0] for name in wanted}
+    assert {name: what for name, what in found.items() if name.partition("/")[0] in then} == wanted
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -134,12 +134,13 @@ class Live:
         finally:
             os.close(fd)
 
-    def mixfs(self, *words: str | Path) -> None:
+    def mixfs(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line, in a process of its own."""
         command = python("-m", "mixfs.cli.main", *words)
         env = environment() | {"MIXFS_LIBRARY": str(self.library)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
 
     def api(self, program: str, *words: str) -> None:
         """Run a program with `library` open, in a process of its own."""

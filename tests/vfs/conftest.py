@@ -59,6 +59,12 @@ def full(library: Library, tree: Tree, tmp_path: Path) -> Tree:
         if row is not None:
             library.thumbnails.record({digest: row})
     put_receipts(tree, library, session.id)
+    gone = library.create_session("Gone")
+    for name in ("a.txt", "b.txt", "a.txt"):
+        library.import_bytes(b"deleted " + name.encode(), name, session_id=gone.id)
+    library.delete_placement(library.placements(gone.id)[0].id)
+    library.delete_session(gone.id)
+    library.delete_session(library.create_session("Empty").id)
     return tree
 
 

@@ -26,6 +26,7 @@ sessions/      each session: images/, thumbnails/, metadata/ (prompt and paramet
 images/        every picture once, by its SHA-256
 by-date/  by-model/  by-lora/  by-generator/
                every picture where you would look for it
+trash/         what was deleted in sessions/, for 30 days; move it back into sessions/ to restore it
 .mixfs/        for programs: version, stats.json, health.json, problems.jsonl, log.jsonl
 
 What you copied in is never altered: what you read back is bit for bit what you wrote. Originals are kept once, however

@@ -14,6 +14,7 @@ from cli_home import Home, write_samples
 
 COMMANDS = (
     "mount", "umount", "abort", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
+    "trash", "restore",
     "gc", "compact", "fsck", "rebuild-index", "doctor",
 )  # fmt: skip
 OPTIONS = {
@@ -28,6 +29,8 @@ OPTIONS = {
     "stats": ("--library", "--json"),
     "log": ("--follow", "--lines", "--all", "--library", "--json"),
     "cleanup": ("--older-than", "--keep", "--session", "--model", "--dry-run", "--library", "--json"),
+    "trash": ("--library", "--json"),
+    "restore": ("ID|SESSION|PATH", "--library", "--json"),
     "gc": ("--dry-run", "--trash-days", "--grace-hours", "--library", "--json"),
     "compact": ("--keep-days", "--library", "--json"),
     "fsck": ("--library", "--json"),
