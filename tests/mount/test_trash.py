@@ -106,7 +106,8 @@ def test_a_session_that_rm_removed_comes_back_whole(box: Box, trash: Path) -> No
         }  # fmt: skip
 
     before = shown()
-    assert any(name.startswith("generations/") for name in before) and any(name.startswith("canvas/") for name in before)
+    for folder in ("images/deeper/", "generations/", "canvas/"):
+        assert any(name.startswith(folder) for name in before)
     run("rm", "-r", box.session)
     assert not box.session.exists() and len(os.listdir(trash)) >= 4
     run("mv", trash, box.point / "sessions")
