@@ -57,7 +57,8 @@ def test_a_library_that_is_well(filled: Home) -> None:
               and path.name != "lock.mdb"}  # fmt: skip
     report = filled.run("fsck", "--json").json
     assert report["clean"] and report["problems"] == [] and report["notes"] == []
-    assert report["blobs"] == 3 and report["commits"] == 1 and report["rows"] > 20
+    # An import commits by time too: how many commits it takes depends on how busy the machine is.
+    assert report["blobs"] == 3 and 1 <= report["commits"] <= 3 and report["rows"] > 20
     assert "all is well" in filled.run("fsck").out
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before
@@ -177,10 +178,11 @@ def test_an_index_that_is_no_index(fresh: Home) -> None:
 
 
 def test_a_copied_library_is_well(fresh: Home) -> None:
+    before = fresh.run("fsck", "--json").json["commits"]
     shutil.copytree(fresh.library, fresh.path / "copy")
     (fresh.path / "more.txt").write_text("more")
     fresh.run("import", fresh.path / "more.txt", "--library", fresh.path / "copy")
-    assert fresh.run("fsck", "--json", "--library", fresh.path / "copy").json["commits"] == 2
+    assert fresh.run("fsck", "--json", "--library", fresh.path / "copy").json["commits"] == before + 1
 
 
 def test_beside_an_import(fresh: Home) -> None:
