@@ -277,6 +277,9 @@ class WorkerPool:
                         return {"error": "killed", "text": epitaph}
                     _log.warning("a media worker ended in the middle of a job (%s); trying once more", epitaph)
                     continue
+                for line in answer.get("faults", ()):
+                    # No fault of the file's, which has its answer: one to be mended here.
+                    _log.warning("a fault of MixFS while it read a file: %s", line)
                 if answer.get("error") == "memory":
                     self._drop(worker)
                     worker = None

@@ -12,12 +12,14 @@ system calls it does not need are taken from it (`sandbox.py`), once it has impo
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import queue
 import resource
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
@@ -75,8 +77,36 @@ def limit_cpu() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+class _Faults(logging.Handler):
+    """What readers log of themselves: it goes along with the answer, into the log of who asked."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        where = ""
+        if error is not None and (last := traceback.extract_tb(error.__traceback__)[-1:]):
+            where = f": {type(error).__name__}: {error} ({os.path.basename(last[0].filename)}:{last[0].lineno})"
+        self.lines.append(f"{record.getMessage()}{where}"[:300])
+
+
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Do one job; the answer has `ok`, or `error` (`memory`, `os`, `bad`, `refused`, `failed`) with its words."""
+    """Do one job; the answer has `ok`, or `error` (`memory`, `os`, `bad`, `refused`, `failed`) with its words.
+
+    `faults` are those of our own code that did not keep it from answering.
+    """
+    faults = _Faults()
+    logger = logging.getLogger("mixfs.media")
+    logger.addHandler(faults)
+    try:
+        return _answer(job) | ({"faults": faults.lines} if faults.lines else {})
+    finally:
+        logger.removeHandler(faults)
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": _do(job)}
     except MemoryError:
