@@ -20,14 +20,21 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
     from mixfs.cli.config import find_library
     from mixfs.daemon import mounts
     from mixfs.library import doctor as checks
+    from mixfs.media.pool import WorkerPool, WorkerStartError
 
     root = find_library(library)
     points = list(dict.fromkeys(mount.mountpoint for mount in mounts.mixfs_mounts()))
     alive = [point for point in points if mounts.answer(point) is mounts.Answer.ALIVE]
+    with WorkerPool(1) as pool:
+        try:
+            workers, broken = pool.sandbox_problem(), False
+        except WorkerStartError as error:
+            workers, broken = str(error), True
     findings = [
         checks.check_device(mounts.fuse_device_problem()),
         checks.check_fusermount(shutil.which("fusermount3")),
         checks.check_allow_other(mounts.user_allow_other()),
+        checks.check_sandbox(workers, broken),
         checks.check_place(root),
         checks.check_disk(root),
         checks.check_format(root),

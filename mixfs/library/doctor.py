@@ -61,6 +61,18 @@ def check_allow_other(allowed: bool) -> Finding:
     )
 
 
+def check_sandbox(problem: str, broken: bool) -> Finding:
+    """The worker processes that read pictures, as `WorkerPool.sandbox_problem` found them; `broken`: none started."""
+    if broken:
+        return Finding("workers", PROBLEM, f"Pictures can't be read: {problem}.", "Install MixFS again.")
+    if problem:
+        return Finding(
+            "workers", WARNING, f"The processes that read pictures may make every system call: {problem}.",
+            "Install the package libseccomp2: then a picture that takes over its decoder can do no harm.",
+        )  # fmt: skip
+    return Finding("workers", OK, "The processes that read pictures can do nothing else (seccomp).")
+
+
 def check_place(root: Path) -> Finding:
     """The file system that the library lies on, or would."""
     existing = root

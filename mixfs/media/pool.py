@@ -68,6 +68,8 @@ class _Worker:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
         self.jobs = 0
+        self.free = ""
+        """Why it is not kept from system calls that it doesn't need; empty when it is."""
         with tempfile.TemporaryFile() as errors:
             try:
                 self.process = subprocess.Popen(
@@ -80,6 +82,7 @@ class _Worker:
                 answer = self._receive(time.monotonic() + START_TIMEOUT_S)
                 if not isinstance(answer, dict) or "ready" not in answer:
                     raise _Died
+                self.free = str(answer.get("free") or "")
             except (_Died, _TimedOut) as error:
                 self.kill()
                 errors.seek(0)
@@ -107,7 +110,7 @@ class _Worker:
         if size > MAX_MESSAGE:
             raise _Died
         try:
-            return cbor2.loads(self._exactly(size, deadline))
+            return _loads(self._exactly(size, deadline))
         except (cbor2.CBORDecodeError, RecursionError, ValueError) as error:
             raise _Died from error
 
@@ -210,13 +213,24 @@ class WorkerPool:
         PoolClosed. `target` may be left behind half-written: give a temporary name.
         """
         source, target = os.path.abspath(source), os.path.abspath(target)
-        job = {"kind": "thumbnail", "source": source, "target": target, "size": size}
+        job = {"kind": "thumbnail", "source": source, "size": size}
         answer = self._job(job, timeout_s)
-        written = answer.get("ok")
-        if type(written) is int:
-            return written
+        data = answer.get("ok")
+        # Who has taken over a worker must not fill the disk either.
+        if type(data) is bytes and len(data) <= 4 * size * size + 65536:
+            with open(target, "wb") as file:
+                return file.write(data)
         _raise_os(answer, source)
         raise ThumbnailFailed(_reason(answer))
+
+    def sandbox_problem(self) -> str:
+        """Why workers may make every system call; empty when they may not. Starts a worker. Raises WorkerStartError."""
+        worker: _Worker | None = self._idle.get()
+        try:
+            worker = self._ready(worker)
+            return worker.free
+        finally:
+            self._idle.put(worker)
 
     def close(self) -> None:
         """End all workers, busy ones too, and wait until they are gone. Safe to call again."""
@@ -263,6 +277,9 @@ class WorkerPool:
                         return {"error": "killed", "text": epitaph}
                     _log.warning("a media worker ended in the middle of a job (%s); trying once more", epitaph)
                     continue
+                for line in answer.get("faults", ()):
+                    # No fault of the file's, which has its answer: one to be mended here.
+                    _log.warning("a fault of MixFS while it read a file: %s", line)
                 if answer.get("error") == "memory":
                     self._drop(worker)
                     worker = None
@@ -295,6 +312,22 @@ class WorkerPool:
             raise PoolClosed("the pool of media workers was closed")
 
 
+def _refuse(decoder: Any) -> Any:
+    raise ValueError("a tag in a worker's answer")
+
+
+_NO_TAGS = dict.fromkeys((0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 100, 256, 258, 260, 261, 1004, 43000, 55799),
+                         _refuse)  # fmt: skip
+"""CBOR's tags make regular expressions, fractions, dates and references out of data: a worker has no use for them, and
+whoever has taken it over would have the daemon compute."""
+
+
+def _loads(data: bytes) -> Any:
+    """A worker's message: maps, lists, texts, bytes and numbers."""
+    return cbor2.loads(data, semantic_decoders=_NO_TAGS, max_depth=8, allow_indefinite=False,
+                       strict_hashable_types=True)  # fmt: skip
+
+
 def _sniff_file(path: str) -> str:
     with open(path, "rb") as file:
         return sniff(file.read(HEAD_SIZE))
@@ -322,5 +355,7 @@ def _reason(answer: dict[str, Any]) -> str:
             return f"the decoder was ended ({words})"
         case "bad":
             return words
+        case "refused":
+            return f"the decoder tried what it may not ({words})"
         case _:
             return f"the decoder failed ({words or 'no reason given'})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from typing import TYPE_CHECKING
 
 from mixfs.media.decoder import BadPicture, load_pixels, open_picture
@@ -16,11 +16,11 @@ GIANT_PIXELS = 64_000_000
 """Pixels above which a picture is first thinned out, without smoothing."""
 
 
-def make_thumbnail(source: str, target: str, size: int = DEFAULT_SIZE) -> int:
-    """Write a PNG of at most `size` x `size` pixels; returns its size in bytes.
+def make_thumbnail(source: str, size: int = DEFAULT_SIZE) -> bytes:
+    """A PNG of at most `size` x `size` pixels.
 
-    Keeps the aspect, applies EXIF orientation, takes the first frame. `target` is written in place: give a temporary
-    name. Raises BadPicture when there is nothing to show, OSError when a file can't be read or written.
+    Keeps the aspect, applies EXIF orientation, takes the first frame. Raises BadPicture when there is nothing to show,
+    OSError when the file can't be read.
     """
     with open(source, "rb") as file:
         media_type = sniff(file.read(HEAD_SIZE))
@@ -46,10 +46,11 @@ def make_thumbnail(source: str, target: str, size: int = DEFAULT_SIZE) -> int:
         # A bare copy: no profile, no text, no EXIF goes along.
         picture.info = {}
         try:
-            picture.save(target, format="PNG", compress_level=3)
+            out = io.BytesIO()
+            picture.save(out, format="PNG", compress_level=3)
         except (ValueError, SystemError) as error:
             raise BadPicture(f"can't be written as PNG: {error}") from error
-    return os.stat(target).st_size
+    return out.getvalue()
 
 
 def _orientation(picture: Image) -> int:

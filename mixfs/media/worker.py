@@ -4,24 +4,33 @@ A message is a 4-byte big-endian length and a CBOR map. CBOR, not pickle: whatev
 the parent, and nothing that runs. A thread reads the input, so that the end of it (the parent is gone, however it
 went) ends the process at once, in the middle of a job too. PR_SET_PDEATHSIG would not do: it fires when the *thread*
 that started the worker ends, and the pool's callers are threads that come and go.
+
+A worker writes nothing but answers: no file, not even a thumbnail, which is an answer too. Its limits are set, and the
+system calls it does not need are taken from it (`sandbox.py`), once it has imported what it needs.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import queue
 import resource
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import cbor2
 
+from mixfs.media import sandbox
+
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of address space."""
-FILE_LIMIT = 64 * 1024**2
-"""Bytes of a file that a worker may write."""
+FILE_LIMIT = 0
+"""Bytes of a file that a worker may write; a pipe is no file."""
 OPEN_FILES = 32
 CPU_PER_JOB_S = 120
 """CPU seconds of one job: the soft limit, moved along before each. SIGXCPU ends the worker."""
@@ -68,13 +77,43 @@ def limit_cpu() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
+class _Faults(logging.Handler):
+    """What readers log of themselves: it goes along with the answer, into the log of who asked."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        where = ""
+        if error is not None and (last := traceback.extract_tb(error.__traceback__)[-1:]):
+            where = f": {type(error).__name__}: {error} ({os.path.basename(last[0].filename)}:{last[0].lineno})"
+        self.lines.append(f"{record.getMessage()}{where}"[:300])
+
+
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Do one job; the answer has `ok`, or `error` (`memory`, `os`, `bad`, `failed`) with its words."""
+    """Do one job; the answer has `ok`, or `error` (`memory`, `os`, `bad`, `refused`, `failed`) with its words.
+
+    `faults` are those of our own code that did not keep it from answering.
+    """
+    faults = _Faults()
+    logger = logging.getLogger("mixfs.media")
+    logger.addHandler(faults)
+    try:
+        return _answer(job) | ({"faults": faults.lines} if faults.lines else {})
+    finally:
+        logger.removeHandler(faults)
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"ok": _do(job)}
     except MemoryError:
         return {"error": "memory", "text": ""}
     except OSError as error:
+        if error.errno == sandbox.REFUSED:
+            return {"error": "refused", "text": f"{error}"[:300]}
         return {"error": "os", "errno": error.errno or 5, "text": error.strerror or str(error)}
     except Exception as error:  # noqa: BLE001 - a fault in a reader is an answer, not the end of the worker
         kind = "bad" if type(error).__name__ == "BadPicture" else "failed"
@@ -91,13 +130,14 @@ def _do(job: dict[str, Any]) -> Any:
     if kind == "thumbnail":
         from mixfs.media.thumbnails import make_thumbnail
 
-        return make_thumbnail(job["source"], job["target"], job["size"])
+        return make_thumbnail(job["source"], job["size"])
     if os.environ.get(TEST_JOBS):
-        return _misbehave(kind)
+        return _misbehave(job)
     raise ValueError(f"unknown job {kind!r}")
 
 
-def _misbehave(kind: str) -> Any:
+def _misbehave(job: dict[str, Any]) -> Any:
+    kind = job["kind"]
     if kind == "hang":
         signal.pause()
     if kind == "crash":
@@ -108,8 +148,61 @@ def _misbehave(kind: str) -> Any:
         return {"media_type": 7}
     if kind == "limits":
         names = ("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_CPU")
-        return {name: resource.getrlimit(getattr(resource, name))[0] for name in names}
+        return {name: resource.getrlimit(getattr(resource, name)) for name in names}
+    if kind == "escape":
+        return {name: _outcome(attempt) for name, attempt in _escapes(job["target"]).items()}
     raise ValueError(f"unknown job {kind!r}")
+
+
+def _escapes(target: str) -> dict[str, Callable[[], object]]:
+    """What somebody who has taken over a worker would try first."""
+    import ctypes
+    import fcntl
+    import socket
+    import termios
+
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: Any) -> None:
+        if getattr(libc, name)(*arguments) == -1:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def fork() -> None:
+        if os.fork() == 0:
+            os._exit(0)
+
+    return {
+        "socket": socket.socket,
+        "socketpair": socket.socketpair,
+        "execve": lambda: os.execv("/bin/true", ["true"]),
+        "fork": fork,
+        "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
+        "ptrace": lambda: call("ptrace", 16, os.getppid(), 0, 0),
+        "kill": lambda: os.kill(os.getppid(), 0),
+        "write": lambda: os.open(target, os.O_WRONLY | os.O_CREAT),
+        "create": lambda: os.open(target, os.O_RDONLY | os.O_CREAT),
+        "overwrite": lambda: os.open(os.devnull, os.O_RDWR),
+        "mkdir": lambda: os.mkdir(target),
+        "symlink": lambda: os.symlink("/", target),
+        "unlink": lambda: os.unlink(target),
+        "rename": lambda: os.rename(target, f"{target}.2"),
+        "chmod": lambda: os.chmod("/", 0o755),
+        "memfd": lambda: os.memfd_create("x"),
+        "unshare": lambda: call("unshare", 0x10000000),
+        "mount": lambda: call("mount", b"none", b"/", b"tmpfs", 0, None),
+        "other's limits": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE),
+        "terminal": lambda: fcntl.ioctl(0, termios.TIOCSTI, b"x"),
+        "signal by fcntl": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid()),
+    }
+
+
+def _outcome(attempt: Callable[[], object]) -> str:
+    try:
+        attempt()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "?")
+    return "done"
 
 
 def _read_jobs(stream: BinaryIO, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -123,16 +216,25 @@ def _read_jobs(stream: BinaryIO, jobs: queue.SimpleQueue[dict[str, Any]]) -> Non
         jobs.put(job)
 
 
+def _import_all() -> None:
+    """What jobs need, the plugins of Pillow apart, which need no more than to be read: afterwards no bytecode could be
+    kept, and each worker of a checkout would compile anew."""
+    import mixfs.media.inspect
+    import mixfs.media.thumbnails  # noqa: F401
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the parent's terminal is the parent's to handle.
+    _import_all()
     limit_process()
     # What a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     silent = os.open(os.devnull, os.O_RDWR)
     os.dup2(silent, 1)
+    free = sandbox.restrict()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()
-    write_message(answers, {"ready": os.getpid()})
+    write_message(answers, {"ready": os.getpid(), "free": free})
     os.dup2(silent, 2)  # Up to here errors are for the parent to report; libtiff's warnings are not.
     try:
         while True:

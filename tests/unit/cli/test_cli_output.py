@@ -38,6 +38,9 @@ def test_doctor_says_what_to_do(tmp_path: object) -> None:
     assert doctor.check_device("").state == doctor.OK
     assert "fuse3" in doctor.check_fusermount(None).remedy
     assert doctor.check_allow_other(True).remedy == "" and doctor.check_allow_other(False).remedy
+    assert doctor.check_sandbox("", False).state == doctor.OK
+    assert "libseccomp2" in doctor.check_sandbox("no library", False).remedy
+    assert doctor.check_sandbox("a worker did not start", True).state == doctor.PROBLEM
     stale = doctor.check_mounts(["/m"], [])
     assert stale.state == doctor.PROBLEM and "mixfs mount /m" in stale.remedy
     assert doctor.check_mounts([], ["/m"]).text == "Mounted at /m."

@@ -49,10 +49,9 @@ def look(tmp_path: Path, data: bytes) -> Inspection:
 
 
 def thumbnail_size(tmp_path: Path, data: bytes) -> tuple[int, int]:
-    source, target = tmp_path / "picture", tmp_path / "small.png"
+    source = tmp_path / "picture"
     source.write_bytes(data)
-    make_thumbnail(str(source), str(target), 64)
-    with Image.open(target) as small:
+    with Image.open(io.BytesIO(make_thumbnail(str(source), 64))) as small:
         return small.size
 
 
