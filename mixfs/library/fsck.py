@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.fsck_report import REBUILD, RESTORE, Report
 from mixfs.library.fsck_rows import check_seals, check_thumbnails, compare
+from mixfs.library.healing import names_of
 from mixfs.library.projections import DERIVATION
 from mixfs.library.replay import noted_position, replay, written_end
 from mixfs.library.staging import StagingArea
@@ -44,8 +45,13 @@ _THREADS = 4
 Progress = Callable[[str, int, int], None]
 
 
-def check(root: Path, progress: Progress = lambda phase, done, total: None) -> Report:
-    """Check the library in `root`. Raises NotALibrary, FormatTooNew, OSError when it can't be looked at."""
+def check(
+    root: Path, progress: Progress = lambda phase, done, total: None, *, only: Collection[Digest] | None = None
+) -> Report:
+    """Check the library in `root`. Raises NotALibrary, FormatTooNew, OSError when it can't be looked at.
+
+    With `only`, of the blobs just these are read; the others were a moment ago.
+    """
     form = place.read_format(root)
     report = Report()
     replicas = _replicas(root, form.replica)
@@ -59,12 +65,12 @@ def check(root: Path, progress: Progress = lambda phase, done, total: None) -> R
             if not (root / "index" / "data.mdb").exists():
                 _check_tails(ground, report)
             with fresh.read() as txn:
-                named = _named_digests(txn, report)
+                blobs = _Blobs(LocalBlobs(root / "blobs"), View(txn), report)
+                blobs.check(progress, only)
         finally:
             fresh.close()
             for journal in replicas:
                 journal.close()
-    _check_blobs(LocalBlobs(root / "blobs"), named, report, progress)
     report.finish()
     return report
 
@@ -234,9 +240,8 @@ def _only_header(journal: Journal, here: Position, there: Position) -> bool:
 # -- the blobs
 
 
-def _named_digests(txn: ReadTxn, report: Report) -> dict[Digest, tuple[int | None, str]]:
+def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
     """Every blob that a record names: its size where that is known, and who names it."""
-    view = View(txn)
     out: dict[Digest, tuple[int | None, str]] = {}
     for trash in view.records(Trash):
         if trash.digest is not None:
@@ -256,46 +261,57 @@ def _named_digests(txn: ReadTxn, report: Report) -> dict[Digest, tuple[int | Non
     return out
 
 
-def _check_blobs(
-    blobs: LocalBlobs, named: dict[Digest, tuple[int | None, str]], report: Report, progress: Progress
-) -> None:
-    held = dict(blobs.enumerate()) if blobs.root.is_dir() else {}
-    total, done = sum(held.values()), 0
-    for digest, (_, who) in named.items():
-        if digest not in held:
-            report.add(
-                "blob-missing", str(blobs.path(digest)), f"It is missing; {who} names it.",
-                f"{RESTORE}, or import the same file again.",
-            )  # fmt: skip
+class _Blobs:
+    """The blobs against what names them."""
 
-    def examine(digest: Digest) -> tuple[Digest, str]:
+    def __init__(self, blobs: LocalBlobs, view: View, report: Report) -> None:
+        self._blobs, self._view, self._report = blobs, view, report
+        self._named = _named_digests(view)
+
+    def check(self, progress: Progress, only: Collection[Digest] | None) -> None:
+        """Read every blob, or those of `only`, and look for those that are named."""
+        held = dict(self._blobs.enumerate()) if self._blobs.root.is_dir() else {}
+        wanted = held if only is None else {digest: held[digest] for digest in only if digest in held}
+        total, done = sum(wanted.values()), 0
+        for digest in self._named:
+            if digest not in held:
+                self._add("blob-missing", digest, "It is missing", "")
+        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsck") as threads:
+            for digest, words in threads.map(self._examine, wanted):
+                done += held[digest]
+                if words:
+                    self._add("blob-damaged", digest, words, "move it away and ")
+                progress("blobs", done, total)
+        self._report.blobs, self._report.blob_bytes = len(held), sum(held.values())
+        self._note_unnamed(held)
+
+    def _examine(self, digest: Digest) -> tuple[Digest, str]:
         try:
-            blobs.check(digest)
+            self._blobs.check(digest)
         except (BlobDamaged, BlobMissing):
             # Missing: taken away since we listed it, or never whole; the next look at it tells.
-            return digest, "Its SHA-256 differs from its name."
+            return digest, "Its SHA-256 differs from its name"
         except OSError as error:
-            return digest, f"It can't be read: {error.strerror}."
+            return digest, f"It can't be read: {error.strerror}"
         return digest, ""
 
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsck") as threads:
-        for digest, words in threads.map(examine, held):
-            size = held[digest]
-            done += size
-            if words:
-                namer = named.get(digest)
-                report.add(
-                    "blob-damaged", str(blobs.path(digest)), words + (f" {namer[1]} names it." if namer else ""),
-                    f"{RESTORE}, or move it away and import the same file again.",
-                )  # fmt: skip
-            progress("blobs", done, total)
-    report.blobs, report.blob_bytes = len(held), total
-    unnamed = [digest for digest in held if digest not in named]
-    if unnamed:
+    def _add(self, kind: str, digest: Digest, words: str, first: str) -> None:
+        _, who = self._named.get(digest, (None, "nothing"))
+        affected = tuple(names_of(self._view, digest))
+        self._report.add(
+            kind, str(self._blobs.path(digest)), f"{words}; {who} names it.",
+            f"{RESTORE}, {first}import the same file again, or run `mixfs fsck --repair --from DIR` with a "
+            "directory that has a copy.", affected,
+        )  # fmt: skip
+
+    def _note_unnamed(self, held: dict[Digest, int]) -> None:
+        unnamed = [digest for digest in held if digest not in self._named]
+        if not unnamed:
+            return
         size = sum(held[digest] for digest in unnamed)
-        whole = not any(problem.kind.startswith("journal-") for problem in report.problems)
+        whole = not any(problem.kind.startswith("journal-") for problem in self._report.problems)
         words = "they only take up space" if whole else "keep them, what named them may be in the damaged journal"
-        report.notes.append(f"{len(unnamed):,} blobs ({size:,} bytes) are named by nothing: {words}.")
+        self._report.notes.append(f"{len(unnamed):,} blobs ({size:,} bytes) are named by nothing: {words}.")
 
 
 def rebuild(root: Path) -> None:

@@ -12,12 +12,16 @@ REBUILD = "`mixfs rebuild-index` makes the index again from the journal"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is not as it should be. `kind` is for programs, `where` a path or a row, `remedy` what to do."""
+    """Something that is not as it should be. `kind` is for programs, `where` a path or a row, `remedy` what to do.
+
+    `affected` are the pictures and files that a damaged or missing blob is, as `SESSION/images/NAME`.
+    """
 
     kind: str
     where: str
     reason: str
     remedy: str
+    affected: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -36,16 +40,17 @@ class Report:
     def clean(self) -> bool:
         return not self.problems
 
-    def add(self, kind: str, where: str, reason: str, remedy: str) -> None:
-        """Add a problem, or count it when many of its kind were told already."""
-        if Problem(kind, where, reason, remedy) in self.problems:
+    def add(self, kind: str, where: str, reason: str, remedy: str, affected: tuple[str, ...] = ()) -> None:
+        """Add a problem, or count it when many of its kind were told already. Damaged blobs are told one by one."""
+        problem = Problem(kind, where, reason, remedy, affected)
+        if problem in self.problems:
             # What ends the part that the index has seen is met again when the rest is looked at.
             return
         number = self._counts[kind] = self._counts.get(kind, 0) + 1
-        if number <= TOLD:
-            self.problems.append(Problem(kind, where, reason, remedy))
+        if number <= TOLD or affected:
+            self.problems.append(problem)
 
     def finish(self) -> None:
         for kind, number in self._counts.items():
-            if number > TOLD:
+            if number > max(TOLD, sum(problem.kind == kind for problem in self.problems)):
                 self.notes.append(f"{number - TOLD:,} more problems of the kind {kind} are not listed one by one.")

@@ -15,8 +15,9 @@ import structlog
 
 from mixfs.errors import BlobDamaged, BlobMissing
 from mixfs.ids import Digest
+from mixfs.library.trashed import trash_folder, trash_items
 from mixfs.library.view import View
-from mixfs.records import Entry, Folder, Placement, Receipt, Session
+from mixfs.records import Entry, Folder, Placement, Receipt, Session, Trash
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -56,6 +57,12 @@ def names_of(view: View, digest: Digest) -> Iterator[str]:
         yield "/".join([_title(view, placement.session_id), placement.area, *_path(view, placement)])
     for entry in view.referrers(Entry, digest):
         yield f"{_title(view, entry.session_id)}/canvas ({entry.id})"
+    for trash in view.referrers(Trash, digest):
+        _, folder = trash_folder(trash)
+        yield from (
+            f"trash/{os.fsdecode(folder)}/{os.fsdecode(item.name)}"
+            for item in trash_items(trash) if item.digest == digest
+        )  # fmt: skip
 
 
 def names_of_receipts(view: View, digests: frozenset[Digest]) -> Iterator[str]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mixfs.errors import MixfsError
-from mixfs.library import fsck, importing
+from mixfs.library import fsck, importing, repairing
 from mixfs.library.api import Library
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement, Session, Trash
@@ -181,9 +181,14 @@ def without_index(attempt: Attempt) -> None:
     edit(attempt)
 
 
+def repair(attempt: Attempt) -> None:
+    repairing.repair(attempt.root, [attempt.source])
+    attempt.say("repaired")
+
+
 OPERATIONS: dict[str, Callable[[Attempt], None]] = {
     "create": create, "import": import_, "delete": delete, "edit": edit, "rebuild": rebuild,
-    "without-index": without_index,
+    "without-index": without_index, "repair": repair,
 }  # fmt: skip
 
 
@@ -193,6 +198,10 @@ OPERATIONS: dict[str, Callable[[Attempt], None]] = {
 def look(attempt: Attempt, operation: str, before: dict[str, Any]) -> None:
     """All that was acknowledged is there, nothing is torn, the library opens by itself and goes on."""
     said = attempt.said()
+    if operation == "repair":
+        # Whatever a killed one left, the next one goes on from there.
+        _, report = repairing.repair(attempt.root, [attempt.source])
+        assert report.clean, report.problems
     with Library.open(attempt.root) as library:
         library.create_session("afterwards")
         with library.read() as view:
@@ -251,8 +260,23 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
     if operation == "create":
         return {"placements": [], "trash": []}
     assert ended(fork(make)) == 0
+    if operation == "repair":
+        damage(attempt)
     found: dict[str, Any] = json.loads((directory / "before").read_text())
     return found
+
+
+def damage(attempt: Attempt) -> None:
+    """A flipped bit in one original, another is gone, and so is a row of the index."""
+    (attempt.source / "copies").mkdir()
+    flipped, gone, *_ = sorted(path for path in (attempt.root / "blobs").rglob("*") if path.is_file())
+    for path in (flipped, gone):
+        shutil.copy(path, attempt.source / "copies" / path.name)
+    flipped.chmod(0o600)
+    flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
+    gone.unlink()
+    index = attempt.root / "index" / "data.mdb"
+    index.write_bytes(index.read_bytes().replace(b"Goes", b"Gone"))
 
 
 def attempts(mode: str, operation: str, base: Path, step: int = 1) -> dict[str, Any]:

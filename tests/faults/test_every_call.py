@@ -40,10 +40,12 @@ def host(program: str, *words: object) -> dict[str, int]:
 @pytest.mark.parametrize("mode", ["kill", "torn", "EIO", "ENOSPC"])
 @pytest.mark.parametrize(
     ("operation", "at_least"),
-    [("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60)],
+    [
+        ("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60), ("repair", 40),
+    ],
 )
 def test_an_operation_struck_at_every_call(tmp_path: Path, mode: str, operation: str, at_least: int) -> None:
-    step = 1 if ALL or operation != "import" else 5
+    step = 1 if ALL or operation not in ("import", "repair") else 5
     assert host("fault_host.py", mode, operation, tmp_path / "attempts", step)["attempts"] >= at_least // step
 
 

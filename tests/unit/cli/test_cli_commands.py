@@ -33,7 +33,7 @@ OPTIONS = {
     "restore": ("ID|SESSION|PATH", "--library", "--json"),
     "gc": ("--dry-run", "--trash-days", "--grace-hours", "--library", "--json"),
     "compact": ("--keep-days", "--library", "--json"),
-    "fsck": ("--library", "--json"),
+    "fsck": ("--repair", "--from", "--library", "--json"),
     "rebuild-index": ("--library",),
     "doctor": ("--library", "--json"),
     "service install": ("MOUNTPOINT", "--library"),

@@ -44,7 +44,8 @@ def kinds(home: Home, code: int = 5) -> set[str]:
     report = home.run("fsck", "--json", code=code).json
     assert report["clean"] is (code == 0)
     for problem in report["problems"]:
-        assert problem.keys() == {"kind", "where", "reason", "remedy"} and all(problem.values())
+        assert problem.keys() == {"kind", "where", "reason", "remedy", "affected"}
+        assert all(problem[name] for name in ("kind", "where", "reason", "remedy"))
     return {problem["kind"] for problem in report["problems"]}
 
 
@@ -70,6 +71,20 @@ def test_a_flipped_bit_in_an_original(fresh: Home) -> None:
     ran = fresh.run("fsck", code=5)
     assert str(a_blob(fresh)) in ran.err and "back-up" in ran.err
     assert kinds(fresh) == {"blob-damaged"}
+
+
+def test_repair_mends_what_it_can_and_names_the_rest(fresh: Home, tmp_path: Path) -> None:
+    assert "--repair" in fresh.run("fsck", "--from", str(tmp_path), code=2).err
+    path = a_blob(fresh)
+    (tmp_path / "backup").mkdir()
+    shutil.copy(path, tmp_path / "backup" / "whatever it was called")
+    flip(path, 3)
+    ran = fresh.run("fsck", "--repair", code=5)
+    assert "affected: Trip/" in ran.err and "quarantine" in ran.out
+    ran = fresh.run("fsck", "--repair", "--from", str(tmp_path / "backup"))
+    assert "is back" in ran.out and "all is well" in ran.out
+    report = fresh.run("fsck", "--repair", "--json").json
+    assert report["clean"] and report["repaired"] == {"index": False, "quarantined": [], "restored": []}
 
 
 def test_an_original_that_is_gone(fresh: Home) -> None:
