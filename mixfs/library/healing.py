@@ -6,12 +6,11 @@ another reason moves nothing; two that find the same damage move it once.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import structlog
 
 from mixfs.errors import BlobDamaged, BlobMissing
 from mixfs.ids import Digest
@@ -22,7 +21,7 @@ from mixfs.records import Entry, Folder, Placement, Receipt, Session, Trash
 if TYPE_CHECKING:
     from mixfs.library.api import Library
 
-log = structlog.get_logger("mixfs.healing")
+log = logging.getLogger("mixfs.healing")
 
 
 def quarantine_if_damaged(library: Library, digest: Digest) -> Path | None:
@@ -41,7 +40,6 @@ def quarantine_if_damaged(library: Library, digest: Digest) -> Path | None:
         affected = list(names_of(view, digest))
     kept = library.blobs.quarantine(digest, "\n".join([reason, *(f"Affected: {name}" for name in affected)]))
     if kept is not None:
-        log.error("blob_quarantined", digest=digest.hex(), reason=reason, affected=affected, kept=str(kept))
         library.store.problems.report(
             "blob-damaged",
             f"An original is damaged: {reason} It was moved to {kept}. Import the same file again, or run `mixfs fsck "
@@ -103,7 +101,7 @@ def bring_back(library: Library, wanted: dict[Digest, int], places: Iterable[Pat
                 if path.stat().st_size in sizes and (digest := _take(library, path, wanted.keys() - back)):
                     back.add(digest)
             except OSError as error:
-                log.warning("copy_not_readable", path=str(path), error=str(error))
+                log.warning("%s can't be read: %s", path, error.strerror)
     return back
 
 

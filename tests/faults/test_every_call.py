@@ -41,7 +41,8 @@ def host(program: str, *words: object) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("operation", "at_least"),
     [
-        ("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60), ("repair", 40),
+        ("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60),
+        ("repair", 40),
     ],
 )
 def test_an_operation_struck_at_every_call(tmp_path: Path, mode: str, operation: str, at_least: int) -> None:
