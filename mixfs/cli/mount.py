@@ -35,6 +35,7 @@ def mount(
     from mixfs.daemon import mounts
     from mixfs.errors import MountError
     from mixfs.library import place
+    from mixfs.mountinfo import mount_at
 
     root = find_library(library)
     point = mounts.absolute(mountpoint)
@@ -55,7 +56,7 @@ def mount(
     if not read_only:
         place.create(root)
         served = mounts.read_mounted(root)
-        if served is not None and mounts.mount_at(served.mountpoint) is not None:
+        if served is not None and mount_at(served.mountpoint) is not None:
             raise MountError(
                 f"{root} is mounted at {served.mountpoint} already (process {served.pid}). Unmount that first, or "
                 "mount with `-o ro`."
@@ -76,8 +77,9 @@ def _is_mounted(point: str, root: Path) -> bool:
     """True when this library is mounted there; a stale mount is taken away. Raises MountError for any other mount."""
     from mixfs.daemon import mounts
     from mixfs.errors import MountError
+    from mixfs.mountinfo import mount_at
 
-    there = mounts.mount_at(point)
+    there = mount_at(point)
     if there is None:
         return False
     if there.kind != mounts.KIND:

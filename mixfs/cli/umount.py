@@ -30,9 +30,10 @@ def umount(
     from mixfs.cli.config import find_library
     from mixfs.daemon import mounts
     from mixfs.errors import MountError
+    from mixfs.mountinfo import mount_at
 
     point = mounts.absolute(mountpoint)
-    there = mounts.mount_at(point)
+    there = mount_at(point)
     if there is None:
         listed = ", ".join(mount.mountpoint for mount in mounts.mixfs_mounts())
         raise MountError(

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import select
 import shutil
 import subprocess
@@ -21,23 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixfs.errors import MountError, UnsuitablePlace
+from mixfs.mountinfo import Mount, mount_at, mounts
 
 KIND = "fuse.mixfs"
 FUSE_CONF = Path("/etc/fuse.conf")
 FUSE_CONTROL = Path("/sys/fs/fuse/connections")
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-# Bytes of paths in mountinfo that are written as \ooo: space, tab, line feed, backslash.
 _ANSWER_S = 5.0
-
-
-class Mount(NamedTuple):
-    """One line of mountinfo. `kind` is the file system's type, as `fuse.mixfs`."""
-
-    mountpoint: str
-    kind: str
-    source: str
-    options: frozenset[str]
-    minor: int = 0  # of the device: the number of its FUSE connection
 
 
 class Served(NamedTuple):
@@ -64,41 +52,7 @@ class Answer(Enum):
     HUNG = "hung"  # its daemon doesn't answer
 
 
-# -- mountinfo
-
-
-def parse_mountinfo(data: bytes) -> list[Mount]:
-    """The mounts that a mountinfo file lists, in its order; lines that make no sense are passed over."""
-    out = []
-    for line in data.splitlines():
-        fields = line.split(b" ")
-        try:
-            dash = fields.index(b"-", 6)
-            kind, source = fields[dash + 1], fields[dash + 2]
-        except (ValueError, IndexError):
-            continue
-        options = b",".join((fields[5], *fields[dash + 3 : dash + 4])).decode("ascii", "replace")
-        minor = fields[2].partition(b":")[2]
-        out.append(Mount(_unescape(fields[4]), kind.decode("ascii", "replace"), _unescape(source),
-                         frozenset(options.split(",")), int(minor) if minor.isdigit() else 0))  # fmt: skip
-    return out
-
-
-def _unescape(field: bytes) -> str:
-    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
-
-
-def mounts() -> list[Mount]:
-    """The mounts that this process sees."""
-    try:
-        return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
-    except OSError:
-        return []
-
-
-def mount_at(path: str) -> Mount | None:
-    """The mount whose root is `path` (the topmost one, where several lie over each other)."""
-    return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
+# -- mounts
 
 
 def mixfs_mounts() -> list[Mount]:
@@ -315,7 +269,7 @@ def _used(pid: int) -> Iterator[str]:
         with contextlib.suppress(OSError):
             yield str(Path(link).readlink())
     with contextlib.suppress(OSError):
-        for line in Path(f"{base}/maps").read_bytes().splitlines():
+        for line in Path(f"{base}/maps").read_bytes().split(b"\n"):
             _, slash, path = line.partition(b" /")
             if slash:
                 yield os.fsdecode(b"/" + path)

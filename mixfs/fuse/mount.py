@@ -12,6 +12,7 @@ import trio
 
 from mixfs.errors import MountError
 from mixfs.fuse.operations import FILE_TAGS, Operations
+from mixfs.mountinfo import mount_at
 
 log = structlog.get_logger("mixfs.fuse")
 
@@ -45,17 +46,16 @@ class Mount:
         ahead under way at once, of all files together: a disk that hangs would soon have them all.
         """
         # Found in mountinfo and not by a stat of the mount point: the daemon never touches its own mount.
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-            fields = line.split(" ")
-            if fields[4] == str(self._mountpoint) and "fuse.mixfs" in fields:
-                minor = fields[2].partition(":")[2]
-                for path, value in (
-                    (f"/sys/class/bdi/{fields[2]}/read_ahead_kb", READ_AHEAD_KB),
-                    (f"/sys/fs/fuse/connections/{minor}/max_background", MAX_BACKGROUND),
-                    (f"/sys/fs/fuse/connections/{minor}/congestion_threshold", MAX_BACKGROUND),
-                ):
-                    with contextlib.suppress(OSError):
-                        Path(path).write_text(str(value))
+        mount = mount_at(str(self._mountpoint))
+        if mount is None:
+            return
+        for path, value in (
+            (f"/sys/class/bdi/{mount.device}/read_ahead_kb", READ_AHEAD_KB),
+            (f"/sys/fs/fuse/connections/{mount.minor}/max_background", MAX_BACKGROUND),
+            (f"/sys/fs/fuse/connections/{mount.minor}/congestion_threshold", MAX_BACKGROUND),
+        ):
+            with contextlib.suppress(OSError):
+                Path(path).write_text(str(value))
 
     async def serve(self) -> None:
         """Answer requests until the file system is unmounted."""

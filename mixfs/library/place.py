@@ -14,6 +14,7 @@ from types import TracebackType
 from mixfs.errors import FormatTooNew, NotALibrary, UnsuitablePlace
 from mixfs.ids import ReplicaId, new_id, new_replica_id
 from mixfs.journal.files import make_directory_durably, write_durably
+from mixfs.mountinfo import mount_of
 
 FORMAT_VERSION = 1
 
@@ -36,20 +37,8 @@ class Format:
 
 def filesystem_type(path: Path) -> str:
     """The type of the file system that holds `path`, as /proc/self/mountinfo names it ("" when unknown)."""
-    real = os.path.realpath(path)
-    best, found = "", ""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        fields = line.split(b" ")
-        point = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
-        kind = fields[fields.index(b"-") + 1].decode()
-        # The last of equal length wins: a later mount covers an earlier one.
-        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, found = point, kind
-    return found
+    mount = mount_of(os.path.realpath(path))
+    return mount.kind if mount is not None else ""
 
 
 def check_suitable(root: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "mount"))
 from live import DEADLINE_S, Live, environment, living, needs_fuse, python, until
 
+from mixfs import mountinfo
 from mixfs.daemon import mounts
 
 pytestmark = [pytest.mark.mount, needs_fuse]
@@ -31,7 +32,7 @@ def live(tmp_path: Path) -> Iterator[Live]:
 @pytest.fixture
 def control() -> Iterator[None]:
     """The FUSE control file system, as most machines have it mounted."""
-    ours = not any(mount.kind == "fusectl" for mount in mounts.mounts())
+    ours = not any(mount.kind == "fusectl" for mount in mountinfo.mounts())
     if ours and os.geteuid() != 0:
         pytest.skip(f"NOT RUN: {CONTROL} is not mounted here, and only root can mount it")
     yield

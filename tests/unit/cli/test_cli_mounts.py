@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from cli_home import Home
 
+from mixfs import mountinfo
 from mixfs.cli import launch
 from mixfs.daemon import mounts
 from mixfs.errors import MountError, UnsuitablePlace
@@ -25,17 +26,23 @@ nonsense
 
 
 def test_mountinfo_is_understood() -> None:
-    found = mounts.parse_mountinfo(MOUNTINFO)
+    found = mountinfo.parse_mountinfo(MOUNTINFO)
     assert [(mount.mountpoint, mount.kind) for mount in found] == [
         ("/", "ext4"), ("/home/u/My Pictures\\", "fuse.mixfs"), ("/mnt/x", "tmpfs"), ("/café", "fuse.mixfs"),
     ]  # fmt: skip
     assert {"rw", "nosuid", "user_id=1000"} <= found[1].options
+    assert found[1].minor == 35
+
+
+def test_a_carriage_return_in_a_path_stands_in_mountinfo_as_it_is() -> None:
+    data = b"40 22 0:35 / /a\rb rw - fuse.mixfs mixfs rw\n41 22 0:36 / /c rw - tmpfs tmpfs rw\n"
+    assert [mount.mountpoint for mount in mountinfo.parse_mountinfo(data)] == ["/a\rb", "/c"]
 
 
 def test_the_mounts_of_this_machine() -> None:
-    root = mounts.mount_at("/")
+    root = mountinfo.mount_at("/")
     assert root is not None and root.kind
-    assert mounts.mount_at("/no/such/place") is None
+    assert mountinfo.mount_at("/no/such/place") is None
     assert not mounts.is_stale("/")
     assert mounts.answer("/") is mounts.Answer.ALIVE
 
@@ -49,7 +56,7 @@ def test_absolute_follows_links_above_and_at_the_mount_point(tmp_path: Path) -> 
 
 def test_inside_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = str(tmp_path / "M")
-    mounted = mounts.Mount(point, mounts.KIND, "mixfs", frozenset())
+    mounted = mountinfo.Mount(point, mounts.KIND, "mixfs", frozenset())
     monkeypatch.setattr(mounts, "mounts", lambda: [mounted])
     (tmp_path / "link").symlink_to(point)
     (tmp_path / "deep").symlink_to("link/sessions")
