@@ -35,8 +35,8 @@ from mixfs.cli import (
     umount,
     wait,
 )
-from mixfs.cli.output import note, plain
-from mixfs.errors import MixfsError
+from mixfs.cli.output import note
+from mixfs.errors import MixfsError, os_words
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -86,13 +86,6 @@ def leave(code: int) -> NoReturn:
 def fail(words: str, code: int = 1) -> NoReturn:
     note(words)
     leave(code)
-
-
-def os_words(error: OSError) -> str:
-    """`FILE: what is wrong`, without Python's error number."""
-    words = error.strerror or str(error) or type(error).__name__
-    names = [plain(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return f"{' → '.join(names)}: {words}" if names else words
 
 
 app = typer.Typer(
@@ -169,6 +162,10 @@ def main() -> NoReturn:
         app()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except OSError as error:
+        # Of `--help` and `--version`, which no command runs for: a full disk behind stdout, say.
+        note(os_words(error))
+        code = 1
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be kept from being a page of Python
         what = f"{type(error).__name__}: {error}"
         note(f"This is a bug in MixFS: {what}.{_keep_trace()} `mixfs fsck` checks the library.")

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mixfs.cli.config import config_home, find_library
-from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.config import config_home, find_library, home_path
+from mixfs.cli.options import JsonOption, LibraryOption, a_path
 from mixfs.cli.output import emit_json, fields, note, plain, say
 
 UNIT = "mixfs.service"
@@ -84,7 +84,7 @@ def _about() -> dict[str, Any]:
 @app.command()
 def install(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="[MOUNTPOINT]", parser=Path, help="Else ~/MixFS.", show_default=False)
+        Path | None, typer.Argument(metavar="[MOUNTPOINT]", parser=a_path, help="Else ~/MixFS.", show_default=False)
     ] = None,
     library: LibraryOption = None,
 ) -> None:
@@ -95,7 +95,7 @@ def install(
     from mixfs.journal.files import write_durably
 
     root = str(find_library(library))
-    point = mounts.absolute(mountpoint.expanduser() if mountpoint is not None else Path.home() / "MixFS")
+    point = mounts.absolute(home_path(mountpoint or "~/MixFS"))
     mounts.check_apart(point, root)
     template = files("mixfs.cli").joinpath(UNIT).read_text()
     path = unit_path()

@@ -177,7 +177,7 @@ class LmdbEngine:
         size = max(map_size, data.stat().st_size if data.exists() else 0)
         try:
             self._env = lmdb.open(
-                str(path),
+                os.fsencode(path),  # lmdb would have a str be UTF-8
                 map_size=size,
                 readonly=read_only,
                 lock=lock,
