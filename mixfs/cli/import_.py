@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=a_path, help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", parser=a_path, help="Files and folders.")],
     session: Annotated[
         str | None, typer.Option("--session", metavar="TITLE", help="Put everything into the session of this title.")
     ] = None,

@@ -84,7 +84,7 @@ def _about() -> dict[str, Any]:
 @app.command()
 def install(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="[MOUNTPOINT]", parser=a_path, help="Else ~/MixFS.", show_default=False)
+        Path | None, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Else ~/MixFS.", show_default=False)
     ] = None,
     library: LibraryOption = None,
 ) -> None:

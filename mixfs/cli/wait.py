@@ -17,7 +17,7 @@ from mixfs.cli.output import emit_json, plain, say
 def wait(
     mountpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="[MOUNTPOINT]", parser=a_path, help="Else where the library is mounted."),
+        typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Else where the library is mounted."),
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,
