@@ -33,12 +33,14 @@ def mount(
     """
     from mixfs.cli import launch
     from mixfs.daemon import mounts
-    from mixfs.errors import MountError
+    from mixfs.errors import MountError, UsageError
     from mixfs.library import place
 
     root = find_library(library)
     point = mounts.absolute(mountpoint)
     wanted = [part for group in options or [] for part in group.split(",") if part]
+    if any(not (part.isascii() and part.isprintable()) for part in wanted):
+        raise UsageError("A mount option is made of plain characters: -o takes ro, allow_other, nonempty, …")
     read_only = "ro" in wanted
     # First of all: below a mount that hangs, nothing may be looked at.
     if _is_mounted(point, root):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,9 @@ def unit_path() -> Path:
 
 def quote(argument: str) -> str:
     """One argument of a command line in a unit: quoted, and no specifier or variable is expanded in it."""
-    out = argument.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    out = argument.replace("\\", "\\\\").replace('"', '\\"')
+    # A unit is lines of UTF-8: what is neither is written as its byte.
+    out = re.sub("[\x00-\x1f\x7f\udc80-\udcff]", lambda found: f"\\x{os.fsencode(found[0]).hex()}", out)
     return '"' + out.replace("%", "%%").replace("$", "$$") + '"'
 
 
@@ -75,7 +78,7 @@ def _about() -> dict[str, Any]:
     try:
         text = unit_path().read_text()
         _, _, about = text.partition(f"{_SECTION}\nAbout=")
-        found = json_module.loads(about.splitlines()[0]) if about else {}
+        found = json_module.loads(about.partition("\n")[0]) if about else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

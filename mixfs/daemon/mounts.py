@@ -70,7 +70,8 @@ class Answer(Enum):
 def parse_mountinfo(data: bytes) -> list[Mount]:
     """The mounts that a mountinfo file lists, in its order; lines that make no sense are passed over."""
     out = []
-    for line in data.splitlines():
+    # The kernel writes a carriage return in a path as it is: `splitlines` would break there.
+    for line in data.split(b"\n"):
         fields = line.split(b" ")
         try:
             dash = fields.index(b"-", 6)
@@ -316,7 +317,7 @@ def _used(pid: int) -> Iterator[str]:
         with contextlib.suppress(OSError):
             yield str(Path(link).readlink())
     with contextlib.suppress(OSError):
-        for line in Path(f"{base}/maps").read_bytes().splitlines():
+        for line in Path(f"{base}/maps").read_bytes().split(b"\n"):
             _, slash, path = line.partition(b" /")
             if slash:
                 yield os.fsdecode(b"/" + path)

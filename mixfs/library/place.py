@@ -39,10 +39,10 @@ def filesystem_type(path: Path) -> str:
     real = os.path.realpath(path)
     best, found = "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]
     except OSError:
         return ""
-    for line in lines:
+    for line in lines:  # not `splitlines`: the kernel writes a carriage return in a path as it is
         fields = line.split(b" ")
         point = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
         kind = fields[fields.index(b"-") + 1].decode()

@@ -14,6 +14,8 @@ from cli_home import Home
 from mixfs.cli import launch
 from mixfs.daemon import mounts
 from mixfs.errors import MountError, UnsuitablePlace
+from mixfs.fuse.mount import Mount as FuseMount
+from mixfs.library import place
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:35 / /home/u/My\040Pictures\134 rw,nosuid,nodev,relatime shared:20 - fuse.mixfs mixfs rw,user_id=1000
@@ -30,6 +32,22 @@ def test_mountinfo_is_understood() -> None:
         ("/", "ext4"), ("/home/u/My Pictures\\", "fuse.mixfs"), ("/mnt/x", "tmpfs"), ("/café", "fuse.mixfs"),
     ]  # fmt: skip
     assert {"rw", "nosuid", "user_id=1000"} <= found[1].options
+
+
+def test_a_carriage_return_in_a_path_ends_no_line() -> None:
+    # Anybody may mount at such a place: the kernel escapes space, tab, line feed and backslash only.
+    lines = b"22 1 0:35 / / rw - ext4 /dev/sda1 rw\n44 22 0:39 / /tmp/a\r\x85\x0cb rw - fuse.mixfs mixfs rw\n"
+    assert [mount.mountpoint for mount in mounts.parse_mountinfo(lines)] == ["/", "/tmp/a\r\udc85\x0cb"]
+
+
+def test_a_library_beside_such_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"22 1 0:35 / / rw - ext4 /dev/sda1 rw\n44 22 0:39 / /tmp/a\rb rw - fuse.mixfs mixfs rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: lines)
+    assert place.filesystem_type(tmp_path) == "ext4"
+    assert place.filesystem_type(Path("/tmp/a\rb/c")) == "fuse.mixfs"
+    lines += b"45 22 0:40 / /tmp/\r\r rw - fuse.mixfs mixfs rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, errors="strict": lines.decode(errors=errors))
+    FuseMount(None, tmp_path, set())._tune()  # type: ignore[arg-type]
 
 
 def test_the_mounts_of_this_machine() -> None:

@@ -205,6 +205,18 @@ def test_an_option_that_fuse_does_not_know_is_named(fresh: Home) -> None:
     assert "Check the options too: -o noatime,nonsense." in ran.err
 
 
+def test_a_mount_option_goes_into_no_log_as_it_is(fresh: Home) -> None:
+    assert "plain characters" in fresh.run("mount", fresh.path / "M", "-o", "x=\x1b[31m", code=2).err
+
+
+def test_a_service_says_what_it_mounts(home: Home) -> None:
+    env = {"XDG_RUNTIME_DIR": str(home.path)}
+    point, library = f"{home.path}/a{EVIL}{BAD_BYTES}", f"{home.path}/b{EVIL}{BAD_BYTES}"
+    home.run("service", "install", point, "--library", library, env=env)
+    about = home.run("service", "status", "--json", env=env).json
+    assert (about["mountpoint"], about["library"]) == (point, library)
+
+
 def test_a_bug_of_the_daemon_is_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys, mixfs.daemon.run as run, mixfs.daemon.__main__ as main\n"
