@@ -7,6 +7,31 @@ reads `exit_code`. A message names the object, the place and the remedy.
 from __future__ import annotations
 
 import errno as _errno
+import os as _os
+
+# What to do about an error of the system, where its own words don't say.
+_REMEDIES = {
+    _errno.EACCES: "Change the owner or the permissions (chown, chmod), or choose another place.",
+    _errno.EROFS: "The file system is mounted read-only: have it mounted writable, or choose another place.",
+    _errno.ENOSPC: "Make room there, and try again.",
+    _errno.EDQUOT: "Make room there, and try again.",
+    _errno.ENOENT: "Check the path.",
+    _errno.ENOTDIR: "Something that is named as a folder there is a file: check the path.",
+    _errno.EISDIR: "A file is meant: check the path.",
+    _errno.ENAMETOOLONG: "Choose a shorter one.",
+    _errno.ELOOP: "Symbolic links go round in a circle there.",
+    _errno.EIO: "The disk, or a mount, fails: `dmesg` may say more.",
+    _errno.ENOTCONN: "The daemon of that mount is gone: `mixfs mount MOUNTPOINT` heals it.",
+}
+_REMEDIES[_errno.EPERM] = _REMEDIES[_errno.EACCES]
+
+
+def os_words(error: OSError) -> str:
+    """`FILE: what is wrong. What to do`, without Python's error number."""
+    words = error.strerror or str(error) or type(error).__name__
+    names = [_os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return ": ".join(filter(None, (" → ".join(names), words))) + (f". {remedy}" if remedy else "")
 
 
 class MixfsError(Exception):

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from mixfs.cli.options import a_path
 from mixfs.cli.output import plain, say
 
 
 def abort(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="Where it is mounted.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Where it is mounted.")],
 ) -> None:
     """Cut a mount that hangs off from its daemon.
 

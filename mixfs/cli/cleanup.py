@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixfs.cli.config import FOREVER_DAYS
 from mixfs.cli.gc import DryRunOption
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, say, table
@@ -74,4 +75,4 @@ def parse_age(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([hdwmy]?)", text.strip().lower())
     if found is None:
         raise UsageError(f"{text!r} is no age. Write 12h, 30d, 6w, 3m or 1y.")
-    return float(found[1]) * _UNITS[found[2] or "d"]
+    return min(float(found[1]) * _UNITS[found[2] or "d"], FOREVER_DAYS * 86400)

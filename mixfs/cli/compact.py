@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixfs.cli.config import FOREVER_DAYS
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
 from mixfs.cli.output import emit_json, human_bytes, say
 
@@ -27,7 +28,7 @@ def compact(
     from mixfs.library import compaction
 
     with open_library(library) as opened:
-        done = compaction.compact(opened, keep_days=keep_days)
+        done = compaction.compact(opened, keep_days=min(keep_days, FOREVER_DAYS))
     if json:
         emit_json(asdict(done))
         return

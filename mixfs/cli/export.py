@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption, open_library
-from mixfs.cli.output import count, emit_json, human_bytes, plain, say
+from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
+from mixfs.cli.output import count, emit_json, human_bytes, plain, quoted, say
 
 
 def export(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="Title, folder name or id.", show_default=False)],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", parser=Path, help="A new folder, or an empty one.")],
+    dest: Annotated[Path, typer.Argument(metavar="DEST", parser=a_path, help="A new folder, or an empty one.")],
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -24,7 +24,7 @@ def export(
     """
     from mixfs.vfs.export import export_session
 
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         found = opened.find_session(session)
         exported = export_session(opened, found.id, dest)
     if json:
@@ -34,4 +34,4 @@ def export(
         )  # fmt: skip
         return
     what = f"{count(exported.files, 'file')}, {human_bytes(exported.bytes)}"
-    say(f"{plain(found.title)!r} is in {plain(str(dest))}: {what}")
+    say(f"{quoted(found.title)} is in {plain(str(dest))}: {what}")

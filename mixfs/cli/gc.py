@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mixfs.cli.config import FOREVER_DAYS
 from mixfs.cli.config import trash_days as configured_trash_days
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, say
@@ -38,7 +39,7 @@ def gc(
     """
     from mixfs.library import gc as collecting
 
-    days = configured_trash_days() if trash_days is None else trash_days
+    days = configured_trash_days() if trash_days is None else min(trash_days, FOREVER_DAYS)
     with open_library(library) as opened:
         freed = collecting.collect(opened, trash_days=days, grace_hours=grace_hours, dry_run=dry_run)
     if json:

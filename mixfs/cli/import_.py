@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def import_(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", parser=Path, help="Files and folders.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", parser=a_path, help="Files and folders.")],
     session: Annotated[
         str | None, typer.Option("--session", metavar="TITLE", help="Put everything into the session of this title.")
     ] = None,
@@ -37,7 +37,11 @@ def import_(
     """
     began = time.monotonic()
     with open_library(library, create=True) as opened, _progress(paths, session) as progress:
-        report = opened.import_paths(paths, session=session, progress=progress)
+        try:
+            report = opened.import_paths(paths, session=session, progress=progress)
+        except KeyboardInterrupt:
+            note("interrupted. What was taken in so far is in the library; the same import again takes in the rest.")
+            raise
     if json:
         emit_json(
             {
@@ -64,7 +68,7 @@ def _print(report: ImportReport, seconds: float) -> None:
     if report.kept_as_files:
         parts.append(f"{report.kept_as_files:,} kept as {'a file' if report.kept_as_files == 1 else 'files'}")
     if report.skipped:
-        parts.append(f"{len(report.skipped):,} skipped (hidden or temporary names)")
+        parts.append(f"{len(report.skipped):,} skipped (hidden, temporary, or no regular files)")
     if report.failed:
         parts.append(f"{len(report.failed):,} failed")
     say(f"{', '.join(parts)}: {human_bytes(report.bytes)} in {seconds:.1f} s")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
-from mixfs.cli.output import emit_json, human_bytes, one_line, plain
+from mixfs.cli.output import emit_json, human_bytes, one_line, plain, quoted
 
 if TYPE_CHECKING:
     from mixfs.library.api import Change, Library
@@ -34,10 +36,10 @@ def log(
 
     With --json every change is a line: time, kind, id, deleted, record.
     """
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         teller = Teller(opened, details, json)
         position = opened.store.written_end() if follow else None
-        told: deque[Any] = deque(maxlen=lines)
+        told: deque[Any] = deque(maxlen=None if lines is None else min(lines, sys.maxsize))
         for change in opened.changes():
             position = change.position
             line = teller.tell(change)
@@ -88,19 +90,19 @@ class Teller:
         return f"{moment:%Y-%m-%d %H:%M:%S}  {self._words(change)}"
 
     def _in(self, session_id: str) -> str:
-        return f"in {plain(self._titles.get(session_id, session_id))!r}"
+        return f"in {quoted(self._titles.get(session_id, session_id))}"
 
     def _words(self, change: Change) -> str:
         record: Any = change.record
         kind = change.kind
         if record is None:
             if kind == "Session":
-                return f"session {plain(self._titles.get(change.entity_id, change.entity_id))!r} deleted"
+                return f"session {quoted(self._titles.get(change.entity_id, change.entity_id))} deleted"
             return f"{kind.lower()} {plain(change.entity_id)} {'deleted' if change.deleted else 'changed'}"
         match kind:
             case "Session":
                 made = change.stamp_ns - record.created_ns < _NEW_NS
-                return f"session {plain(record.title)!r} {'made' if made else 'changed'}"
+                return f"session {quoted(record.title)} {'made' if made else 'changed'}"
             case "Placement":
                 made = change.stamp_ns - record.added_ns < _NEW_NS
                 where = f"{record.area}/{plain(record.name)}"
@@ -110,7 +112,7 @@ class Teller:
                 by = f" with {plain(record.model)}" if record.model else ""
                 return f"generation{by} {self._in(record.session_id)}: {one_line(record.prompt or 'no prompt')}"
             case "Trash":
-                where = f" from {plain(record.session_title)!r}" if record.session_title else ""
+                where = f" from {quoted(record.session_title)}" if record.session_title else ""
                 return f"{plain(record.name)}{where} moved to the trash ({plain(record.reason)})"
             case "Annotation":
                 said = [f"tags {', '.join(record.tags)}" if record.tags else "", record.comment or ""]
@@ -126,8 +128,8 @@ class Teller:
 
 def _plain(value: Any) -> Any:
     """JSON for any value of a record: names as text, digests and raw bytes as hex."""
-    if hasattr(value, "__dataclass_fields__"):
-        return _plain({name: getattr(value, name) for name in value.__dataclass_fields__})
+    if dataclasses.is_dataclass(value):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {
             str(key): os.fsdecode(item) if key in _NAMES and isinstance(item, bytes) else _plain(item)

@@ -6,10 +6,12 @@ quick.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -36,8 +38,8 @@ from mixfs.cli import (
     umount,
     wait,
 )
-from mixfs.cli.output import note, plain
-from mixfs.errors import MixfsError
+from mixfs.cli.output import note
+from mixfs.errors import MixfsError, os_words
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -89,13 +91,6 @@ def fail(words: str, code: int = 1) -> NoReturn:
     leave(code)
 
 
-def os_words(error: OSError) -> str:
-    """`FILE: what is wrong`, without Python's error number."""
-    words = error.strerror or str(error) or type(error).__name__
-    names = [plain(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return f"{' → '.join(names)}: {words}" if names else words
-
-
 app = typer.Typer(
     name="mixfs",
     cls=Group,
@@ -124,27 +119,35 @@ def _main(
     pass
 
 
+
+def _add(name: str, command: Callable[..., None], panel: str) -> None:
+    """A command of the app; its help is its docstring, broken where the terminal ends and not where the source does."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, help=text, rich_help_panel=panel)(command)
+
+
 _DRIVE, _IN_OUT, _LOOK, _CARE = "As a drive", "Pictures in and out", "What is there", "Looking after it"
 
-app.command("mount", rich_help_panel=_DRIVE)(mount.mount)
-app.command("umount", rich_help_panel=_DRIVE)(umount.umount)
-app.command("abort", rich_help_panel=_DRIVE)(abort.abort)
-app.command("wait", rich_help_panel=_DRIVE)(wait.wait)
+_add("mount", mount.mount, _DRIVE)
+_add("umount", umount.umount, _DRIVE)
+_add("abort", abort.abort, _DRIVE)
+_add("wait", wait.wait, _DRIVE)
 app.add_typer(service.app, name="service", rich_help_panel=_DRIVE)
-app.command("import", rich_help_panel=_IN_OUT)(import_.import_)
-app.command("export", rich_help_panel=_IN_OUT)(export.export)
-app.command("sessions", rich_help_panel=_LOOK)(sessions.sessions)
-app.command("show", rich_help_panel=_LOOK)(show.show)
-app.command("stats", rich_help_panel=_LOOK)(stats.stats)
-app.command("log", rich_help_panel=_LOOK)(log.log)
-app.command("cleanup", rich_help_panel=_CARE)(cleanup.cleanup)
-app.command("trash", rich_help_panel=_CARE)(trash.trash)
-app.command("restore", rich_help_panel=_CARE)(trash.restore)
-app.command("gc", rich_help_panel=_CARE)(gc.gc)
-app.command("compact", rich_help_panel=_CARE)(compact.compact)
-app.command("fsck", rich_help_panel=_CARE)(fsck.fsck)
-app.command("rebuild-index", rich_help_panel=_CARE)(rebuild_index.rebuild_index)
-app.command("doctor", rich_help_panel=_CARE)(doctor.doctor)
+_add("import", import_.import_, _IN_OUT)
+_add("export", export.export, _IN_OUT)
+_add("sessions", sessions.sessions, _LOOK)
+_add("show", show.show, _LOOK)
+_add("stats", stats.stats, _LOOK)
+_add("log", log.log, _LOOK)
+_add("cleanup", cleanup.cleanup, _CARE)
+_add("trash", trash.trash, _CARE)
+_add("restore", trash.restore, _CARE)
+_add("gc", gc.gc, _CARE)
+_add("compact", compact.compact, _CARE)
+_add("fsck", fsck.fsck, _CARE)
+_add("rebuild-index", rebuild_index.rebuild_index, _CARE)
+_add("doctor", doctor.doctor, _CARE)
 
 
 def _keep_trace() -> str:
@@ -172,6 +175,10 @@ def main() -> NoReturn:
         app()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except OSError as error:
+        # Of `--help` and `--version`, which no command runs for: a full disk behind stdout, say.
+        note(os_words(error))
+        code = 1
     except Exception as error:  # noqa: BLE001 - the last place where a bug can be kept from being a page of Python
         what = f"{type(error).__name__}: {error}"
         note(f"This is a bug in MixFS: {what}.{_keep_trace()} `mixfs fsck` checks the library.")

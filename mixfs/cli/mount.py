@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from mixfs.cli.config import find_library, log_file
-from mixfs.cli.options import LibraryOption
+from mixfs.cli.options import LibraryOption, a_path, opening
 from mixfs.cli.output import note, plain, say
 
 
 def mount(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="An empty or a new folder.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="An empty or a new folder.")],
     library: LibraryOption = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", "-f", help="Stay in the foreground, with the log on stderr.")
@@ -33,13 +33,15 @@ def mount(
     """
     from mixfs.cli import launch
     from mixfs.daemon import mounts
-    from mixfs.errors import MountError
+    from mixfs.errors import MountError, UsageError
     from mixfs.library import place
     from mixfs.mountinfo import mount_at
 
     root = find_library(library)
     point = mounts.absolute(mountpoint)
     wanted = [part for group in options or [] for part in group.split(",") if part]
+    if any(not (part.isascii() and part.isprintable()) for part in wanted):
+        raise UsageError("A mount option is made of plain characters: -o takes ro, allow_other, nonempty, …")
     read_only = "ro" in wanted
     # First of all: below a mount that hangs, nothing may be looked at.
     if _is_mounted(point, root):
@@ -54,14 +56,16 @@ def mount(
             "allow_other is for root only here. Write the line user_allow_other into /etc/fuse.conf, or leave it out."
         )
     if not read_only:
-        place.create(root)
+        with opening(root):
+            place.create(root)
         served = mounts.read_mounted(root)
         if served is not None and mount_at(served.mountpoint) is not None:
             raise MountError(
                 f"{root} is mounted at {served.mountpoint} already (process {served.pid}). Unmount that first, or "
                 "mount with `-o ro`."
             )
-    place.read_format(root)
+    with opening(root):
+        place.read_format(root)
     mounts.check_mountpoint(point, nonempty="nonempty" in wanted)
     # libfuse 3 mounts over anything and knows the option no more: it was for us.
     command = launch.daemon_command(root, point, [option for option in wanted if option != "nonempty"])

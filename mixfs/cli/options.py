@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +15,20 @@ from mixfs.cli.config import find_library
 if TYPE_CHECKING:
     from mixfs.library.api import Library
 
-# `parser=Path` wherever a path is taken: typer's own path type looks at the file, which hangs below a hung mount.
+
+def a_path(text: str) -> Path:
+    """The parser of every path: typer's own path type looks at the file, which hangs below a hung mount."""
+    # To Python an empty path is the working directory; to a script it is a variable that was never set.
+    if not text:
+        raise typer.BadParameter("the path is empty.")
+    return Path(text)
+
+
 LibraryOption = Annotated[
     Path | None,
     typer.Option(
         "--library",
-        metavar="DIR", parser=Path,
+        metavar="DIR", parser=a_path,
         help="The library's directory. Else MIXFS_LIBRARY, then config.toml, then $XDG_DATA_HOME/mixfs.",
         show_default=False,
     ),
@@ -30,7 +41,9 @@ def existing_library(option: Path | None) -> Path:
     from mixfs.errors import NotALibrary
 
     root = find_library(option)
-    if not (root / "format").exists():
+    with opening(root):
+        there = (root / "format").exists()
+    if not there:
         raise NotALibrary(
             f"{root} is no MixFS library. Make one there with `mixfs import` or `mixfs mount`, or name another with "
             "--library, MIXFS_LIBRARY or config.toml."
@@ -38,8 +51,25 @@ def existing_library(option: Path | None) -> Path:
     return root
 
 
-def open_library(option: Path | None, *, create: bool = False) -> Library:
-    """The library that is meant. Raises NotALibrary when there is none and `create` is False."""
+def open_library(option: Path | None, *, create: bool = False, read_only: bool = False) -> Library:
+    """The library that is meant. Raises NotALibrary when there is none and `create` is False.
+
+    With `read_only` one that the user may not write to is good enough; else it is opened like any other, so that what a
+    killed process left is taken up.
+    """
     from mixfs.library.api import Library
 
-    return Library.open(find_library(option) if create else existing_library(option), create=create)
+    root = find_library(option) if create else existing_library(option)
+    with opening(root):
+        return Library.open(root, create=create, read_only=read_only and not os.access(root, os.W_OK))
+
+
+@contextmanager
+def opening(root: Path) -> Iterator[None]:
+    """Says of an error of the system that the library could not be opened for it. Raises LibraryError."""
+    from mixfs.errors import LibraryError, os_words
+
+    try:
+        yield
+    except OSError as error:
+        raise LibraryError(f"The library {root} can't be opened. {os_words(error)}") from error

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+# What JSON leaves as it is, and a terminal may act upon.
+_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 def plain(text: str | bytes) -> str:
@@ -24,6 +28,11 @@ def _shown(char: str) -> str:
     if "\udc80" <= char <= "\udcff":
         return f"\\x{ord(char) - 0xDC00:02x}"
     return char.encode("unicode_escape", "surrogatepass").decode()
+
+
+def quoted(text: str) -> str:
+    """A title or another name inside a sentence."""
+    return f"'{plain(text)}'"
 
 
 def one_line(text: str, limit: int = 72) -> str:
@@ -44,9 +53,16 @@ def note(text: str) -> None:
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """The result for programs. Bytes in names that are no UTF-8 come out as lone surrogates, as Python writes them."""
-    # A stream that can't say everything gets ASCII, which JSON can always be written in.
-    utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, indent=indent, ensure_ascii=not utf8, default=str), flush=True)
+    # A stream that can't say everything gets ASCII, which JSON can always be written in. There is none after `>&-`.
+    utf8 = ((sys.stdout and sys.stdout.encoding) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=indent, ensure_ascii=not utf8, default=str)
+    print(_NOT_ASCII.sub(_in_json, text), flush=True)
+
+
+def _in_json(found: re.Match[str]) -> str:
+    """A character as it is, or as JSON's escape where `plain` would show one: a terminal may be reading."""
+    char = found[0]
+    return char if _shown(char) == char else json.dumps(char)[1:-1]
 
 
 def human_bytes(size: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mixfs.cli.config import config_home, find_library
-from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.config import config_home, find_library, home_path
+from mixfs.cli.options import JsonOption, LibraryOption, a_path
 from mixfs.cli.output import emit_json, fields, note, plain, say
 
 UNIT = "mixfs.service"
@@ -34,7 +35,9 @@ def unit_path() -> Path:
 
 def quote(argument: str) -> str:
     """One argument of a command line in a unit: quoted, and no specifier or variable is expanded in it."""
-    out = argument.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    out = argument.replace("\\", "\\\\").replace('"', '\\"')
+    # A unit is lines of UTF-8: what is neither is written as its byte.
+    out = re.sub("[\x00-\x1f\x7f\udc80-\udcff]", lambda found: f"\\x{os.fsencode(found[0]).hex()}", out)
     return '"' + out.replace("%", "%%").replace("$", "$$") + '"'
 
 
@@ -75,7 +78,7 @@ def _about() -> dict[str, Any]:
     try:
         text = unit_path().read_text()
         _, _, about = text.partition(f"{_SECTION}\nAbout=")
-        found = json_module.loads(about.splitlines()[0]) if about else {}
+        found = json_module.loads(about.partition("\n")[0]) if about else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -84,7 +87,7 @@ def _about() -> dict[str, Any]:
 @app.command()
 def install(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="[MOUNTPOINT]", parser=Path, help="Else ~/MixFS.", show_default=False)
+        Path | None, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Else ~/MixFS.", show_default=False)
     ] = None,
     library: LibraryOption = None,
 ) -> None:
@@ -95,7 +98,7 @@ def install(
     from mixfs.journal.files import write_durably
 
     root = str(find_library(library))
-    point = mounts.absolute(mountpoint.expanduser() if mountpoint is not None else Path.home() / "MixFS")
+    point = mounts.absolute(home_path(mountpoint or "~/MixFS"))
     mounts.check_apart(point, root)
     template = files("mixfs.cli").joinpath(UNIT).read_text()
     path = unit_path()

@@ -11,7 +11,7 @@ from mixfs.cli.output import emit_json, human_bytes, say, table
 
 def sessions(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List the sessions, the oldest first."""
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         listed: list[dict[str, Any]] = []
         for session in opened.sessions():
             with opened.read() as view:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
-from mixfs.cli.output import count, emit_json, fields, human_bytes, one_line, plain, say, table
+from mixfs.cli.output import count, emit_json, fields, human_bytes, one_line, plain, quoted, say, table
 
 if TYPE_CHECKING:
     from mixfs.ids import Digest
@@ -38,7 +38,7 @@ def show(
     if place is not None:
         _show_path(place, library, json)
         return
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         try:
             digest = digest_from_hex(what)
         except ValueError:
@@ -61,14 +61,17 @@ def _show_path(place: tuple[str, str], option: Path | None, json: bool) -> None:
     try:
         digest = digest_from_hex(os.getxattr(path, "user.mixfs.digest").decode("ascii"))
     except OSError:
-        os.lstat(path)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"There is no {path}. `ls` shows what is there.") from None
         first, _, rest = below.partition("/")
         if first != "sessions" or not rest:
             raise NotFoundError(f"{path} is no picture and in no session: there is nothing to show.") from None
-        with open_library(option) as opened:
+        with open_library(option, read_only=True) as opened:
             _show_session(opened, _session_in(opened, rest.partition("/")[0]), json)
         return
-    with open_library(option) as opened:
+    with open_library(option, read_only=True) as opened:
         _show_blob(opened, digest, json)
 
 
@@ -160,7 +163,7 @@ def _show_blob(library: Library, digest: Digest, json: bool) -> None:
         (
             ("Digest", about["digest"]),
             ("Type", about["media_type"]),
-            ("Size", f"{human_bytes(about['size'])} ({about['size']:,} bytes)"),
+            ("Size", f"{human_bytes(about['size'])} ({count(about['size'], 'byte')})"),
             ("Pixels", size),
             ("Problem", about.get("problem")),
             ("Kept in", about["path"]),
@@ -170,7 +173,7 @@ def _show_blob(library: Library, digest: Digest, json: bool) -> None:
         )
     )
     for placement in about["placements"]:
-        say(f"In session {plain(placement['session'])!r} as {plain(placement['name'])} ({placement['area']}/)")
+        say(f"In session {quoted(placement['session'])} as {plain(placement['name'])} ({placement['area']}/)")
     for generation in about["generations"]:
         say()
         _print_generation(generation)

@@ -8,7 +8,7 @@ from mixfs.cli.output import emit_json, fields, human_bytes
 
 def stats(library: LibraryOption = None, json: JsonOption = False) -> None:
     """Count what is in the library."""
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         totals, root = opened.stats(), opened.root
     if json:
         emit_json(totals._asdict())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixfs.cli.options import LibraryOption
+from mixfs.cli.options import LibraryOption, a_path
 from mixfs.cli.output import note, plain, say
 
 # What is being taken in is finished first; a big import on a slow disk takes its time.
@@ -17,7 +17,7 @@ LIMIT_S = 600
 
 
 def umount(
-    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=Path, help="Where it is mounted.")],
+    mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Where it is mounted.")],
     lazy: Annotated[
         bool, typer.Option("--lazy", "-z", help="Take it away at once; who uses it keeps it until they are done.")
     ] = False,
@@ -71,8 +71,12 @@ def _wait_gone(pid: int) -> bool:
 
 
 def _why_not(point: str, words: str) -> str:
+    from mixfs import mountinfo
     from mixfs.daemon import mounts
 
+    inside = [mount.mountpoint for mount in mountinfo.mounts() if mount.mountpoint.startswith(point + "/")]
+    if inside:
+        return f"{point} can't be unmounted: {inside[-1]} is mounted in it. Unmount that first."
     held = mounts.holders(point)
     if not held and "busy" not in words:
         return f"{point} can't be unmounted: {words}."

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption
+from mixfs.cli.options import JsonOption, LibraryOption, a_path
 from mixfs.cli.output import emit_json, plain, say
 
 
 def wait(
     mountpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="[MOUNTPOINT]", parser=Path, help="Else where the library is mounted."),
+        typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="Else where the library is mounted."),
     ] = None,
     library: LibraryOption = None,
     json: JsonOption = False,

@@ -7,8 +7,10 @@ import os
 import sys
 from pathlib import Path
 
+import structlog
+
 from mixfs.daemon import logs
-from mixfs.errors import MixfsError
+from mixfs.errors import MixfsError, os_words
 
 
 def main() -> int:
@@ -43,10 +45,14 @@ def main() -> int:
             print(f"mixfs: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        tell(f"error: {error}")
+        tell(f"error: {os_words(error)}")
         if arguments.foreground:
-            print(f"mixfs: {error}", file=sys.stderr)
+            print(f"mixfs: {os_words(error)}", file=sys.stderr)
         return 1
+    except Exception as error:  # noqa: BLE001 - whoever waits for the mount is told in a line, and the log has the rest
+        structlog.get_logger("mixfs.daemon").exception("died", error=repr(error))
+        tell(f"error: This is a bug in MixFS: {error!r}. Details are at the end of {arguments.log or 'the log'}.")
+        return 70
     return 0
 
 

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from mixfs.errors import MountError, UnsuitablePlace
+from mixfs.errors import MountError, UnsuitablePlace, os_words
 from mixfs.mountinfo import Mount, mount_at, mounts
 
 KIND = "fuse.mixfs"
@@ -65,7 +65,8 @@ def absolute(path: str | os.PathLike[str]) -> str:
     whole = os.path.abspath(os.fspath(path))
     if mount_at(whole) is not None:
         return whole
-    if Path(whole).is_symlink():
+    # Of os.path, which answers no where it may not look.
+    if os.path.islink(whole):  # noqa: PTH114
         return os.path.realpath(whole)
     return os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
 
@@ -91,7 +92,7 @@ def _first_link(path: str) -> tuple[str, str] | None:
     parts = path.strip("/").split("/")
     for i in range(1, len(parts) + 1):
         head = "/" + "/".join(parts[:i])
-        if Path(head).is_symlink():
+        if os.path.islink(head):  # noqa: PTH114
             return head, "/".join(parts[i:])
     return None
 
@@ -314,10 +315,15 @@ def check_mountpoint(mountpoint: str, *, nonempty: bool = False) -> None:
                 f"There is no folder {os.path.dirname(mountpoint)} to make the mount point in. Make it first, or "
                 "choose another mount point."
             ) from None
-        os.mkdir(mountpoint)
+        try:
+            os.mkdir(mountpoint)
+        except OSError as error:
+            raise MountError(f"The mount point can't be made. {os_words(error)}") from None
         return
     except NotADirectoryError:
         raise MountError(f"{mountpoint} is a file: the mount point must be a directory.") from None
+    except OSError as error:
+        raise MountError(f"The mount point can't be looked into. {os_words(error)}") from None
     if names and not nonempty:
         raise MountError(
             f"{mountpoint} is not empty, and a mount would hide what is in it. Choose an empty directory, or say "

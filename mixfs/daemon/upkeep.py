@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +33,17 @@ SCRUB_SHARE = 0.1
 # Whoever just mounted has other work for the disk.
 SETTLE_S = 600.0
 _SAVE_EVERY_S = 30.0
+_SCRUBBED = re.compile("[0-9a-f]{64}|done")
+
+
+def _moment(value: object) -> float:
+    """A time of upkeep.json; now, where it makes no sense."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else time.time()
+
+
+def _is_past(began: float, every_s: float) -> bool:
+    """Also when the clock was set back: what began in the future would else wait for it."""
+    return not 0 <= time.time() - began <= every_s
 
 
 class Upkeep:
@@ -48,9 +61,11 @@ class Upkeep:
         self._closed = False
         self._thread: threading.Thread | None = None
         state = self._load()
-        self._collected = float(state.get("collected", time.time()))
-        self._scrub_began = float(state.get("scrub_began", 0))
-        self._scrubbed = str(state.get("scrubbed", ""))
+        # A library that has no state yet: its first day, and its first scrub, begin now.
+        self._collected = _moment(state.get("collected"))
+        self._scrub_began = _moment(state.get("scrub_began"))
+        scrubbed = state.get("scrubbed")  # the digest that was looked at last, or "done"
+        self._scrubbed = scrubbed if isinstance(scrubbed, str) and _SCRUBBED.fullmatch(scrubbed) else ""
         self._saved = time.monotonic()
 
     def status(self) -> dict[str, object]:
@@ -91,7 +106,7 @@ class Upkeep:
                     healing.quarantine_if_damaged(self._library, digest)
                 elif time.monotonic() < self._begin:
                     pause = self._begin - time.monotonic()
-                elif time.time() - self._collected > DAY_S:
+                elif _is_past(self._collected, DAY_S):
                     self._collect()
                 elif (digest := next(blobs, None)) is not None:
                     pause = self._scrub(digest)
@@ -102,7 +117,7 @@ class Upkeep:
                     else:
                         self._scrubbed = "done"
                         self._save()
-                elif time.time() - self._scrub_began > SCRUB_EVERY_S:
+                elif _is_past(self._scrub_began, SCRUB_EVERY_S):
                     self._scrub_began, self._scrubbed = time.time(), ""
                 else:
                     pause = 600.0

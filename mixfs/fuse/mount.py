@@ -34,8 +34,10 @@ class Mount:
         try:
             pyfuse3.init(self._operations, str(self._mountpoint), options)
         except RuntimeError as error:
+            # libfuse tells of an option that it doesn't know in a line of its own on stderr only.
+            given = f" Check the options too: -o {','.join(sorted(self._options))}." if self._options else ""
             raise MountError(
-                f"{self._mountpoint} could not be mounted ({error}). `mixfs doctor` says what is missing."
+                f"{self._mountpoint} could not be mounted ({error}). `mixfs doctor` says what is missing.{given}"
             ) from None
         self._tune()
 

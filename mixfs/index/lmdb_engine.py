@@ -149,7 +149,7 @@ class LmdbEngine:
             if data.exists():
                 lmdb_pages.check_openable(data)
             self._env = lmdb.open(
-                str(path),
+                os.fsencode(path),  # lmdb would have a str be UTF-8
                 map_size=size,
                 readonly=read_only,
                 lock=lock,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixfs.errors import MixfsError
+from mixfs.errors import MixfsError, os_words
 from mixfs.library import place
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -106,11 +106,14 @@ def check_format(root: Path) -> Finding:
                 "library", OK, f"There is no library in {root} yet.", "`mixfs import` or `mixfs mount` makes one."
             )
         form = place.read_format(root)
-    except (MixfsError, OSError) as error:
-        return Finding("library", PROBLEM, str(error), "Check the path and its permissions; `mixfs fsck` says more.")
+    except OSError as error:
+        return Finding("library", PROBLEM, os_words(error))
+    except MixfsError as error:
+        return Finding("library", PROBLEM, str(error), "Check the path; `mixfs fsck` says more.")
     if not os.access(root, os.W_OK):
         return Finding(
-            "library", WARNING, f"{root} can't be written by you.", "Mount it with `-o ro`, or change its owner."
+            "library", WARNING, f"You may not write to {root}: it can be looked at and exported from, no more.",
+            "Change its owner or its permissions.",
         )
     return Finding("library", OK, f"{root} has format {form.version}, which this MixFS writes.")
 

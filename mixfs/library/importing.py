@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixfs.blobs import Intake
-from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace
+from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace, os_words
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.transaction import Txn
@@ -74,12 +74,18 @@ def find_jobs(
     for path in paths:
         # A relative path like "." has a name of its own only when resolved.
         path = Path(os.path.abspath(path))
-        if not path.exists():
+        # Of os.path, which answers no where it may not look.
+        if not os.path.exists(path):
             report.failed.append(Failure(str(path), "There is no such file or folder."))
         elif path.is_dir():
-            yield from _walk(path, session or path.name or editing.INBOX, (), report, own)
+            yield from _walk(path, session or _title(path.name) or editing.INBOX, (), report, own)
         else:
             yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
+
+
+def _title(name: str) -> str:
+    """The title that a folder's name gives; bytes that are no UTF-8 become U+FFFD, as in import/."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _walk(
@@ -121,6 +127,13 @@ class Taken:
     intake: Intake
 
 
+def _reason(job: Job, error: OSError | MixfsError) -> str:
+    """Why a file was not taken in; when it is the library that failed, the file there is named."""
+    if not isinstance(error, OSError) or error.filename not in (None, job.path, str(job.path)):
+        return os_words(error) if isinstance(error, OSError) else str(error)
+    return error.strerror or str(error)
+
+
 class Importer:
     """One import into an open library."""
 
@@ -131,6 +144,7 @@ class Importer:
 
     def run(self, paths: Iterable[Path], session: str | None = None) -> ImportReport:
         """Import everything below `paths`; never raises for a single file's sake."""
+        session = _title(session) if session is not None else None
         checked = []
         for path in paths:
             refuse_own(self._library, path)
@@ -158,7 +172,7 @@ class Importer:
                 try:
                     ready.append(future.result())
                 except (OSError, MixfsError) as error:
-                    self.report.failed.append(Failure(str(job.path), getattr(error, "strerror", None) or str(error)))
+                    self.report.failed.append(Failure(str(job.path), _reason(job, error)))
             due = len(ready) >= BATCH_FILES or time.monotonic() - since > BATCH_S or (exhausted and not pending)
             if ready and due:
                 self._commit(ready)

@@ -191,7 +191,7 @@ class WorkerPool:
         media_type = _sniff_file(path)
         problem: str | None = None
         for pixels in (True, False):
-            answer = self._job({"kind": "inspect", "path": path, "pixels": pixels}, timeout_s)
+            answer = self._job({"kind": "inspect", "path": os.fsencode(path), "pixels": pixels}, timeout_s)
             if "ok" in answer:
                 try:
                     found = inspection_from_dict(answer["ok"])

@@ -126,7 +126,7 @@ def _do(job: dict[str, Any]) -> Any:
         from mixfs.media.inspect import inspect_file
         from mixfs.media.types import inspection_to_dict
 
-        return inspection_to_dict(inspect_file(job["path"], pixels=job["pixels"]))
+        return inspection_to_dict(inspect_file(os.fsdecode(job["path"]), pixels=job["pixels"]))
     if kind == "thumbnail":
         from mixfs.media.thumbnails import make_thumbnail
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ OPTIONS = {
     "umount": ("MOUNTPOINT", "--lazy", "--library"),
     "abort": ("MOUNTPOINT",),
     "wait": ("MOUNTPOINT", "--library", "--json"),
-    "import": ("PATH...", "--session", "--library", "--json"),
+    "import": ("PATH", "--session", "--library", "--json"),
     "export": ("SESSION", "DEST", "--library", "--json"),
     "sessions": ("--library", "--json"),
     "show": ("SESSION|DIGEST|PATH", "--library", "--json"),
@@ -55,6 +56,15 @@ def test_help_of_a_command_names_its_options(home: Home, command: str) -> None:
     text = home.run(*command.split(), "--help").out
     for option in OPTIONS[command]:
         assert option in text
+
+
+@pytest.mark.parametrize("command", ["mount", "compact"])
+def test_help_breaks_lines_where_the_terminal_ends(home: Home, command: str) -> None:
+    text = home.run(command, "--help", env={"COLUMNS": "80"}).out
+    lines = [line.rstrip() for line in text.partition("╭")[0].splitlines()]
+    for line, after in itertools.pairwise(lines):
+        word = (after.split() or [""])[0]
+        assert not line or not word or len(line) + 1 + len(word) >= 80, (line, after)
 
 
 def test_version(home: Home) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,8 +96,68 @@ def test_what_can_t_be_read_is_named(fresh: Home, tmp_path: Path) -> None:
             check=False,
         )  # fmt: skip
         assert "Traceback" not in ran.stderr, ran.stderr
-        assert ran.returncode in (1, 4), (words, ran)
+        assert ran.returncode == (1 if words[0] == "doctor" else 4), (words, ran)
         assert str(fresh.library) in ran.stderr + ran.stdout, (words, ran)
+        assert "chmod" in ran.stderr + ran.stdout, (words, ran)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that other users get to: those of pytest are for one."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_a_library_that_may_only_be_read(fresh: Home, public: Path) -> None:
+    user = _ordinary_user()
+    library = public / "library"
+    shutil.copytree(fresh.library, library)
+    for path in [library, *library.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    out = public / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    env = fresh.env | {"HOME": str(public), "MIXFS_LIBRARY": str(library)}
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*user, *fresh.command(*words)], env=env, cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+
+    for words in (["stats"], ["sessions"], ["show", "Trip"], ["log"], ["fsck"], ["export", "Trip", out / "Trip"]):
+        ran = run(*words)
+        assert ran.returncode == 0, (words, ran)
+    assert (out / "Trip" / "files" / "notes.txt").read_bytes() == b"remember the light\n"
+    for words in (["import", "/etc/hostname"], ["rebuild-index"], ["gc"]):
+        ran = run(*words)
+        assert ran.returncode in (1, 4) and str(library) in ran.stderr and "chmod" in ran.stderr, (words, ran)
+
+
+def test_a_mount_of_somebody_else_is_nobody_s_trouble(fresh: Home, public: Path) -> None:
+    user = _ordinary_user()
+    locked = public / "locked"
+    locked.mkdir(mode=0o700)
+    code = "import time; print(flush=True); time.sleep(60)"
+    theirs = subprocess.Popen(
+        ["python3", "-c", code, "mixfs.daemon", "--library", "/l", "--mountpoint", locked / "M"], stdout=subprocess.PIPE
+    )
+    try:
+        assert theirs.stdout is not None
+        theirs.stdout.readline()
+        code = (
+            "from mixfs.daemon import mounts\n"
+            f"assert mounts.find_daemon('/mine') is None and mounts.inside_mount('{locked}/x') is None\n"
+            f"mounts.absolute('{locked}/M')\n"
+        )
+        ran = subprocess.run(
+            [*user, *fresh.command()[:2], "-c", code], env=fresh.env, cwd="/", capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+    finally:
+        theirs.kill()
+        theirs.communicate()
 
 
 def _ordinary_user() -> list[str]:

@@ -71,6 +71,49 @@ def test_how_long_the_trash_is_kept_can_be_configured(aged: Home) -> None:
     assert "trash_days" in aged.run("gc", code=2).err
 
 
+def test_gc_leaves_what_is_young_or_named(aged: Home) -> None:
+    aged.run("cleanup", "--keep", "1")
+    # Expired, and too young to be freed: a day must have gone by since they came.
+    assert aged.run("gc", "--trash-days", "0").out == "Freed 0 originals (0 B), with 3 expired deletions.\n"
+    assert aged.run("gc", "--trash-days", "0", "--grace-hours", "0").out.startswith("Freed 3 originals (")
+    assert aged.run("gc", "--trash-days", "0", "--grace-hours", "0").out == "Freed 0 originals (0 B).\n"
+    for words in (["--trash-days", "-1"], ["--grace-hours", "nan"], ["--trash-days", "soon"]):
+        assert words[0] in aged.run("gc", *words, code=2).err
+    aged.run("fsck")
+
+
+def test_cleanup_for_people_and_programs(aged: Home) -> None:
+    dry = aged.run("cleanup", "--keep", "3", "--dry-run").out.splitlines()
+    assert dry[0].split() == ["SESSION", "NAME", "SIZE"] and dry[1].split()[:2] == ["Old", "10.txt"]
+    assert dry[-1] == "Would move 1 file (11 B) to the trash."
+    done = json.loads(aged.run("cleanup", "--keep", "3", "--json").out)
+    assert done.keys() == {"dry_run", "trashed", "bytes", "files"}
+    assert (done["dry_run"], done["trashed"], done["bytes"]) == (False, 1, 11)
+    (gone,) = done["files"]
+    assert gone.keys() == {"session", "name", "id", "digest", "size"} and gone["session"] == "Old"
+    assert "10.txt from 'Old' moved to the trash (cleaned up)" in aged.run("log").out
+    assert "no session 'Nowhere'" in aged.run("cleanup", "--keep", "1", "--session", "Nowhere", code=3).err
+
+
+def test_compact_makes_the_journal_shorter_and_changes_nothing_else(aged: Home) -> None:
+    aged.run("cleanup", "--keep", "2")
+    for days in ("30", "0"):
+        aged.run("gc", "--trash-days", days)
+    before = {title: aged.run("show", title, "--json").json for title in ("Old", "New")}
+    changes = len(aged.run("log", "--json").out.splitlines())
+    # What is younger than --keep-days stays known, change by change.
+    kept = aged.run("compact", "--json").json
+    assert kept.keys() == {"changes_before", "changes_after", "bytes_before", "bytes_after"}
+    assert kept["changes_before"] == kept["changes_after"] == changes
+    words = aged.run("compact", "--keep-days", "0").out
+    shorter = len(aged.run("log", "--json").out.splitlines())
+    assert words.startswith(f"The journal had {changes} changes in ") and f", and has {shorter} in " in words
+    assert shorter < changes
+    assert {title: aged.run("show", title, "--json").json for title in ("Old", "New")} == before
+    aged.run("fsck")
+    assert "--keep-days" in aged.run("compact", "--keep-days", "-1", code=2).err
+
+
 @pytest.mark.parametrize(("text", "hours"), [("12h", 12), ("2", 48), ("1.5d", 36), ("1w", 168), ("1y", 8760)])
 def test_ages(text: str, hours: float) -> None:
     assert parse_age(text) == hours * 3600

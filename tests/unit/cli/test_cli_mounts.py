@@ -15,6 +15,8 @@ from mixfs import mountinfo
 from mixfs.cli import launch
 from mixfs.daemon import mounts
 from mixfs.errors import MountError, UnsuitablePlace
+from mixfs.fuse.mount import Mount as FuseMount
+from mixfs.library import place
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:35 / /home/u/My\040Pictures\134 rw,nosuid,nodev,relatime shared:20 - fuse.mixfs mixfs rw,user_id=1000
@@ -34,9 +36,20 @@ def test_mountinfo_is_understood() -> None:
     assert found[1].minor == 35
 
 
-def test_a_carriage_return_in_a_path_stands_in_mountinfo_as_it_is() -> None:
-    data = b"40 22 0:35 / /a\rb rw - fuse.mixfs mixfs rw\n41 22 0:36 / /c rw - tmpfs tmpfs rw\n"
-    assert [mount.mountpoint for mount in mountinfo.parse_mountinfo(data)] == ["/a\rb", "/c"]
+def test_a_carriage_return_in_a_path_ends_no_line() -> None:
+    # Anybody may mount at such a place: the kernel escapes space, tab, line feed and backslash only.
+    lines = b"22 1 0:35 / / rw - ext4 /dev/sda1 rw\n44 22 0:39 / /tmp/a\r\x85\x0cb rw - fuse.mixfs mixfs rw\n"
+    assert [mount.mountpoint for mount in mountinfo.parse_mountinfo(lines)] == ["/", "/tmp/a\r\udc85\x0cb"]
+
+
+def test_a_library_beside_such_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = b"22 1 0:35 / / rw - ext4 /dev/sda1 rw\n44 22 0:39 / /tmp/a\rb rw - fuse.mixfs mixfs rw\n"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: lines)
+    assert place.filesystem_type(tmp_path) == "ext4"
+    assert place.filesystem_type(Path("/tmp/a\rb/c")) == "fuse.mixfs"
+    lines += b"45 22 0:40 / /tmp/\r\r rw - fuse.mixfs mixfs rw\n"
+    monkeypatch.setattr(Path, "read_text", lambda path, errors="strict": lines.decode(errors=errors))
+    FuseMount(None, tmp_path, set())._tune()  # type: ignore[arg-type]
 
 
 def test_the_mounts_of_this_machine() -> None:

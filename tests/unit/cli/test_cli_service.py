@@ -52,7 +52,7 @@ def test_arguments_are_quoted() -> None:
     assert service.quote("/a b/100%/$x/\"q\"/\\") == '"/a b/100%%/$$x/\\"q\\"/\\\\"'
 
 
-@pytest.mark.parametrize("place", ["/home/u/MixFS", NASTY])
+@pytest.mark.parametrize("place", ["/home/u/MixFS", NASTY, "/srv/a\tb\nc\rd\x1b[31m\x85\u2028e", "/srv/caf\udce9"])
 def test_a_rendered_unit_is_accepted(tmp_path: Path, place: str) -> None:
     program = tmp_path / "with $pace 5%" / "mixfs"
     program.parent.mkdir()
@@ -60,6 +60,7 @@ def test_a_rendered_unit_is_accepted(tmp_path: Path, place: str) -> None:
     program.chmod(0o755)
     unit = tmp_path / "mixfs.service"
     unit.write_text(service.render_unit(TEMPLATE.read_text(), [str(program)], place, place + "/lib"))
+    assert not set("\r\t\x1b\udce9") & set(unit.read_text())
     assert service._COMMAND not in unit.read_text() and "%h" not in unit.read_text().split("[Service]")[1]
     verify(unit)
 

@@ -1,0 +1,214 @@
+"""What a mounted library does for itself: quarantine, gc once a day, a scrub once a month."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mixfs.daemon.upkeep import DAY_S, SCRUB_EVERY_S, SCRUB_SHARE, Upkeep
+from mixfs.ids import Digest
+from mixfs.library import gc, healing
+from mixfs.library.api import Library
+
+WAIT_S = 20.0
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    with Library.open(tmp_path / "library") as opened:
+        for i in range(5):
+            opened.import_bytes(b"original %d" % i, f"{i}.txt")
+        yield opened
+
+
+@pytest.fixture
+def keep(library: Library) -> Iterator[Callable[..., Upkeep]]:
+    """Starts an upkeep that has nothing to wait for, from a state of upkeep.json."""
+    started: list[Upkeep] = []
+
+    def start(settle_s: float = 0, **state: object) -> Upkeep:
+        if state:
+            (library.root / "upkeep.json").write_text(json.dumps(state))
+        started.append(Upkeep(library, settle_s=settle_s))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Digest]:
+    """Every original that was looked at, in order."""
+    seen: list[Digest] = []
+    real = healing.quarantine_if_damaged
+
+    def check(library: Library, digest: Digest) -> Path | None:
+        seen.append(digest)
+        return real(library, digest)
+
+    monkeypatch.setattr(healing, "quarantine_if_damaged", check)
+    return seen
+
+
+@pytest.fixture
+def collected(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The trash_days of every gc."""
+    runs: list[float] = []
+
+    def collect(library: Library, *, trash_days: float) -> gc.Freed:
+        runs.append(trash_days)
+        return gc.Freed()
+
+    monkeypatch.setattr(gc, "collect", collect)
+    return runs
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    until = time.monotonic() + WAIT_S
+    while not what():
+        assert time.monotonic() < until, "it didn't happen in time"
+        time.sleep(0.01)
+
+
+def saved(library: Library) -> dict[str, object]:
+    state: dict[str, object] = json.loads((library.root / "upkeep.json").read_text())
+    return state
+
+
+def digests(library: Library) -> list[Digest]:
+    return [digest for digest, _ in library.blobs.enumerate()]
+
+
+def damage(library: Library, digest: Digest) -> None:
+    path = library.blobs.path(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+
+
+def test_what_a_read_found_damaged_goes_to_quarantine_at_once(library: Library, keep: Callable[..., Upkeep]) -> None:
+    first, second, *_ = digests(library)
+    damage(library, first)
+    # While the daemon still leaves the disk alone after mounting.
+    keeping = keep(settle_s=3600)
+    keeping.damaged(first)
+    keeping.damaged(second)
+    wait_for(lambda: not library.blobs.path(first).exists())
+    kept = library.root / "quarantine" / f"{first.hex()}.blob"
+    wait_for(kept.exists)
+    assert "Affected: Inbox/files/" in kept.with_suffix(".txt").read_text()
+    keeping.close()
+    assert library.blobs.path(second).exists(), "what is well stays, whoever says otherwise"
+    assert "blob-damaged" in library.store.problems.path.read_text()
+
+
+def test_gc_runs_once_a_day(library: Library, keep: Callable[..., Upkeep], collected: list[float]) -> None:
+    keep(collected=time.time() - DAY_S + 60, scrub_began=time.time(), scrubbed="done").close()
+    assert collected == []
+    keeping = keep(collected=time.time() - DAY_S - 1, scrub_began=time.time(), scrubbed="done")
+    wait_for(lambda: collected)
+    time.sleep(0.1)
+    keeping.close()
+    assert collected == [gc.TRASH_DAYS]
+    last = saved(library)["collected"]
+    assert isinstance(last, float) and time.time() - last < WAIT_S
+    # And a remount is no reason to do it again.
+    keep().close()
+    assert collected == [gc.TRASH_DAYS]
+
+
+def test_a_clock_that_was_set_back_stops_nothing(
+    library: Library, keep: Callable[..., Upkeep], collected: list[float], checked: list[Digest]
+) -> None:
+    keep(collected=time.time() + 90 * DAY_S, scrub_began=time.time() + 90 * DAY_S, scrubbed="done")
+    wait_for(lambda: collected and len(checked) == 5)
+
+
+def test_a_gc_that_fails_stops_nothing(
+    library: Library, keep: Callable[..., Upkeep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[bool] = []
+
+    def fail(library: Library, *, trash_days: float) -> gc.Freed:
+        failed.append(True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gc, "collect", fail)
+    first, *_ = digests(library)
+    damage(library, first)
+    keeping = keep(collected=0, scrub_began=time.time(), scrubbed="done")
+    wait_for(lambda: failed)
+    keeping.damaged(first)
+    wait_for(lambda: not library.blobs.path(first).exists())
+
+
+def test_a_new_library_is_scrubbed_once(
+    library: Library, keep: Callable[..., Upkeep], checked: list[Digest], collected: list[float]
+) -> None:
+    bad = digests(library)[3]
+    damage(library, bad)
+    every = digests(library)
+    keeping = keep()
+    wait_for(lambda: keeping.status()["scrubbed"] == 1.0)
+    assert checked == every == sorted(every)
+    assert not library.blobs.path(bad).exists()
+    assert (library.root / "quarantine" / f"{bad.hex()}.blob").exists()
+    keeping.close()
+    assert saved(library)["scrubbed"] == "done" and collected == []
+    began = saved(library)["scrub_began"]
+    assert isinstance(began, float) and time.time() - began < WAIT_S, "the next is a month away"
+
+
+def test_a_scrub_goes_on_where_it_was_left(
+    library: Library, keep: Callable[..., Upkeep], checked: list[Digest]
+) -> None:
+    every = digests(library)
+    began = time.time() - 5 * DAY_S
+    keeping = keep(collected=time.time(), scrub_began=began, scrubbed=every[2].hex())
+    wait_for(lambda: keeping.status()["scrubbed"] == 1.0)
+    keeping.close()
+    assert checked == every[3:]
+    assert saved(library)["scrub_began"] == began
+
+
+def test_after_a_month_it_begins_again(library: Library, keep: Callable[..., Upkeep], checked: list[Digest]) -> None:
+    keeping = keep(collected=time.time(), scrub_began=time.time() - SCRUB_EVERY_S - 1, scrubbed="done")
+    wait_for(lambda: len(checked) == 5 and keeping.status()["scrubbed"] == 1.0)
+    began = keeping.status()["scrub_began"]
+    assert isinstance(began, float) and time.time() - began < WAIT_S
+
+
+def test_the_scrub_leaves_the_disk_to_others(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(healing, "quarantine_if_damaged", lambda library, digest: time.sleep(0.05))
+    pause = Upkeep(library)._scrub(digests(library)[0])
+    assert pause >= 0.05 * (1 / SCRUB_SHARE - 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "{", '{"collected": null, "scrub_began": "x", "scrubbed": 3}', '{"scrubbed": "zz"}',
+     '{"collected": NaN, "scrub_began": Infinity, "scrubbed": "zzzz"}'],
+)  # fmt: skip
+def test_a_state_that_makes_no_sense_is_begun_anew(
+    library: Library, keep: Callable[..., Upkeep], collected: list[float], text: str
+) -> None:
+    (library.root / "upkeep.json").write_text(text)
+    keeping = keep(settle_s=3600)
+    status = keeping.status()
+    keeping.close()
+    assert status["scrubbed"] == 0 and collected == []
+    assert all(isinstance(status[name], float) and time.time() - status[name] < WAIT_S  # type: ignore[operator]
+               for name in ("collected", "scrub_began"))  # fmt: skip
+
+
+def test_it_ends_at_once(library: Library, keep: Callable[..., Upkeep]) -> None:
+    keeping = keep(settle_s=3600)
+    began = time.monotonic()
+    keeping.close()
+    assert time.monotonic() - began < 1
+    assert saved(library).keys() == {"collected", "scrub_began", "scrubbed"}
