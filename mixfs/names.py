@@ -48,7 +48,8 @@ def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> b
     of UTF-8, cut at a character. Characters that can't be shown become nothing, slashes become `-`.
     """
     out: list[str] = []
-    for char in text:
+    # A prompt may have a million characters; few are left out, and each that isn't has a byte at least.
+    for char in text[: 8 * limit]:
         if char in "/\\":
             out.append("-")
         elif char in "\n\r\t\v\f\u2028\u2029":
