@@ -21,7 +21,7 @@ MAX_JSON = 8 * 1024 * 1024
 MAX_PARAMETERS = 200
 MAX_PARAMETER_TEXT = 20_000
 MAX_LABEL = 1000
-"""Characters of a model's, sampler's, LoRA's or generator's name: names of folders and cells of tables are made of it."""
+"""Characters of the name of a model, sampler, LoRA or generator: folders and cells of tables are made of it."""
 MAX_LORAS = 100
 _MAX_INT = 2**64
 _TAG = re.compile("<(?:lora|lyco):([^<>]{1,400})>", re.IGNORECASE)
