@@ -20,6 +20,11 @@ _SED = re.compile(rb"^sed[A-Za-z0-9]{6}\Z")
 _TEMPORARY_SUFFIXES = (b"~", b".part", b".crdownload", b".tmp", b".swp", b".kate-swp", b"_exiftool_tmp", b".partial")
 
 
+def is_name(name: bytes) -> bool:
+    """True for what a directory can list. The kernel fails a whole listing that has another in it."""
+    return 0 < len(name) <= MAX_NAME and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
+
 def is_temporary(name: bytes) -> bool:
     """True for the names under which programs save before they rename: such files wait in import/."""
     lower = name.lower()

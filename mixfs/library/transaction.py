@@ -10,16 +10,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
+from mixfs.errors import InvalidValue
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index.engine import WriteTxn
 from mixfs.library.projections import Projector
 from mixfs.library.view import View
-from mixfs.records import Record, field_keys, to_map
+from mixfs.names import MAX_NAME, is_name
+from mixfs.records import Folder, Placement, Record, Session, field_keys, to_map
 
 R = TypeVar("R", bound=Record)
 
 # A change as it stands in a journal item: [kind, id, stamp, flags, record map | nil].
 LOCAL = 1
+
+
+def check_name(record: Record) -> None:
+    """Raise InvalidValue for a name that leaves its directory, or that no directory can list."""
+    if isinstance(record, Placement | Folder | Session) and not is_name(record.name):
+        raise InvalidValue(
+            f"{record.name[:80]!r} can't be a file name: it needs 1 to {MAX_NAME} bytes without / and NUL, not . or .."
+        )
 
 
 class Txn(View):
@@ -38,7 +48,11 @@ class Txn(View):
         return self._next - 1
 
     def put(self, record: R) -> R:
-        """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields)."""
+        """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields).
+
+        Raises InvalidValue when its name can't be listed.
+        """
+        check_name(record)
         stamp = Stamp(self._next)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
