@@ -60,15 +60,14 @@ def looping_graph(nodes: int) -> bytes:
 @functools.cache
 def all_bombs() -> dict[str, bytes]:
     """File name → bytes. The names say what they are."""
-    whole = png(200, 150)
     long = b"Steps: 1, Sampler: x, Seed: 1, Size: 1x1, Model: " + b"m" * 1_500_000
     return {
         "22 kB that want 1.5 GB.png": claims(16_000, 12_000, 22_000),
         "170 megapixels.png": flat(13_000, 13_000, 8, 2),
         "170 megapixels with alpha.png": flat(13_000, 13_000, 8, 6),
         "too many pixels.png": claims(60_000, 60_000, 22_000),
-        "cut short.png": whole[: len(whole) // 2],
-        "no pixels.png": whole[:60],
+        "cut short.png": cut_short(),
+        "no pixels.png": cut_short()[:60],
         "a text of 1 GB.png": with_texts(text_bomb(b"zTXt", 1 << 30)),
         "forty texts of 8 MB.png": with_texts(*[text_bomb(b"iTXt", 8 << 20)] * 40),
         "deep JSON.png": with_texts(chunk(b"tEXt", b"prompt\0" + b'{"a":' * 400_000)),
@@ -80,6 +79,16 @@ def all_bombs() -> dict[str, bytes]:
         ),
         "no picture.jpg": b"\xff\xd8\xff\xe1\xff\xff" + bytes(70_000),
     }
+
+
+def cut_short() -> bytes:
+    whole = png(200, 150)
+    return whole[: len(whole) // 2]
+
+
+def with_parameters(text: str) -> bytes:
+    """A whole PNG with A1111's text."""
+    return with_texts(chunk(b"tEXt", b"parameters\0" + text.encode()))
 
 
 def readable() -> Iterator[str]:

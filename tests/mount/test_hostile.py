@@ -9,13 +9,12 @@ import random
 import subprocess
 import threading
 import unicodedata
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bombs import all_bombs, readable
-from box import Box, chunk
+from bombs import all_bombs, cut_short, readable, with_parameters
+from box import Box
 from live import Live, environment, living, needs_fuse, python, sha256
 
 from mixfs.errors import InvalidValue
@@ -86,10 +85,7 @@ def test_every_document_of_a_hostile_picture_is_made(box: Box) -> None:
         f"{key}: {json.dumps(evil)}" for key in ("Sampler", "Model", "Model hash", "App", "Version", "Lora hashes")
     )
     text = f"{evil} <lora:{evil[:60]}:1> <lora:..:1> <lora:.:1>\nNegative prompt: {evil}\nSteps: 1, Seed: 3, {settings}"
-    whole = all_bombs()["cut short.png"][:33]
-    pixels = chunk(b"IDAT", zlib.compress(bytes(601 * 150)))
-    data = whole + chunk(b"tEXt", b"parameters\0" + text.encode()) + pixels + chunk(b"IEND", b"")
-    box.put("evil.png", data, box.inbox)
+    box.put("evil.png", with_parameters(text), box.inbox)
     box.take_in()
     seen = 0
     for folder, folders, files in os.walk(os.fsencode(box.point)):
@@ -124,10 +120,10 @@ def test_hostile_names_stay_names(box: Box) -> None:
     """What a program calls its file stays as it was; no log, no status file and no listing is broken by it."""
     pictures = os.fsencode(box.inbox)
     os.mkdir(pictures)
-    for n, name in enumerate(HOSTILE_NAMES):
+    for name in HOSTILE_NAMES:
         with open(os.path.join(pictures, name), "wb") as file:
             # Damaged ones, so that each name is in problems.jsonl as well.
-            file.write(all_bombs()["cut short.png"][: 40_000 + n])
+            file.write(cut_short())
     box.take_in()
     for name in (b"a/b", b"..", b"x" * 256, b"a\0b"):
         with pytest.raises((OSError, ValueError)):
@@ -204,8 +200,7 @@ def test_export_writes_nowhere_else(exporting: tuple[Live, Path]) -> None:
     dest.parent.mkdir()
     (dest.parent / "beside").write_text("mine")
     text = "../../beside\nSteps: 1, Sampler: /etc, Seed: 1, Model: ../../beside, App: /"
-    data = all_bombs()["cut short.png"][:33] + chunk(b"tEXt", b"parameters\0" + text.encode()) \
-        + chunk(b"IDAT", zlib.compress(bytes(601 * 150))) + chunk(b"IEND", b"")  # fmt: skip
+    data = with_parameters(text)
     with Library.open(live.library) as library:
         session = library.create_session("../../beside")
         for name in HOSTILE_NAMES:
