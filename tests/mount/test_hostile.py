@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
 import subprocess
+import sys
 import threading
 import unicodedata
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from bombs import all_bombs, cut_short, readable, with_parameters
 from box import Box
-from live import Live, environment, living, needs_fuse, python, sha256
+from live import ROOT, Live, environment, living, needs_fuse, python, sha256
 
 from mixfs.errors import InvalidValue
 from mixfs.library.api import Library
@@ -76,6 +80,49 @@ def test_bombs(box: Box) -> None:
     # The pages of what was written go through the daemon; a decoder's gigabyte must not.
     assert (int(daemon.read_text().split()[1]) - before) * os.sysconf("SC_PAGESIZE") < 400 << 20
     assert len(workers_of(box.live.pid)) <= 2
+    # No decoder was ever loaded by who serves the mount.
+    assert "/PIL/" not in Path(f"/proc/{box.live.pid}/maps").read_text()
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """What tools/fuzz makes, as a user would have it: in by the mount, out again bit for bit, every document valid."""
+    loader = SourceFileLoader("mixfs_fuzz", str(ROOT / "tools" / "fuzz"))
+    spec = importlib.util.spec_from_loader("mixfs_fuzz", loader)
+    assert spec is not None
+    fuzz = sys.modules["mixfs_fuzz"] = importlib.util.module_from_spec(spec)
+    loader.exec_module(fuzz)
+    maker = fuzz.Maker(11, None)
+    files = {f"{n:03}.x": data for n in range(200) if (data := maker.make(n)[1])}
+    with living(tmp_path / "live") as live:
+        live.start()
+        inbox = live.point / "import" / "Mutated"
+        inbox.mkdir()
+        for name, data in files.items():
+            (inbox / name).write_bytes(data)
+        live.take_in()
+        session = live.point / "sessions" / "Mutated"
+        for name, data in files.items():
+            area = "images" if (session / "images" / name).exists() else "files"
+            assert (session / area / name).read_bytes() == data, name
+        documents = 0
+        for path in session.rglob("*"):
+            # A ComfyUI graph is shown as the picture carried it.
+            if path.suffix == ".json" and not path.name.endswith(".workflow.json"):
+                json.loads(path.read_bytes())
+                documents += 1
+            elif path.suffix == ".xmp":
+                ElementTree.fromstring(path.read_bytes())
+                documents += 1
+        assert documents > 200
+        for _, folders, names in os.walk(os.fsencode(live.point / "by-model")):
+            for name in [*folders, *names]:
+                assert_plain(name)
+        workers = workers_of(live.pid)
+        assert "Traceback" not in live.told() and "a fault of MixFS" not in live.told()
+        live.stop()
+    assert workers and not [pid for pid in workers if os.path.exists(f"/proc/{pid}")]
+    # It exits with 1 when a single row or blob is not what the journal says.
+    live.mixfs("fsck")
 
 
 def test_every_document_of_a_hostile_picture_is_made(box: Box) -> None:
