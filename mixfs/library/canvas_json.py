@@ -16,8 +16,8 @@ from mixfs.records import Edge, Entry
 
 LIMIT = 64 << 20
 MAX_VALUES = 1_000_000
-"""Values of a document: 80,000 entries of a canvas. 64 MiB of `{},` would take 1.5 GB and 3 to 14 s, in which the parser
-lets no other thread of the daemon run; a million values take a fifth of a second."""
+"""Values of a document: 80,000 entries of a canvas. 64 MiB of `{},` would take 1.5 GB and 3 to 14 s, in which the
+parser lets no other thread of the daemon run; a million values take a fifth of a second."""
 
 _ENTRY_KEYS = {
     "canvasId", "imageHash", "type", "x", "y", "width", "height", "text", "generationId",
