@@ -20,6 +20,16 @@ _SED = re.compile(rb"^sed[A-Za-z0-9]{6}\Z")
 _TEMPORARY_SUFFIXES = (b"~", b".part", b".crdownload", b".tmp", b".swp", b".kate-swp", b"_exiftool_tmp", b".partial")
 
 
+def is_name(name: bytes) -> bool:
+    """True for what a directory can list. The kernel fails a whole listing that has another in it."""
+    return 0 < len(name) <= MAX_NAME and name not in (b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+def listable(name: bytes) -> bytes:
+    """A name that a directory can list, of one that a journal from elsewhere says: the same where it is one."""
+    return name if is_name(name) else safe_name(name.decode("utf-8", "replace"), "unnamed")
+
+
 def is_temporary(name: bytes) -> bool:
     """True for the names under which programs save before they rename: such files wait in import/."""
     lower = name.lower()
@@ -48,7 +58,8 @@ def safe_name(text: str, fallback: str = "untitled", limit: int = MAX_NAME) -> b
     of UTF-8, cut at a character. Characters that can't be shown become nothing, slashes become `-`.
     """
     out: list[str] = []
-    for char in text:
+    # A prompt may have a million characters; few are left out, and each that isn't has a byte at least.
+    for char in text[: 8 * limit]:
         if char in "/\\":
             out.append("-")
         elif char in "\n\r\t\v\f\u2028\u2029":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +12,13 @@ from mixfs.daemon.upkeep import Upkeep
 from mixfs.fuse.mount import KernelCache
 from mixfs.fuse.operations import Operations
 from mixfs.library.api import Library
+from mixfs.library.problems import shown_json
 from mixfs.vfs.content import BytesContent, Content, FileContent
 from mixfs.vfs.taking_in import TakingIn
 
 
 def _json(value: object) -> Content:
-    return BytesContent(json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n", live=True)
+    return BytesContent(shown_json(value, indent=2), live=True)
 
 
 class Status:

@@ -35,7 +35,7 @@ from mixfs.ids import hash16, ino_of
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, WriteTxn, prefix_end
 from mixfs.index.seal import seal, unseal
-from mixfs.names import family_base, family_prefix, with_counter
+from mixfs.names import family_base, family_prefix, listable, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
 _ROW = struct.Struct("<Qq")
@@ -240,6 +240,7 @@ class Listing:
 
     def given_name(self, directory: bytes, wanted: bytes, key: bytes) -> bytes:
         """The name that the node has, which wanted `wanted`."""
+        wanted = listable(wanted)
         return displaced_name(self._txn, directory, wanted, key) or wanted
 
     def put(
@@ -247,6 +248,7 @@ class Listing:
         ctime_ns: int = 0, order: int = 0, extra: bytes = b"", stamp: int = 0,
     ) -> bytes:  # fmt: skip
         """List a node under the name it wants, or update its row; returns the name given."""
+        wanted = listable(wanted)
         base = family_base(wanted)
         name = self.given_name(directory, wanted, key)
         held = get_dentry(self._txn, directory, name)
@@ -287,6 +289,7 @@ class Listing:
 
     def remove(self, directory: bytes, wanted: bytes, key: bytes, *, stamp: int = 0) -> bool:
         """Take a node's dentry away; True when it was there."""
+        wanted = listable(wanted)
         base = family_base(wanted)
         name = self.given_name(directory, wanted, key)
         held = get_dentry(self._txn, directory, name)

@@ -217,7 +217,9 @@ def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, int]]:
         for prefix in (b"n", b"z"):
             for key, value in held.scan(prefix, prefix_end(prefix)):
                 found = made.get(key)
-                if found is not None and found != value:
+                # A directory that every mount has keeps its row when the last thing in it goes.
+                emptied = prefix == b"n" and not DirectoryRow.load(value).children
+                if found != value and (found is not None or emptied):
                     yield key, _time_of(prefix, value)
 
 

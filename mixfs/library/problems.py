@@ -5,11 +5,31 @@ from __future__ import annotations
 import json
 import os
 import time
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 from mixfs.library.documents import iso
 
 LIMIT = 4 << 20
+
+
+def shown_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON, in UTF-8, that a terminal can show and that has no line ends but its own.
+
+    JSON's own escapes leave out DEL, C1 (U+009B begins an escape sequence), U+2028 and what turns text around.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
+    if not text.isascii() or "\x7f" in text:
+        text = "".join(_escaped(char) for char in text)
+    return text.encode("utf-8") + b"\n"
+
+
+def _escaped(char: str) -> str:
+    # Such characters stand within texts only, and `\n` only between them.
+    if char == "\n" or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return char
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 class Problems:
@@ -21,7 +41,7 @@ class Problems:
     def report(self, kind: str, reason: str, **fields: object) -> None:
         """Note a problem: what kind it is, the reason and remedy, and the fields that say where."""
         line = {"time": iso(time.time_ns()), "kind": kind, "reason": reason} | fields
-        data = json.dumps(line, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+        data = shown_json(line)
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:

@@ -18,9 +18,19 @@ from mixfs.index.engine import WriteTxn
 from mixfs.library.projections import Projector
 from mixfs.library.replay import LOCAL, RawChange
 from mixfs.library.view import View
-from mixfs.records import Record, field_keys, problem_of, to_map
+from mixfs.names import MAX_NAME, is_name
+from mixfs.records import Folder, Placement, Record, Session, field_keys, problem_of, to_map
 
 R = TypeVar("R", bound=Record)
+
+
+def check_name(record: Record) -> None:
+    """Raise InvalidValue for a name that leaves its directory, or that no directory can list."""
+    if isinstance(record, Placement | Folder | Session) and not is_name(record.name):
+        raise InvalidValue(
+            f"{record.name[:80]!r} can't be a file name: it needs 1 to {MAX_NAME} bytes without / and NUL, not . or .."
+        )
+
 
 class Txn(View):
     """Reads and writes of one commit. `now_ns` is the commit's first stamp."""
@@ -40,8 +50,10 @@ class Txn(View):
     def put(self, record: R) -> R:
         """Put a record whole; returns it as it was kept (sessions and annotations get stamps for changed fields).
 
-        Raises InvalidValue when a field isn't of its type: a replay would leave such a record out.
+        Raises InvalidValue when its name can't be listed, or a field isn't of its type: a replay would leave such a
+        record out.
         """
+        check_name(record)
         stamp = Stamp(self._next)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)

@@ -74,6 +74,8 @@ def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
         problem = str(error)
         if width is None:
             width, height = error.size or header_size(path, media_type)
+            if width is not None and height is not None and not (0 < width < 2**31 and 0 < height < 2**31):
+                width = height = None
     if metadata is None:
         metadata = read_metadata(raw.items, width=width, height=height)
     return Inspection(

@@ -34,6 +34,8 @@ FILE_LIMIT = 0
 OPEN_FILES = 32
 CPU_PER_JOB_S = 120
 """CPU seconds of one job: the soft limit, moved along before each. SIGXCPU ends the worker."""
+NICENESS = 5
+"""A decoder waits for who serves the mount, and not the other way round."""
 MAX_MESSAGE = 128 * 1024**2
 
 TEST_JOBS = "MIXFS_WORKER_TEST_JOBS"
@@ -225,6 +227,7 @@ def _import_all() -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the parent's terminal is the parent's to handle.
+    os.nice(NICENESS)
     _import_all()
     limit_process()
     # What a library prints must not get between the answers.

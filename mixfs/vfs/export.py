@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixfs.blobs.intake import CHUNK
-from mixfs.errors import BlobDamaged, ExistsError, NotFoundError, UnsuitablePlace
+from mixfs.errors import BlobDamaged, ExistsError, InvalidValue, NotFoundError, UnsuitablePlace
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
 from mixfs.journal.files import fsync_directory
 from mixfs.library.api import Library
 from mixfs.library.view import View
+from mixfs.names import is_name
 from mixfs.records import Placement
 from mixfs.vfs.content import BlobContent, BytesContent
 from mixfs.vfs.context import Context
@@ -107,6 +108,11 @@ class _Writer:
 
     def _tree(self, view: View, key: bytes, folder: Path) -> None:
         for dentry in self._listing(view, key):
+            if not is_name(dentry.name):
+                # Of a journal that another program wrote, or that was damaged with a right checksum.
+                raise InvalidValue(
+                    f"{dentry.name[:80]!r} is no file name and would lead out of {self._target}: nothing was exported."
+                )
             path = folder / os.fsdecode(dentry.name)
             if dentry.is_directory:
                 path.mkdir()

@@ -237,10 +237,10 @@ def to_metadata(parsed: Parsed, reader: Reader, generator: str, version: str | N
 def _scalar(text: str) -> Scalar:
     if text in ("True", "False"):
         return text == "True"
-    if text[:1].isdigit() or (text[:1] == "-" and text[1:2].isdigit()):
-        if text.lstrip("-").isdigit() and len(text) < 20 and (len(text) == 1 or text.lstrip("-")[0] != "0"):
+    if text[:1].isdecimal() or (text[:1] == "-" and text[1:2].isdecimal()):
+        if text.lstrip("-").isdecimal() and len(text) < 20 and (len(text) == 1 or text.lstrip("-")[0] != "0"):
             return int(text)
-        if text.count(".") == 1 and text.replace(".", "").lstrip("-").isdigit() and len(text) < 20:
+        if text.count(".") == 1 and text.replace(".", "").lstrip("-").isdecimal() and len(text) < 20:
             return float(text)
     return text
 

@@ -20,6 +20,8 @@ from mixfs.media.types import MAX_SEED, EmbeddedMetadata, Lora, Scalar
 MAX_JSON = 8 * 1024 * 1024
 MAX_PARAMETERS = 200
 MAX_PARAMETER_TEXT = 20_000
+MAX_LABEL = 1000
+"""Characters of the name of a model, sampler, LoRA or generator: folders and cells of tables are made of it."""
 MAX_LORAS = 100
 _MAX_INT = 2**64
 _TAG = re.compile("<(?:lora|lyco):([^<>]{1,400})>", re.IGNORECASE)
@@ -258,17 +260,22 @@ def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
             value = f"{value:#x}"[:MAX_PARAMETER_TEXT]
         parameters[clean(key[:200])] = value
     texts: dict[str, Any] = {
-        name: clean(value.replace("\r\n", "\n").strip("\x00 \t\r\n")) or None
-        for name in ("version", "prompt", "negative_prompt", "model", "model_hash", "sampler", "scheduler")
+        name: clean(value.replace("\r\n", "\n").strip("\x00 \t\r\n")[:limit]) or None
+        for limit, names in (
+            (None, ("prompt", "negative_prompt")),
+            (MAX_LABEL, ("generator", "version", "model", "model_hash", "sampler", "scheduler")),
+        )
+        for name in names
         if isinstance(value := getattr(found, name), str)
     }
+    texts["generator"] = texts["generator"] or "unknown"
     graphs: dict[str, Any] = {
         name: clean(value) for name in ("workflow", "api_prompt") if (value := getattr(found, name)) is not None
     }
     return replace(
         found,
         parameters=parameters,
-        loras=tuple(Lora(name=clean(lora.name), weight=lora.weight) for lora in unique_loras(found.loras)),
+        loras=tuple(Lora(name=clean(lora.name[:MAX_LABEL]), weight=lora.weight) for lora in unique_loras(found.loras)),
         steps=found.steps if found.steps is not None and 0 <= found.steps < 1_000_000 else None,
         width=positive(found.width),
         height=positive(found.height),

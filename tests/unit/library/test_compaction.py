@@ -166,3 +166,14 @@ def test_deletes_stay_for_replicas_that_have_not_heard_of_them(library: Library)
     compact(library, keep_days=-1)
     deleted = [change for change in library.changes() if change.deleted]
     assert Session.__name__ in {change.kind for change in deleted}
+
+
+def test_directories_that_were_emptied_keep_their_times(tmp_path: Path) -> None:
+    """What every mount has (by-model/, trash/) keeps a row when the last thing in it goes, and compaction its time."""
+    with Library.open(tmp_path / "library") as library:
+        placement = library.import_bytes(make_sample("a1111")[1], "a.png")
+        library.delete_placement(placement.id)
+        library.restore(library.trash()[0].id)
+        library.delete_placement(placement.id)
+        compact(library, keep_days=0)
+    assert fsck.check(tmp_path / "library").clean

@@ -131,3 +131,11 @@ def test_hostile_text_takes_no_time(text: str) -> None:
     parse(text)
     read_metadata({"parameters": text})
     assert time.process_time() - begun < 3
+
+
+@pytest.mark.parametrize("value", ["²", "5²", "-²", "5.²", "٣", "--5", "5-5", "-", "1.2.3"])
+def test_digits_that_are_no_numbers(value: str) -> None:
+    """Found by tools/fuzz: a superscript is a digit to Python, and no number; the reader raised."""
+    found = read(f"a\nSteps: 20, Sampler: e, Seed: 1, Clip skip: {value}")
+    assert found.prompt == "a"
+    assert found.parameters["Clip skip"] == (3 if value == "٣" else value)

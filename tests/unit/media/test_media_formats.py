@@ -87,6 +87,16 @@ def test_frames_are_those_of_animations_only(tmp_path: Path, format: str, frames
     assert (found.width, found.height, found.frames, found.problem) == (20, 10, frames, None)
 
 
+def test_a_tiff_that_claims_four_milliards_of_pixels_a_side(tmp_path: Path) -> None:
+    """Found by tools/fuzz: a width that no other program's numbers hold was kept."""
+    out = io.BytesIO()
+    Image.new("L", (48, 32)).save(out, format="TIFF")
+    data = out.getvalue().replace(struct.pack("<HHII", 256, 4, 1, 48), struct.pack("<HHII", 256, 4, 1, 2**32 - 16))
+    found = look(tmp_path, data)
+    assert "too large" in (found.problem or "")
+    assert (found.width, found.height) == (None, None)
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "AVIF", "TIFF", "BMP"])
 def test_one_pixel(tmp_path: Path, format: str) -> None:
     data = save(Image.new("RGB", (1, 1)), format)

@@ -160,6 +160,11 @@ def test_limits_are_set(pool: WorkerPool) -> None:
     assert 0 < limits["RLIMIT_CPU"][0] < 600
 
 
+def test_a_worker_is_in_nobodys_way(pool: WorkerPool, sample: str) -> None:
+    pool.inspect(sample)
+    assert os.getpriority(os.PRIO_PROCESS, pool.pids[0]) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_a_worker_can_do_nothing_but_read(pool: WorkerPool, tmp_path: Path) -> None:
     needs_seccomp()
     target = tmp_path / "escaped"
@@ -299,8 +304,15 @@ def test_a_broken_installation_is_no_broken_picture(monkeypatch: pytest.MonkeyPa
         pool.inspect(sample)
 
 
-def test_the_pool_does_not_import_a_decoder() -> None:
-    code = "import sys, mixfs.media.pool, mixfs.media.worker; print([m for m in sys.modules if m.startswith('PIL')])"
+def test_the_daemon_has_nothing_that_parses_foreign_bytes() -> None:
+    """Neither Pillow nor our own readers and scanners: what isn't there can't be led astray."""
+    code = (
+        "import sys, mixfs.daemon.run, mixfs.library.api, mixfs.media.worker\n"
+        "print(*sorted(m for m in sys.modules if m.startswith(('PIL', 'mixfs.media'))))"
+    )
     environment = dict(os.environ, PYTHONPATH=ROOT)
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert out.stdout.strip() == "[]"
+    assert out.stdout.split() == [
+        "mixfs.media", "mixfs.media.pool", "mixfs.media.sandbox", "mixfs.media.sniff", "mixfs.media.types",
+        "mixfs.media.worker",
+    ]  # fmt: skip

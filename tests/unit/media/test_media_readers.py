@@ -209,6 +209,16 @@ def test_what_is_found_can_be_written_down() -> None:
     assert all(not isinstance(v, float) or math.isfinite(v) for v in found.parameters.values())
 
 
+def test_names_that_are_no_names_are_cut() -> None:
+    """They become names of folders, and cells of tables."""
+    long = "m" * 250_000
+    found = read(parameters=f"a\nSteps: 1, Sampler: {long}, Seed: 1, Model: {long}, Model hash: {long}, App: {long}, "
+                 f'Version: {long}, Lora hashes: "{long}: 1"')  # fmt: skip
+    labels = [found.generator, found.model, found.model_hash, found.sampler, found.version, found.loras[0].name]
+    assert {len(label or "") for label in labels} == {1000}
+    assert len(found.raw["parameters"]) > 1_500_000
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
