@@ -43,6 +43,9 @@ class Engine(Protocol):
     def is_current(self) -> bool:
         """False when the files under the engine were replaced or deleted: it must be reopened."""
 
+    def readers(self) -> int:
+        """How many places for readers are taken, by all processes: one that is never given back keeps old pages."""
+
     def close(self) -> None:
         """Give everything back. Waits for transactions that other threads have open."""
 

@@ -93,5 +93,8 @@ class MemoryEngine:
     def is_current(self) -> bool:
         return True
 
+    def readers(self) -> int:
+        return 0
+
     def close(self) -> None:
         pass

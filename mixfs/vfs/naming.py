@@ -35,7 +35,7 @@ from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
-from mixfs.vfs.tree import Tree
+from mixfs.vfs.tree import VACATED_S, Tree
 
 SESSIONS = fixed("/sessions")
 READ_ONLY = "This part of the mount is made from the library and is read-only."
@@ -97,7 +97,7 @@ def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
 def replaced_by(tree: Tree, directory: bytes, name: bytes) -> str | None:
     """The placement that a new file of this name is a new version of: its old version was renamed away to be kept."""
     vacated = tree.vacated.pop((directory, name), None)
-    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < 300 else None
+    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < VACATED_S else None
 
 
 async def make_node(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:

@@ -31,7 +31,7 @@ from mixfs.vfs import moving
 from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
 from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
-from mixfs.vfs.tree import Tree
+from mixfs.vfs.tree import VACATED_S, Tree
 from mixfs.vfs.views.session import WRITABLE_DOCUMENTS
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -167,7 +167,19 @@ async def _rename_record(
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
     if vacated:
-        tree.vacated[old_directory, old_name] = (vacated[0], time.monotonic())
+        _note_vacated(tree, (old_directory, old_name), vacated[0])
+
+
+def _note_vacated(tree: Tree, place: tuple[bytes, bytes], placement_id: str) -> None:
+    """The next file of this name is a new version; those that never came are forgotten, the oldest first."""
+    now = time.monotonic()
+    while tree.vacated:
+        oldest = next(iter(tree.vacated))
+        if now - tree.vacated[oldest][1] < VACATED_S:
+            break
+        del tree.vacated[oldest]
+    tree.vacated.pop(place, None)
+    tree.vacated[place] = (placement_id, now)
 
 
 # -- what an editor keeps beside canvas.json

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from mixfs.errors import MixfsError, NotFoundError
+from mixfs.errors import BlobMissing, MixfsError, NotFoundError
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
@@ -253,7 +253,12 @@ class TakingIn:
         if not published:
             return
         try:
-            await self._commit(published)
+            try:
+                await self._commit(published)
+            except BlobMissing:
+                # A gc without patience took a blob before it was named. The name in staging has the bytes still.
+                await tree.in_thread(lambda: self._publish_again(published))
+                await self._commit(published)
         except (OSError, MixfsError) as error:
             if len(published) == 1:
                 self._failed(published[0].staged, error)
@@ -282,6 +287,10 @@ class TakingIn:
             library.blobs.receive(fresh, anew=True)
         finally:
             fresh.discard()
+
+    def _publish_again(self, items: list[Looked]) -> None:
+        for item in items:
+            self._publish(item)
 
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree

@@ -39,6 +39,9 @@ T = TypeVar("T")
 # Threads for opens and reads that the page cache can't answer: more than the kernel asks for at once.
 COLD_THREADS = 256
 
+# How long a name whose file was renamed to a temporary one waits for its new version.
+VACATED_S = 300
+
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
 
@@ -220,6 +223,15 @@ class Tree:
         for raw in back:
             del self.context.going[raw]
         return [b"S" + raw for raw in back]
+
+    def held(self) -> dict[str, int]:
+        """How much of what is kept between two requests there is now."""
+        return {
+            "open_nodes": len(self.open_nodes), "staged": len(self.staging),
+            "folder_times": len(self.staging.folder_times), "changed_at": len(self.changed_at),
+            "accessed_at": len(self.accessed_at), "vacated": len(self.vacated), "going": len(self.context.going),
+            "warmed": len(self.warmed),
+        }  # fmt: skip
 
     def close(self) -> None:
         for node in list(self.open_nodes.values()):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mixfs.blobs import Intake
+from mixfs.library import gc
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.media.samples import make_sample
@@ -165,6 +166,39 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     assert [(each.name, each.mtime_ns, each.mode) for each in found] == [
         (name, mtime_ns, 0o640) for name, mtime_ns in times.items()
     ]
+
+
+async def test_a_blob_that_gc_takes_before_it_is_named_is_published_again(
+    tree: Tree, library: Library, monkeypatch: pytest.MonkeyPatch
+):
+    """gc looks at what is named by commits, and a file that is being taken in is not yet."""
+    for name in (b"a.png", b"b.bin"):
+        await put(tree, name, DATA + name)
+    commit, taken = library.commit, []
+
+    def commit_after_gc(function: Callable[..., object]) -> object:
+        if not taken:
+            taken.append(gc.collect(library, grace_hours=-1))
+        return commit(function)
+
+    monkeypatch.setattr(library, "commit", commit_after_gc)
+    assert await TakingIn(tree).take_all() == []
+    assert taken[0].blobs == 2
+    for receipt in receipts(library):
+        library.blobs.check(receipt.digest)
+    assert placed(library) == listing(tree) == [b"a.png", b"b.bin"]
+
+
+async def test_names_that_were_left_for_a_new_version_are_forgotten(tree: Tree, monkeypatch: pytest.MonkeyPatch):
+    for number in range(3):
+        await put(tree, b"%d.bin" % number)
+    await TakingIn(tree).take_all()
+    await renaming.rename(tree, IMPORT, b"0.bin", IMPORT, b"0.bin~")
+    await renaming.rename(tree, IMPORT, b"1.bin", IMPORT, b"1.bin~")
+    assert set(tree.vacated) == {(IMPORT, b"0.bin"), (IMPORT, b"1.bin")}
+    monkeypatch.setattr(renaming, "VACATED_S", 0)
+    await renaming.rename(tree, IMPORT, b"2.bin", IMPORT, b"2.bin~")
+    assert set(tree.vacated) == {(IMPORT, b"2.bin")}
 
 
 @pytest.mark.parametrize("rewritten", [False, True])
