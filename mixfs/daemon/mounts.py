@@ -70,7 +70,8 @@ class Answer(Enum):
 def parse_mountinfo(data: bytes) -> list[Mount]:
     """The mounts that a mountinfo file lists, in its order; lines that make no sense are passed over."""
     out = []
-    for line in data.splitlines():
+    # Not splitlines: a mount point may have a carriage return in its name, which is written as it is.
+    for line in data.split(b"\n"):
         fields = line.split(b" ")
         try:
             dash = fields.index(b"-", 6)

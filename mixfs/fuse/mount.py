@@ -45,9 +45,9 @@ class Mount:
         ahead under way at once, of all files together: a disk that hangs would soon have them all.
         """
         # Found in mountinfo and not by a stat of the mount point: the daemon never touches its own mount.
-        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        for line in Path("/proc/self/mountinfo").read_bytes().decode(errors="replace").split("\n"):
             fields = line.split(" ")
-            if fields[4] == str(self._mountpoint) and "fuse.mixfs" in fields:
+            if len(fields) > 4 and fields[4] == str(self._mountpoint) and "fuse.mixfs" in fields:
                 minor = fields[2].partition(":")[2]
                 for path, value in (
                     (f"/sys/class/bdi/{fields[2]}/read_ahead_kb", READ_AHEAD_KB),

@@ -39,10 +39,11 @@ def filesystem_type(path: Path) -> str:
     real = os.path.realpath(path)
     best, found = "", ""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        # Not splitlines: a mount point may have a carriage return in its name, which is written as it is.
+        lines = Path("/proc/self/mountinfo").read_bytes().split(b"\n")
     except OSError:
         return ""
-    for line in lines:
+    for line in filter(None, lines):
         fields = line.split(b" ")
         point = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
         kind = fields[fields.index(b"-") + 1].decode()

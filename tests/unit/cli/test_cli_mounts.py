@@ -14,6 +14,7 @@ from cli_home import Home
 from mixfs.cli import launch
 from mixfs.daemon import mounts
 from mixfs.errors import MountError, UnsuitablePlace
+from mixfs.library import place
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:35 / /home/u/My\040Pictures\134 rw,nosuid,nodev,relatime shared:20 - fuse.mixfs mixfs rw,user_id=1000
@@ -210,3 +211,12 @@ def test_a_mount_that_hangs_is_named_in_bounded_time(monkeypatch: pytest.MonkeyP
     began = time.monotonic()
     assert mounts.answer("/", 0.1) is mounts.Answer.HUNG
     assert time.monotonic() - began < 0.9
+
+
+def test_a_mount_point_with_a_carriage_return_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mountinfo escapes line feeds and no other line ends."""
+    odd = b"44 22 0:39 / /mnt/a\rb\x0bc\xe2\x80\xa8d rw - fuse.mixfs mixfs rw\n"
+    found = mounts.parse_mountinfo(MOUNTINFO + odd)
+    assert (found[-1].mountpoint, found[-1].kind) == ("/mnt/a\rb\x0bc\u2028d", "fuse.mixfs")
+    monkeypatch.setattr(Path, "read_bytes", lambda self: MOUNTINFO.splitlines()[0] + b"\n" + odd)
+    assert place.filesystem_type(Path("/mnt")) == "ext4"
