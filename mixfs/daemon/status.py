@@ -94,6 +94,8 @@ class Status:
             out |= self._tree.held()
         if self._operations is not None:
             out |= self._operations.held()
+        if self._taking_in is not None:
+            out |= self._taking_in.held()
         return out
 
     def _imported(self) -> Content:

@@ -45,6 +45,7 @@ async def rename(
     if flags & ~(NOREPLACE | EXCHANGE) or flags == NOREPLACE | EXCHANGE:
         raise InvalidValue("Unknown rename flags.")
     async with tree.lock:
+        await tree.settle()
         with tree.library.read() as view:
             source = tree.lookup(view, old_directory, old_name)
             target = tree.lookup(view, new_directory, new_name)
