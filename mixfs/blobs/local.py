@@ -39,9 +39,13 @@ class LocalBlobs:
         digest = intake.digest()
         target = self.path(digest)
         if not anew and self._is_there(target, intake):
-            if durable:
-                # Another process may have linked it without having come to its fsyncs.
-                self._sync(target)
+            try:
+                if durable:
+                    # Another process may have linked it without having come to its fsyncs.
+                    self._sync(target)
+            except FileNotFoundError:
+                # gc took it away: nothing names it yet.
+                return self.receive(intake, durable=durable)
             return digest, False
         os.fchmod(intake.fd, 0o444)
         if durable:

@@ -69,7 +69,7 @@ class Daemon:
             self.taking_in = TakingIn(self.tree)
             self.upkeep = Upkeep(self.library, trash_days)
             self.tree.damaged = self.upkeep.damaged
-            status.attach(self.operations, self.cache, self.taking_in, self.upkeep)
+            status.attach(self.tree, self.operations, self.cache, self.taking_in, self.upkeep)
         except BaseException:
             self.library.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from mixfs.library.api import Library
 from mixfs.library.problems import shown_json
 from mixfs.vfs.content import BytesContent, Content, FileContent
 from mixfs.vfs.taking_in import TakingIn
+from mixfs.vfs.tree import Tree
 
 
 def _json(value: object) -> Content:
@@ -28,13 +30,17 @@ class Status:
         self._library = library
         self._log_file = log_file
         self._started = time.time()
+        self._tree: Tree | None = None
         self._operations: Operations | None = None
         self._cache: KernelCache | None = None
         self._taking_in: TakingIn | None = None
         self._upkeep: Upkeep | None = None
 
-    def attach(self, operations: Operations, cache: KernelCache, taking_in: TakingIn, upkeep: Upkeep) -> None:
-        self._operations, self._cache, self._taking_in, self._upkeep = operations, cache, taking_in, upkeep
+    def attach(
+        self, tree: Tree, operations: Operations, cache: KernelCache, taking_in: TakingIn, upkeep: Upkeep
+    ) -> None:
+        self._tree, self._operations, self._cache = tree, operations, cache
+        self._taking_in, self._upkeep = taking_in, upkeep
 
     def files(self) -> Mapping[str, Callable[[], Content]]:
         return {
@@ -72,9 +78,25 @@ class Status:
                 "library": str(self._library.root),
                 "library_id": self._library.store.format.library_id,
                 "free_bytes": free.f_bavail * free.f_frsize,
+                "held": self._held(),
                 "upkeep": self._upkeep.status() if self._upkeep is not None else {},
             }
         )
+
+    def _held(self) -> dict[str, int]:
+        """What is held now. `tools/soak` looks whether all of it is back after load."""
+        out = {
+            "descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count(),
+            "workers": len(self._library.pool.pids), "readers": self._library.store.readers(),
+            "thumbnails_waiting": self._library.thumbnails.waiting,
+        }  # fmt: skip
+        if self._tree is not None:
+            out |= self._tree.held()
+        if self._operations is not None:
+            out |= self._operations.held()
+        if self._taking_in is not None:
+            out |= self._taking_in.held()
+        return out
 
     def _imported(self) -> Content:
         waiting = self._taking_in.waiting() if self._taking_in is not None else []

@@ -243,6 +243,14 @@ class LmdbEngine:
                 except lmdb_pages.PagesDamaged as error:
                     raise _damaged(self.path, error) from error
 
+    def readers(self) -> int:
+        try:
+            with self._idle:
+                # A table below a line of titles, or the one line "(no active readers)". Up to four are kept for reuse.
+                return len(self._env.readers().splitlines()) - 1
+        except lmdb.Error as error:
+            raise _translate(error, self.path) from error
+
     def close(self) -> None:
         with self._alone():
             self._env.close()

@@ -96,5 +96,8 @@ class MemoryEngine:
     def is_replaced(self) -> bool:
         return False
 
+    def readers(self) -> int:
+        return 0
+
     def close(self) -> None:
         pass

@@ -190,7 +190,8 @@ class Importer:
                 digest, _ = library.blobs.receive(intake)
                 with library.read() as view:
                     wanted = needs_inspection(view, digest)
-                inspection = library.inspect(digest) if wanted else None
+                # By its name in staging: until it is committed, gc may take the blob.
+                inspection = library.pool.inspect(str(intake.path)) if wanted else None
             except BaseException:
                 intake.discard()
                 raise
@@ -258,7 +259,8 @@ class Importer:
             return None
         if not new and known:
             return None
-        return replace(taken, incoming=replace(taken.incoming, inspection=self._library.inspect(digest)))
+        inspection = self._library.pool.inspect(str(taken.intake.path))
+        return replace(taken, incoming=replace(taken.incoming, inspection=inspection))
 
 
 def own_places(library: Library) -> list[str]:

@@ -132,6 +132,10 @@ class Store:
         """Call `listener` after every commit of this process, from the thread that committed."""
         self._listeners.append(listener)
 
+    def readers(self) -> int:
+        """How many places for readers of the index are taken, by all processes."""
+        return self._engine.readers()
+
     def is_current(self) -> bool:
         """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it."""
         return self._engine.is_current() and not self._behind

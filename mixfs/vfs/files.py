@@ -237,6 +237,8 @@ async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged
     if node.staged is not None and node.staged.digest is None:
         return node.staged
     async with tree.lock:
+        if node.key in tree.staging.removed:
+            await tree.settle()
         staged = node.staged
         if staged is None:
             return await _new_version(tree, node, empty)
@@ -290,7 +292,7 @@ async def keep_deleted(tree: Tree, key: bytes) -> None:
     if node is None or node.staged is not None or key[:1] not in (b"P", b"R"):
         return
     with tree.library.read() as view:
-        deleted = place_of(view, key) is None
+        deleted = key in tree.staging.removed or place_of(view, key) is None
     if deleted and node.attr is not None:
         mtime_ns = node.attr.mtime_ns
         staged = await writable(tree, node)

@@ -35,6 +35,10 @@ class Inodes:
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._keys.values()))
 
+    def lookups(self) -> int:
+        """How many lookups the kernel has not taken back."""
+        return len(self._keys) - 1 + sum(self._more.values())
+
     def key(self, ino: int) -> bytes:
         """The node key of an ino that the kernel remembers. Raises KeyError for one that it should not know."""
         return self._keys[ino]

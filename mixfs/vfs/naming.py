@@ -28,18 +28,20 @@ from mixfs.index.dentries import Dentry, fixed
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
-from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session
 from mixfs.vfs import emptying
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
 from mixfs.vfs.handles import Handle, OpenNode
-from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, title_of
+from mixfs.vfs.records_of import bind, image_folder, import_folder, place_of, take_receipt_away, title_of
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.staging import Staged
-from mixfs.vfs.tree import Tree
+from mixfs.vfs.tree import VACATED_S, Tree
 
 SESSIONS = fixed("/sessions")
 READ_ONLY = "This part of the mount is made from the library and is read-only."
+# As many receipts as one commit takes away.
+REMOVED_AT_ONCE = 2000
 _GOING = (b"thumbnails", b"metadata", b"files", b"canvas", b"generations")
 
 
@@ -98,7 +100,7 @@ def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
 def replaced_by(tree: Tree, directory: bytes, name: bytes) -> str | None:
     """The placement that a new file of this name is a new version of: its old version was renamed away to be kept."""
     vacated = tree.vacated.pop((directory, name), None)
-    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < 300 else None
+    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < VACATED_S else None
 
 
 async def make_node(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:
@@ -172,11 +174,26 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
             return
         if staged is None and directory[:1] not in (b"d", b"p"):
             raise ReadOnlyError(READ_ONLY)
-        if stored is not None:
+        if stored is not None and not await _remove_later(tree, directory, name, stored):
             await remove_record(tree, directory, name, stored)
         if staged is not None:
             drop(tree, staged)
         note_change(tree, directory)
+
+
+async def _remove_later(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> bool:
+    """Only note that a receipt goes, for the next commit: `rm -r` of many is as slow as the disk's fsyncs otherwise."""
+    if stored.key[:1] != b"R":
+        return False
+    try:
+        tree.staging.remove(stored.key, directory, name)
+    except OSError:
+        # A full disk.
+        return False
+    if len(tree.staging.removed) >= REMOVED_AT_ONCE:
+        await tree.settle()
+    tree.wake()
+    return True
 
 
 async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> None:
@@ -187,9 +204,7 @@ async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentr
 def take_away(txn: Txn, stored: Dentry) -> None:
     """As `remove_record`, in a transaction."""
     if stored.key[:1] == b"R":
-        receipt = txn.get_raw(Receipt, stored.key[1:])
-        if receipt is not None:
-            txn.delete(Receipt, receipt.id)
+        take_receipt_away(txn, stored.key)
         return
     placement = txn.get_raw(Placement, stored.key[1:])
     if placement is not None:
@@ -275,6 +290,7 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
     if directory[:1] != b"d":
         raise NotPermitted("Links can be made in import/ only: copy the file instead.")
     async with tree.lock:
+        await tree.settle()
         with tree.library.read() as view:
             if tree.lookup(view, directory, name) is not None:
                 raise ExistsError("The name is taken.")

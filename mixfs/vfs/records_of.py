@@ -143,3 +143,10 @@ def title_of(name: bytes) -> str:
 def receipt_at(view: View, directory: bytes, name: bytes) -> Receipt | None:
     dentry = view.dentry(directory, name)
     return view.get_raw(Receipt, dentry.key[1:]) if dentry is not None and dentry.key[:1] == b"R" else None
+
+
+def take_receipt_away(txn: Txn, key: bytes) -> None:
+    """Delete the receipt of a node, where it is there still."""
+    receipt = txn.get_raw(Receipt, key[1:])
+    if receipt is not None:
+        txn.delete(Receipt, receipt.id)

@@ -32,7 +32,7 @@ from mixfs.vfs.emptying import move_out
 from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
 from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
-from mixfs.vfs.tree import Tree
+from mixfs.vfs.tree import VACATED_S, Tree
 from mixfs.vfs.views.session import WRITABLE_DOCUMENTS
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -46,6 +46,7 @@ async def rename(
     if flags & ~(NOREPLACE | EXCHANGE) or flags == NOREPLACE | EXCHANGE:
         raise InvalidValue("Unknown rename flags.")
     async with tree.lock:
+        await tree.settle()
         with tree.library.read() as view:
             source = tree.lookup(view, old_directory, old_name)
             target = tree.lookup(view, new_directory, new_name)
@@ -173,7 +174,19 @@ async def _rename_record(
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
     if vacated:
-        tree.vacated[old_directory, old_name] = (vacated[0], time.monotonic())
+        _note_vacated(tree, (old_directory, old_name), vacated[0])
+
+
+def _note_vacated(tree: Tree, place: tuple[bytes, bytes], placement_id: str) -> None:
+    """The next file of this name is a new version; those that never came are forgotten, the oldest first."""
+    now = time.monotonic()
+    while tree.vacated:
+        oldest = next(iter(tree.vacated))
+        if now - tree.vacated[oldest][1] < VACATED_S:
+            break
+        del tree.vacated[oldest]
+    tree.vacated.pop(place, None)
+    tree.vacated[place] = (placement_id, now)
 
 
 # -- what an editor keeps beside canvas.json

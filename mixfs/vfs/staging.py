@@ -5,9 +5,10 @@ written in threads (see `mixfs/vfs/files.py`), one at a time for each file.
 
 What survives a killed daemon: each file lies in the staging directory under its node's id, and `log` beside it holds
 framed CBOR items, the newest of an id saying what it is: directory, name, mode, attributes, whether it was closed since
-its last write. The times of folders of import/ are such items too, and a document that was closed and is not yet
-committed is a file beside the log. All is written before the request is answered; the page cache outlives the process.
-Power loss is `sync`'s business, which fsync(2) asks for.
+its last write. The times of folders of import/ are such items too, and the receipts that were removed: a commit for
+each would be an fsync for each, which unlink(2) doesn't promise; the next commit takes them away. A document that was
+closed and is not yet committed is a file beside the log. All is written before the request is answered; the page cache
+outlives the process. Power loss is `sync`'s business, which fsync(2) asks for.
 
 A file that is taken in becomes a blob first and is committed then. Its name in staging stays until it is, as a second
 name of the same bytes: so nothing is lost by a kill or a failed commit, and nothing may be written to it any more,
@@ -21,7 +22,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -150,6 +151,8 @@ class Staging:
         self._owed: list[str] = []
         # The times of folders of import/ that are not in their records yet.
         self.folder_times: dict[bytes, int] = {}
+        # Receipts that programs removed and that no commit has taken away yet: node key -> (directory, name).
+        self.removed: dict[bytes, tuple[bytes, bytes]] = {}
 
     def __iter__(self) -> Iterator[Staged]:
         return iter(list(self._keys.values()))
@@ -260,6 +263,20 @@ class Staging:
             del self.folder_times[directory]
             self._append({"id": directory.hex(), "gone": True})
 
+    # -- receipts
+
+    def remove(self, key: bytes, directory: bytes, name: bytes) -> None:
+        """Note that a receipt was removed. Raises OSError when that can't be written down: nothing is removed then."""
+        self._append(_removed_item(key, (directory, name)))
+        self.removed[key] = directory, name
+
+    def forget_removed(self, keys: Iterable[bytes]) -> None:
+        """They are taken away. Where that can't be written down, a next mount finds nothing to take away."""
+        gone = [key for key in keys if self.removed.pop(key, None) is not None]
+        with contextlib.suppress(OSError):
+            self._write(*({"id": key.hex(), "gone": True} for key in gone))
+            self._compact()
+
     # -- documents
 
     def keep(self, kept: KeptDocument) -> None:
@@ -300,8 +317,8 @@ class Staging:
         self._pay()
         self._write(item)
 
-    def _write(self, item: dict[str, Any]) -> None:
-        data = memoryview(frames.encode(cbor2.dumps(item)))
+    def _write(self, *items: dict[str, Any]) -> None:
+        data = memoryview(b"".join(frames.encode(cbor2.dumps(item)) for item in items))
         frame = data
         try:
             while frame:
@@ -323,6 +340,7 @@ class Staging:
         fresh = self.path / f"{LOG}.new"
         items = [staged.state() for staged in self if staged.linked]
         items += [_folder_item(*item) for item in self.folder_times.items()]
+        items += [_removed_item(*item) for item in self.removed.items()]
         data = b"".join(frames.encode(cbor2.dumps(item)) for item in items)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
@@ -336,7 +354,7 @@ class Staging:
 
     def close(self) -> None:
         """Close everything; what waits stays for the next mount."""
-        waiting = any(staged.linked for staged in self) or self.folder_times or self._kept
+        waiting = any(staged.linked for staged in self) or self.folder_times or self.removed or self._kept
         for staged in self:
             if staged.intake is not None:
                 staged.intake.close()
@@ -375,6 +393,9 @@ class Staging:
             if "folder" in state:
                 if remains.exists(state["folder"]):
                     self.set_folder_time(state["folder"], state["mtime_ns"])
+                continue
+            if "removed" in state:
+                self.remove(state["removed"], state["directory"], state["name"])
                 continue
             if state["key"] in self._keys:
                 # A mount that was killed while it took over had written it down already.
@@ -444,3 +465,8 @@ class Staging:
 def _folder_item(directory: bytes, mtime_ns: int) -> dict[str, Any]:
     """What the log keeps of a folder."""
     return {"id": directory.hex(), "folder": directory, "mtime_ns": mtime_ns}
+
+
+def _removed_item(key: bytes, place: tuple[bytes, bytes]) -> dict[str, Any]:
+    """What the log keeps of a receipt that was removed."""
+    return {"id": key.hex(), "removed": key, "directory": place[0], "name": place[1]}

@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import trio
 
-from mixfs.errors import MixfsError, NotFoundError
+from mixfs.errors import BlobMissing, MixfsError, NotFoundError
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
@@ -106,6 +106,10 @@ class TakingIn:
                         out.append(staged.name.decode("utf-8", "replace"))
         return sorted(out)
 
+    def held(self) -> dict[str, int]:
+        """As `Tree.held`."""
+        return {"rewrites": len(self._rewrites)}
+
     # -- the task
 
     async def run(self) -> None:
@@ -118,7 +122,18 @@ class TakingIn:
                 # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks.
                 await trio.sleep(0.05)
 
+    async def _settle(self) -> None:
+        """Commit the receipts that were removed; on a full disk they stay hidden until the next commit."""
+        if not self._tree.staging.removed:
+            return
+        try:
+            async with self._tree.lock:
+                await self._tree.settle()
+        except (OSError, MixfsError) as error:
+            log.warning("receipts_not_removed", receipts=len(self._tree.staging.removed), error=str(error))
+
     async def _take_due(self) -> float:
+        await self._settle()
         now = time.monotonic()
         ready: list[Staged] = []
         next_due = now + 3600
@@ -142,6 +157,7 @@ class TakingIn:
         Raises OSError when one of them could not be taken in: it waits in staging, and is tried again.
         """
         async with self._round:
+            await self._settle()
             with self._tree.library.read() as view:
                 ready = [
                     staged
@@ -253,7 +269,12 @@ class TakingIn:
         if not published:
             return
         try:
-            await self._commit(published)
+            try:
+                await self._commit(published)
+            except BlobMissing:
+                # A gc without patience took a blob before it was named. The name in staging has the bytes still.
+                await tree.in_thread(lambda: self._publish_again(published))
+                await self._commit(published)
         except (OSError, MixfsError) as error:
             if len(published) == 1:
                 self._failed(published[0].staged, error)
@@ -282,6 +303,10 @@ class TakingIn:
             library.blobs.receive(fresh, anew=True)
         finally:
             fresh.discard()
+
+    def _publish_again(self, items: list[Looked]) -> None:
+        for item in items:
+            self._publish(item)
 
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree

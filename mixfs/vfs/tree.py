@@ -31,7 +31,7 @@ from mixfs.library.view import View
 from mixfs.names import MAX_NAME
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
-from mixfs.vfs.records_of import lies_below
+from mixfs.vfs.records_of import lies_below, take_receipt_away
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
 from mixfs.vfs.staging import Staged, Staging
 
@@ -39,6 +39,9 @@ T = TypeVar("T")
 
 # Threads for opens and reads that the page cache can't answer: more than the kernel asks for at once.
 COLD_THREADS = 256
+
+# How long a name whose file was renamed to a temporary one waits for its new version.
+VACATED_S = 300
 
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
@@ -88,7 +91,7 @@ class Tree:
         if staged is not None and staged.intake is not None:
             return staged.dentry()
         dentry = directory_view(directory).lookup(self.context, view, directory, name)
-        return None if dentry is None else self._timed(dentry)
+        return None if dentry is None or dentry.key in self.staging.removed else self._timed(dentry)
 
     def attr(self, view: View, key: bytes) -> Dentry:
         """The attributes of a node. Raises NotFoundError, Outdated."""
@@ -100,6 +103,8 @@ class Tree:
             assert node.attr is not None
             return node.attr._replace(size=len(node.edit))
         try:
+            if key in self.staging.removed:
+                raise NotFoundError("It was removed.")
             return self._timed(view_of(key).attr(self.context, view, key))
         except (NotFoundError, Outdated):
             # Deleted or changed while open: who holds it open goes on seeing what it opened.
@@ -121,7 +126,9 @@ class Tree:
     def entries(self, view: View, directory: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """A directory's dentries behind the place `after`, each with its own place; staged files among them."""
         listed = directory_view(directory).entries(self.context, view, directory, after)
-        staged = self.staging.names(directory)
+        staged, removed = self.staging.names(directory), self.staging.removed
+        if removed and directory[:1] == b"d":
+            listed = ((dentry, place) for dentry, place in listed if dentry.key not in removed)
         if not staged:
             if directory[:1] in (b"d", b"/"):
                 return ((self._timed(dentry), place) for dentry, place in listed)
@@ -181,13 +188,27 @@ class Tree:
     # -- committing
 
     async def commit(self, function: Callable[[Txn], T], *known: tuple[bytes, bytes]) -> T:
-        """Commit in the writer's thread; `known` are the names that this mount's kernel changes by itself."""
+        """Commit in the writer's thread; `known` are the names that this mount's kernel changes by itself.
+
+        Receipts that were removed before it go in the same commit, and first: their names may be others' by now.
+        """
+        removed = dict(self.staging.removed)
 
         def write(txn: Txn) -> T:
-            txn.made_by(self.origin, *known)
+            txn.made_by(self.origin, *removed.values(), *known)
+            for key in removed:
+                take_receipt_away(txn, key)
             return function(txn)
 
-        return await trio.to_thread.run_sync(self.library.commit, write, limiter=self._writer)
+        result = await trio.to_thread.run_sync(self.library.commit, write, limiter=self._writer)
+        if removed:
+            self.staging.forget_removed(removed)
+        return result
+
+    async def settle(self) -> None:
+        """Commit the receipts that were removed. Under `lock`, before anything that looks for receipts by itself."""
+        if self.staging.removed:
+            await self.commit(lambda txn: None)
 
     async def in_cold_thread(self, function: Callable[[], T]) -> T:
         """Run what may wait for a disk that doesn't answer."""
@@ -198,7 +219,10 @@ class Tree:
         return await trio.to_thread.run_sync(function, limiter=self._readers)
 
     async def fsync_directory(self, top: bytes) -> None:
-        """What was closed in or below a directory becomes durable. Waits for no intake; may be cancelled."""
+        """What was closed, or removed, in or below a directory becomes durable. May be cancelled."""
+        if self.staging.removed:
+            async with self.lock:
+                await self.settle()
         with self.library.read() as view:
             below = [staged for staged in self.staging if staged.closed and lies_below(view, staged.directory, top)]
         for staged in below:
@@ -228,6 +252,15 @@ class Tree:
         gone = [key for key, (_, since_ns) in emptied.items() if time.time_ns() - since_ns > EMPTIED_S * 10**9]
         names = [emptied.pop(key)[0] for key in gone]
         return [*((b"S" + raw, b"images") for raw in back), *((TRASH_ROOT, name) for name in names)]
+
+    def held(self) -> dict[str, int]:
+        """How much of what is kept between two requests there is now."""
+        return {
+            "open_nodes": len(self.open_nodes), "staged": len(self.staging),
+            "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
+            "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
+            "going": len(self.context.going), "warmed": len(self.warmed),
+        }  # fmt: skip
 
     def close(self) -> None:
         for node in list(self.open_nodes.values()):

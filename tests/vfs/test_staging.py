@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mixfs.blobs import Intake
+from mixfs.errors import NotFoundError
+from mixfs.library import gc
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.media.samples import make_sample
@@ -167,6 +169,39 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     ]
 
 
+async def test_a_blob_that_gc_takes_before_it_is_named_is_published_again(
+    tree: Tree, library: Library, monkeypatch: pytest.MonkeyPatch
+):
+    """gc looks at what is named by commits, and a file that is being taken in is not yet."""
+    for name in (b"a.png", b"b.bin"):
+        await put(tree, name, DATA + name)
+    commit, taken = library.commit, []
+
+    def commit_after_gc(function: Callable[..., object]) -> object:
+        if not taken:
+            taken.append(gc.collect(library, grace_hours=-1))
+        return commit(function)
+
+    monkeypatch.setattr(library, "commit", commit_after_gc)
+    assert await TakingIn(tree).take_all() == []
+    assert taken[0].blobs == 2
+    for receipt in receipts(library):
+        library.blobs.check(receipt.digest)
+    assert placed(library) == listing(tree) == [b"a.png", b"b.bin"]
+
+
+async def test_names_that_were_left_for_a_new_version_are_forgotten(tree: Tree, monkeypatch: pytest.MonkeyPatch):
+    for number in range(3):
+        await put(tree, b"%d.bin" % number)
+    await TakingIn(tree).take_all()
+    await renaming.rename(tree, IMPORT, b"0.bin", IMPORT, b"0.bin~")
+    await renaming.rename(tree, IMPORT, b"1.bin", IMPORT, b"1.bin~")
+    assert set(tree.vacated) == {(IMPORT, b"0.bin"), (IMPORT, b"1.bin")}
+    monkeypatch.setattr(renaming, "VACATED_S", 0)
+    await renaming.rename(tree, IMPORT, b"2.bin", IMPORT, b"2.bin~")
+    assert set(tree.vacated) == {(IMPORT, b"2.bin")}
+
+
 @pytest.mark.parametrize("rewritten", [False, True])
 async def test_a_rename_over_a_receipt_that_can_not_be_committed_is_undone(tree: Tree, full: Full, rewritten: bool):
     key = await put(tree, b"a.bin", b"was")
@@ -261,3 +296,127 @@ async def test_a_file_whose_write_failed_waits_until_it_is_written_again(
     await files.release(after, handle)
     assert await intake.take_all() == []
     assert await content(after, b"a.bin") == b"half of it" and placed(after.library) == [b"a.bin"]
+
+
+# -- receipts that were removed
+
+
+class Counted:
+    """How many commits a library makes."""
+
+    def __init__(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        self._commit = library.commit
+        monkeypatch.setattr(library, "commit", self.commit)
+
+    def commit(self, function: Callable[..., object]) -> object:
+        self.number += 1
+        return self._commit(function)
+
+
+@pytest.fixture
+async def receipted(tree: Tree) -> Tree:
+    """A tree with three receipts."""
+    for name in (b"a.bin", b"b.bin", b"c.bin"):
+        await put(tree, name, b"old " + name)
+    await TakingIn(tree).take_all()
+    return tree
+
+
+async def test_many_receipts_are_removed_by_one_commit(receipted: Tree, monkeypatch: pytest.MonkeyPatch):
+    tree, counted = receipted, Counted(receipted.library, monkeypatch)
+    for name in (b"a.bin", b"b.bin"):
+        await naming.unlink(tree, IMPORT, name)
+        with pytest.raises(NotFoundError):
+            await naming.unlink(tree, IMPORT, name)
+    assert listing(tree) == [b"c.bin"] and counted.number == 0
+    with tree.library.read() as view:
+        assert tree.lookup(view, IMPORT, b"a.bin") is None
+    await TakingIn(tree).take_all()
+    assert counted.number == 1 and listing(tree) == [b"c.bin"] and not tree.staging.removed
+    assert [receipt.name for receipt in receipts(tree.library)] == [b"c.bin"]
+    assert placed(tree.library) == [b"a.bin", b"b.bin", b"c.bin"]
+
+
+async def test_a_kill_brings_no_removed_receipt_back(receipted: Tree, library: Library, after_kill: Callable[[], Tree]):
+    await naming.unlink(receipted, IMPORT, b"a.bin")
+    await naming.unlink(receipted, IMPORT, b"b.bin")
+    await put(receipted, b"b.bin", b"new")
+    after = after_kill()
+    assert listing(after) == [b"b.bin", b"c.bin"] and await content(after, b"b.bin") == b"new"
+    await TakingIn(after).take_all()
+    assert [receipt.name for receipt in receipts(library)] == [b"b.bin", b"c.bin"]
+    assert await content(after, b"b.bin") == b"new"
+
+
+async def test_the_name_of_a_removed_receipt_is_free(receipted: Tree):
+    """For a new file, for a rename, for a link, for a folder; and each may be removed again."""
+    tree = receipted
+    for name in (b"a.bin", b"b.bin"):
+        await naming.unlink(tree, IMPORT, name)
+    await put(tree, b"a.bin", b"new")
+    await naming.unlink(tree, IMPORT, b"a.bin")
+    assert listing(tree) == [b"c.bin"]
+    await put(tree, b"a.bin", b"newer")
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [b"a.bin", b"c.bin"] and await content(tree, b"a.bin") == b"newer"
+    await naming.unlink(tree, IMPORT, b"a.bin")
+    await naming.make_directory(tree, IMPORT, b"a.bin", 0o755)
+    await renaming.rename(tree, IMPORT, b"c.bin", IMPORT, b"b.bin")
+    assert listing(tree) == [b"a.bin", b"b.bin"] and await content(tree, b"b.bin") == b"old c.bin"
+    await naming.unlink(tree, IMPORT, b"b.bin")
+    with pytest.raises(NotFoundError):
+        await renaming.rename(tree, IMPORT, b"b.bin", IMPORT, b"d.bin")
+    await naming.remove_directory(tree, IMPORT, b"a.bin")
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [] and receipts(tree.library) == []
+
+
+async def test_a_file_renamed_to_the_name_of_a_removed_receipt_is_no_new_version(receipted: Tree):
+    tree = receipted
+    await put(tree, b"new.part", b"new")
+    await naming.unlink(tree, IMPORT, b"a.bin")
+    await renaming.rename(tree, IMPORT, b"new.part", IMPORT, b"a.bin")
+    await TakingIn(tree).take_all()
+    assert placed(tree.library) == [b"a (2).bin", b"a.bin", b"b.bin", b"c.bin"]
+
+
+@pytest.mark.parametrize("change", ["write", "attributes", "nothing"])
+async def test_who_has_a_removed_receipt_open_goes_on_with_it(receipted: Tree, change: str):
+    tree = receipted
+    with tree.library.read() as view:
+        dentry = tree.lookup(view, IMPORT, b"a.bin")
+        assert dentry is not None
+        handle = files.open_file(tree, view, dentry.key, os.O_RDWR)
+    await naming.unlink(tree, IMPORT, b"a.bin")
+    if change == "write":
+        await files.write(tree, handle, 0, b"new")
+    elif change == "attributes":
+        await attributes.set_attributes(tree, dentry.key, mode=0o600)
+    with tree.library.read() as view:
+        assert tree.attr(view, dentry.key).links == 0
+    assert bytes(await files.read(tree, handle, 0, 100)) == (b"new a.bin" if change == "write" else b"old a.bin")
+    await TakingIn(tree).take_all()
+    await files.flush(tree, handle)
+    await files.release(tree, handle)
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [b"b.bin", b"c.bin"]
+    assert [receipt.name for receipt in receipts(tree.library)] == [b"b.bin", b"c.bin"]
+
+
+async def test_fsync_of_a_folder_takes_removed_receipts_away(receipted: Tree):
+    await naming.unlink(receipted, IMPORT, b"a.bin")
+    await receipted.fsync_directory(IMPORT)
+    assert [receipt.name for receipt in receipts(receipted.library)] == [b"b.bin", b"c.bin"]
+
+
+async def test_a_removal_that_can_not_be_noted_is_committed(receipted: Tree, monkeypatch: pytest.MonkeyPatch):
+    def full(item: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(receipted.staging, "_append", full)
+    with pytest.raises(OSError):
+        # Of the folder's time, which can't be noted either.
+        await naming.unlink(receipted, IMPORT, b"a.bin")
+    assert listing(receipted) == [b"b.bin", b"c.bin"]
+    assert [receipt.name for receipt in receipts(receipted.library)] == [b"b.bin", b"c.bin"]

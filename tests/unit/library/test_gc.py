@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mixfs import Library
+from mixfs.blobs import LocalBlobs
 from mixfs.library import gc
 from mixfs.library.store import Store
 from mixfs.media.samples import make_sample
@@ -163,3 +164,31 @@ def test_a_file_that_is_not_a_blob_is_left_alone(library: Library) -> None:
     os.utime(stray, (0, 0))
     now(library)
     assert stray.read_text() == "mine"
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_goes_while_it_is_published_is_published_again(
+    library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: bool
+) -> None:
+    """gc takes a blob at the moment when an import has given it its name, or has found it there."""
+    data = plain()
+    source = tmp_path / "a.png"
+    source.write_bytes(data)
+    if known:
+        library.delete_session(library.import_bytes(data, "a.png").session_id)
+    sync = LocalBlobs._sync
+    taken: list[gc.Freed] = []
+
+    def late(self: LocalBlobs, path: Path) -> None:
+        # Of the blob that is there already, or of the bucket in which it was linked.
+        if not taken and path != self.root and os.listdir(path if path.is_dir() else path.parent):
+            taken.append(gc.Freed())
+            taken.append(now(library))
+        sync(self, path)
+
+    monkeypatch.setattr(LocalBlobs, "_sync", late)
+    report = library.import_paths([source])
+    assert not report.failed and taken[1].blobs == 1
+    (session,) = library.sessions()
+    (found,) = library.placements(session.id)
+    assert library.read_image(found.digest) == data
