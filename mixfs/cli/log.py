@@ -41,7 +41,7 @@ def log(
         position = opened.store.written_end() if follow else None
         told: deque[Any] = deque(maxlen=None if lines is None else min(lines, sys.maxsize))
         for change in opened.changes():
-            position = change.position
+            position = max(position, change.position) if position is not None else None
             line = teller.tell(change)
             if line is None:
                 continue

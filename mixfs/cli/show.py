@@ -66,23 +66,31 @@ def _show_path(place: tuple[str, str], option: Path | None, json: bool) -> None:
         except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"There is no {path}. `ls` shows what is there.") from None
         first, _, rest = below.partition("/")
-        if first != "sessions" or not rest:
-            raise NotFoundError(f"{path} is no picture and in no session: there is nothing to show.") from None
         with open_library(option, read_only=True) as opened:
-            _show_session(opened, _session_in(opened, rest.partition("/")[0]), json)
+            session = _session_in(opened, first, rest.partition("/")[0]) if rest else None
+            if session is None:
+                raise NotFoundError(f"{path} is no picture and in no session: there is nothing to show.") from None
+            _show_session(opened, session, json)
         return
     with open_library(option, read_only=True) as opened:
         _show_blob(opened, digest, json)
 
 
-def _session_in(library: Library, folder: str) -> Session:
-    """The session whose folder has a name: another one may have that name as its title."""
+def _session_in(library: Library, part: str, folder: str) -> Session | None:
+    """The session of `sessions/FOLDER` or `import/FOLDER`; another one may have that name as its title."""
     from mixfs.library.editing import SESSIONS
-    from mixfs.records import Session
+    from mixfs.library.wanted import import_directory
+    from mixfs.records import ImportFolder, Session
 
     with library.read() as view:
+        if part == "import":
+            dentry = view.dentry(import_directory(None), os.fsencode(folder))
+            bound = view.get_raw(ImportFolder, dentry.key[1:]) if dentry is not None else None
+            return view.get(Session, bound.session_id) if bound is not None and bound.session_id is not None else None
         dentry = view.dentry(SESSIONS, os.fsencode(folder))
         found = view.get_raw(Session, dentry.key[1:]) if dentry is not None else None
+    if part != "sessions":
+        return None
     return found or library.find_session(folder)
 
 

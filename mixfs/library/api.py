@@ -457,18 +457,23 @@ class Library:
             )
 
     def changes(self, since: Position = START, *, local: bool = False) -> Iterator[Change]:
-        """Every change in the journal after a position, in order; with `local` also receipts and folder bindings."""
-        for item in self.store.journal.read(since):
-            if item.payload is None:
-                continue
-            for change in read_changes(item.payload)[0]:
-                if change.flags & LOCAL and not local:
-                    continue
-                cls = KINDS.get(change.kind)
-                name = cls.__name__ if cls is not None else f"kind {change.kind}"
-                yield Change(
-                    item.end, change.stamp, name, change.entity_id, change.data is None, change.record()
-                )  # fmt: skip
+        """Every change after a position in this library's journal, in order; from START on those of others before it.
+
+        Others are replicas', and the library's that this one was copied from; their changes have START as position.
+        With `local` also receipts and folder bindings.
+        """
+        own = self.store.journal
+        for journal in self.store.journals_by_age() if since == START else [own]:
+            for item in journal.read(since):
+                for change in read_changes(item.payload)[0] if item.payload is not None else []:
+                    if change.flags & LOCAL and not local:
+                        continue
+                    cls = KINDS.get(change.kind)
+                    name = cls.__name__ if cls is not None else f"kind {change.kind}"
+                    yield Change(
+                        item.end if journal is own else START, change.stamp, name, change.entity_id,
+                        change.data is None, change.record(),
+                    )  # fmt: skip
 
     def follow_changes(
         self, since: Position | None = None, *, stop: threading.Event | None = None, poll_ms: int = 1000

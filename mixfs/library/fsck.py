@@ -12,6 +12,7 @@ journal was read, so that what is named must be there.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -152,6 +153,8 @@ def _check_index(root: Path, ground: _Ground, report: Report) -> None:
     if not (path / "data.mdb").exists():
         report.notes.append(f"There is no {path}: it is made again when the library is opened next.")
         return
+    if not os.access(path / "data.mdb", os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / "data.mdb"))
     try:
         index = _open_index(path)
     except (IndexDamaged, OSError) as error:

@@ -283,6 +283,10 @@ class Store:
                 if replica != self.journal.replica:
                     yield Journal(directory, replica)
 
+    def journals_by_age(self) -> list[Journal]:
+        """Every journal that lies here, the one that was begun first before the others."""
+        return by_age(self._journals())
+
     def _catch_up_later(self, reopen: bool = False) -> None:
         """As `_catch_up`, when the index failed though the journal has the commit: that is no failure any more.
 
@@ -443,7 +447,7 @@ class Store:
     def _fill(self, engine: Engine) -> None:
         with engine.write() as txn:
             txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
-        for journal in by_age(self._journals()):
+        for journal in self.journals_by_age():
             self._report_damage(journal, self._replay_into(engine, journal, START))
         self._index_thumbnails(engine)
 

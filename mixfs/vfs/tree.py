@@ -259,7 +259,7 @@ class Tree:
             "open_nodes": len(self.open_nodes), "staged": len(self.staging),
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
-            "going": len(self.context.going), "warmed": len(self.warmed),
+            "going": len(self.context.going), "emptied": len(self.context.emptied), "warmed": len(self.warmed),
         }  # fmt: skip
 
     def close(self) -> None:

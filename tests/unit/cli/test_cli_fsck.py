@@ -198,6 +198,9 @@ def test_a_copied_library_is_well(fresh: Home) -> None:
     (fresh.path / "more.txt").write_text("more")
     fresh.run("import", fresh.path / "more.txt", "--library", fresh.path / "copy")
     assert fresh.run("fsck", "--json", "--library", fresh.path / "copy").json["commits"] == before + 1
+    # A copy has a journal of its own: what was before is told too.
+    told = fresh.run("log", "--library", fresh.path / "copy").out
+    assert told.startswith(fresh.run("log").out) and "more.txt" in told
 
 
 def test_beside_an_import(fresh: Home) -> None:
