@@ -275,7 +275,11 @@ def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
     return replace(
         found,
         parameters=parameters,
-        loras=tuple(Lora(name=clean(lora.name[:MAX_LABEL]), weight=lora.weight) for lora in unique_loras(found.loras)),
+        loras=tuple(
+            Lora(name=clean(lora.name[:MAX_LABEL]), weight=lora.weight)
+            for lora in unique_loras(found.loras)
+            if lora.name.strip("\x00 \t\r\n")
+        ),
         steps=found.steps if found.steps is not None and 0 <= found.steps < 1_000_000 else None,
         width=positive(found.width),
         height=positive(found.height),

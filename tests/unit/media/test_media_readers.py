@@ -219,6 +219,14 @@ def test_names_that_are_no_names_are_cut() -> None:
     assert len(found.raw["parameters"]) > 1_500_000
 
 
+def test_a_lora_without_a_name_is_none() -> None:
+    """Found by tools/fuzz: by-lora/ had a folder for it."""
+    text = 'a\nSteps: 1, Seed: 1, Sampler: x, LoRA networks: " ,b:1", Version: Fooocus v2'
+    assert [lora.name for lora in read(parameters=text).loras] == ["b"]
+    data = FOOOCUS_DATA | {"loras": [["", 0.1, "48"], ["\x00", 0.1, "48"], ["good", 1, "48"]]}
+    assert [lora.name for lora in read(parameters=json.dumps(data)).loras] == ["good"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
