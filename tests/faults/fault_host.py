@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mixfs.errors import MixfsError
-from mixfs.library import fsck, importing, repairing
+from mixfs.library import compaction, fsck, gc, importing, repairing
 from mixfs.library.api import Library
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement, Session, Trash
@@ -186,9 +186,27 @@ def repair(attempt: Attempt) -> None:
     attempt.say("repaired")
 
 
+def collect(attempt: Attempt) -> None:
+    with Library.open(attempt.root) as library:
+        freed = gc.collect(library, trash_days=0, grace_hours=0)
+        attempt.say("freed", freed.blobs)
+
+
+def compact(attempt: Attempt) -> None:
+    with Library.open(attempt.root) as library:
+        compaction.compact(library, keep_days=0)
+        attempt.say("compacted")
+
+
+def restore(attempt: Attempt) -> None:
+    with Library.open(attempt.root) as library:
+        attempt.say("title", library.restore_session("Deleted").title)
+
+
 OPERATIONS: dict[str, Callable[[Attempt], None]] = {
     "create": create, "import": import_, "delete": delete, "edit": edit, "rebuild": rebuild,
-    "without-index": without_index, "repair": repair,
+    "without-index": without_index, "repair": repair, "gc": collect, "compact": compact,
+    "restore": restore,
 }  # fmt: skip
 
 
@@ -257,11 +275,21 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
             placements = [placement.id for session in (kept, goes) for placement in library.placements(session.id)]
             (directory / "before").write_text(json.dumps({"placements": placements, "trash": []}))
 
+    def throw_away() -> None:
+        with Library.open(attempt.root) as library:
+            session = library.create_session("Deleted")
+            for n in range(3):
+                library.import_bytes(b"deleted %d" % n, f"{n}.txt", session_id=session.id)
+            library.delete_placement(library.placements(session.id)[0].id)
+            library.delete_session(session.id)
+
     if operation == "create":
         return {"placements": [], "trash": []}
     assert ended(fork(make)) == 0
     if operation == "repair":
         damage(attempt)
+    if operation in ("gc", "compact", "restore"):
+        assert ended(fork(throw_away)) == 0
     found: dict[str, Any] = json.loads((directory / "before").read_text())
     return found
 

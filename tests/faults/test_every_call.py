@@ -42,7 +42,7 @@ def host(program: str, *words: object) -> dict[str, int]:
     ("operation", "at_least"),
     [
         ("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60),
-        ("repair", 40),
+        ("repair", 40), ("gc", 10), ("compact", 30), ("restore", 3),
     ],
 )
 def test_an_operation_struck_at_every_call(tmp_path: Path, mode: str, operation: str, at_least: int) -> None:
