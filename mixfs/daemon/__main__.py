@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from mixfs.daemon import logs
 from mixfs.errors import MixfsError
 
 
@@ -22,6 +21,10 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--foreground", action="store_true")
     arguments = parser.parse_args()
+    # structlog would load it for the colours of a terminal: a tenth of the time in which a killed mount is back.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    from mixfs.daemon import logs
+
     logs.configure(arguments.log, stderr=arguments.foreground)
 
     from mixfs.daemon.run import run

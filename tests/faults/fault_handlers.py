@@ -18,7 +18,7 @@ from typing import Any
 from fault_mounts import Mounted, write
 
 from mixfs.blobs import LocalBlobs
-from mixfs.vfs import attributes, naming, renaming
+from mixfs.vfs import attributes, files, naming, renaming
 from mixfs.vfs.tree import Tree
 
 
@@ -59,9 +59,8 @@ def make_odd() -> None:
 
         setattr(owner, name, call)
 
-    for name in ("lookup", "attr", "entries", "opened", "read", "write", "flush", "fsync"):
-        wrap(Tree, name)
     for owner, names in (
+        (Tree, ("lookup", "attr", "entries")), (files, ("opened", "read", "write", "flush", "fsync")),
         (naming, ("create", "make_directory", "unlink", "remove_directory", "link")),
         (renaming, ("rename",)), (attributes, ("get", "set_one", "names", "set_attributes", "remove")),
     ):  # fmt: skip
