@@ -7,9 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-import structlog
-
-from mixfs.daemon import logs
 from mixfs.errors import MixfsError, os_words
 
 
@@ -24,6 +21,12 @@ def main() -> int:
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--foreground", action="store_true")
     arguments = parser.parse_args()
+    # structlog would load it for the colours of a terminal: a tenth of the time in which a killed mount is back.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    import structlog
+
+    from mixfs.daemon import logs
+
     logs.configure(arguments.log, stderr=arguments.foreground)
 
     from mixfs.daemon.run import run
