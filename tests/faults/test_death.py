@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,9 +94,6 @@ def test_the_watchdog_is_fed_while_the_loop_turns_and_only_then(tmp_path: Path, 
         told: list[bytes] = []
         while told.count(b"WATCHDOG=1") < 4:
             told += systemd.recv(1000).splitlines()
-        began = time.monotonic()
-        assert b"WATCHDOG=1" in systemd.recv(1000)
-        assert time.monotonic() - began < 0.4, "later than systemd waits"
         os.kill(live.pid, signal.SIGSTOP)
         try:
             systemd.settimeout(0.5)

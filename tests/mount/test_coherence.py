@@ -25,7 +25,8 @@ from mixfs.records import Placement
 
 pytestmark = [pytest.mark.mount, needs_fuse]
 
-SEEN_S = 1.0
+# It takes a tenth of a second on a quiet machine. What is not told to the kernel is seen a day later.
+SEEN_S = 20.0
 
 
 @pytest.fixture
@@ -291,8 +292,7 @@ def test_a_listing_amid_changes_brings_no_removed_name_back_and_hides_no_new_one
         bad += [name for name in held if not os.path.lexists(top + b"/" + name)]
         return bad
 
-    took = until(lambda: not wrong(), "the kernel has forgotten", SEEN_S + 1)
-    assert took < SEEN_S + 0.5, took
+    until(lambda: not wrong(), "the kernel has forgotten", SEEN_S)
     assert set(os.listdir(os.fsencode(images))) == held
     assert not wrong()
 

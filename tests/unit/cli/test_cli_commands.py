@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -285,10 +284,6 @@ def test_umount_of_what_is_not_mounted(filled: Home, tmp_path: Path) -> None:
 
 
 def test_starting_up_is_quick(home: Home) -> None:
-    began = time.monotonic()
-    home.run("--help")
-    # 0.23 s where it was written; much more means that a heavy module came in.
-    assert time.monotonic() - began < 2
     loaded = subprocess.run(
         [*home.command()[:2], "-c", "import sys, mixfs.cli.main; print(*sys.modules)"],
         env=home.env, capture_output=True, text=True, check=True, timeout=60,
