@@ -32,9 +32,10 @@ log = structlog.get_logger("mixfs.fuse")
 
 # Long: the kernel keeps what it was told until it is told to forget it. Timeouts are not how changes are seen.
 TIMEOUT_S = 24 * 3600.0
-_LIVE_TAGS = (b".",)
+# What tells of the daemon; and what is in trash/, of which a rename makes another node than the kernel then believes.
+_LIVE_TAGS = (b".", b"u", b"U")
 # Node keys of files begin with one of these; all others are directories.
-FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b".")
+FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".")
 _SECURITY = b"security."
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])

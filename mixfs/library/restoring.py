@@ -59,8 +59,9 @@ def restore_to(
     found = _require(txn, trash_id)
     placement = next(record for record in _records(found) if isinstance(record, Placement))
     living = txn.get(Placement, placement.id)
+    # What was in files/ is listed in images/ too, once somebody puts it there.
     placement = dataclasses.replace(
-        placement, session_id=session_id, folder_id=folder_id, name=name, named_ns=txn.now_ns
+        placement, session_id=session_id, folder_id=folder_id, name=name, named_ns=txn.now_ns, area="images"
     )
     directory, _ = placement_place(placement)
     held = txn.dentry(directory, name)
@@ -145,9 +146,7 @@ def _alone(txn: Txn, trash_id: str, index: int) -> str:
         placement = from_map(Placement, kept[2])
         piece_id = derived_id(b"trash", trash_id.encode("utf-8", "surrogateescape"), b"%d" % number)
         txn.put(
-            dataclasses.replace(
-                found, id=piece_id, name=placement.name, digest=placement.digest, records=(kept,)
-            )
+            dataclasses.replace(found, id=piece_id, name=placement.name, digest=placement.digest, records=(kept,))
         )
         if number == index:
             wanted = piece_id

@@ -69,8 +69,6 @@ async def move_out(
     else:
         raise ReadOnlyError("What was deleted moves back into a session: into its images/ or a folder below it.")
     await tree.commit(write, (old_directory, old_name))
-    # The kernel now has what was in the trash under this name.
-    tree.forget_name(new_directory, new_name)
 
 
 def _session_back(folder: bytes, name: bytes) -> Callable[[Txn], None]:

@@ -80,6 +80,14 @@ def test_older_bytes_come_back_and_the_newer_go_to_the_trash(box: Box, trash: Pa
     assert len(box.placements()) == 2 and not trash.exists()
 
 
+def test_what_was_no_picture_is_listed_where_it_is_moved_to(box: Box, trash: Path) -> None:
+    box.imported("notes.txt", b"the light")
+    run("rm", "-r", box.session)
+    box.session.mkdir()
+    run("mv", trash / "notes.txt", box.images)
+    assert (box.images / "notes.txt").read_bytes() == b"the light" and os.listdir(box.session / "files") == []
+
+
 def test_what_has_the_name_goes_to_the_trash(box: Box, trash: Path) -> None:
     gone = box.imported("a.png").read_bytes()
     (box.inbox / "a.png").unlink()
