@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -61,8 +62,23 @@ def to_json(value: Any) -> bytes:
 
 
 def _dumps(value: Any) -> bytes:
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
-    return text.encode("utf-8", "replace")
+    return in_json(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)).encode("utf-8", "replace")
+
+
+# What JSON leaves as it is and a terminal acts upon: DEL, C1 (U+009B begins an escape sequence), line ends that aren't
+# JSON's, and what turns text around. They can stand within strings only.
+_ACTED_UPON_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_ACTED_UPON = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+def in_json(text: str) -> str:
+    """JSON that says the same and that a terminal can show."""
+    return _ACTED_UPON_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shown_text(text: str) -> bytes:
+    """A text as a file that a terminal can show: control characters as `\\x1b`, line ends and tabs as they are."""
+    return _ACTED_UPON.sub(lambda found: f"\\x{ord(found[0]):02x}", text).encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
@@ -175,7 +191,7 @@ def image_json(about: About) -> bytes:
 
 def image_txt(about: About) -> bytes:
     """NAME.txt: prompt and parameters as A1111 writes them; empty when nothing is known of a generation."""
-    return a1111_text(about.generation).encode("utf-8", "replace") if about.generation else b""
+    return shown_text(a1111_text(about.generation)) if about.generation else b""
 
 
 def a1111_text(generation: Generation) -> str:
@@ -216,13 +232,13 @@ def image_workflow(about: About) -> bytes:
         # ComfyUI's WebP and JPEG savers put it into an EXIF field, behind its name.
         fields = (text.strip() for key, text in texts.items() if key.startswith("exif:"))
         found = next((text[9:].lstrip() for text in fields if text[:9].lower() == "workflow:"), "")
-    return found.encode("utf-8", "replace")
+    return in_json(found).encode("utf-8", "replace")
 
 
 def image_xmp(about: About) -> bytes:
     """NAME.xmp: a sidecar that photo managers read (tags, rating, comment, prompt, generator)."""
     annotation, generation = about.annotation, about.generation
-    tags = "".join(f"<rdf:li>{escape(tag)}</rdf:li>" for tag in (annotation.tags if annotation else ()))
+    tags = "".join(f"<rdf:li>{escape(_xml_text(tag))}</rdf:li>" for tag in (annotation.tags if annotation else ()))
     rating = annotation.rating if annotation else None
     description = (annotation.comment if annotation else None) or (generation.prompt if generation else None)
     tool = generation.generator if generation else None
@@ -253,7 +269,8 @@ def image_xmp(about: About) -> bytes:
 
 
 def _xml_text(text: str) -> str:
-    return "".join(c for c in text if c in "\t\n\r" or ord(c) >= 0x20)
+    """Without what XML can't say, and without C1, on which terminals act."""
+    return "".join(c for c in text if c in "\t\n\r" or (" " <= c < "\x7f") or (c >= "\xa0" and c not in "\ufffe\uffff"))
 
 
 IMAGE_DOCUMENTS = {"json": image_json, "txt": image_txt, "workflow": image_workflow, "xmp": image_xmp}
@@ -263,7 +280,7 @@ IMAGE_DOCUMENTS = {"json": image_json, "txt": image_txt, "workflow": image_workf
 
 
 def prompt_txt(generation: Generation) -> bytes:
-    return ((generation.prompt or "") + "\n").encode("utf-8", "replace")
+    return shown_text((generation.prompt or "") + "\n")
 
 
 def generation_json(generation: Generation) -> bytes:

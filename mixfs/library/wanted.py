@@ -79,7 +79,7 @@ def entry_file(entry: Entry) -> tuple[bytes, bytes]:
         return stem + (extension or b".png"), b""
     if entry.type == "text":
         text = entry.text or ""
-        return safe_name(text[:200], "text", 60) + b".txt", (text + "\n").encode("utf-8", "replace")
+        return safe_name(text[:200], "text", 60) + b".txt", documents.shown_text(text + "\n")
     label = safe_name(str(entry.data.get("title") or entry.type), "entry", 60)
     return cut(label + b" " + safe_name(short.decode("utf-8", "replace"), "x", 40), 240) + b".json", (
         documents.to_json(json.loads(documents.entry_item(entry)))

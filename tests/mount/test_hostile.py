@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -140,8 +141,16 @@ def test_every_document_of_a_hostile_picture_is_made(box: Box) -> None:
             assert_plain(name)
             seen += 1
         for name in files:
-            if name.endswith(b".json") and folder.startswith(os.fsencode(box.session)):
-                json.loads(Path(os.fsdecode(os.path.join(folder, name))).read_bytes())
+            if not name.endswith((b".json", b".txt", b".xmp")) or not folder.startswith(os.fsencode(box.session)):
+                continue
+            told = Path(os.fsdecode(os.path.join(folder, name))).read_text()
+            assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", told), name
+            if name.endswith(b".json"):
+                json.loads(told)
+            elif name.endswith(b".xmp"):
+                ElementTree.fromstring(told)
+            else:
+                assert "\\x1b[2J\\x07\\x9b31m" in told
     assert seen > 20
     for area in ("by-model", "by-lora", "by-generator"):
         assert any("evil" in name or "tmp" in name for name in os.listdir(box.point / area)), area
