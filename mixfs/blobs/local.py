@@ -62,8 +62,7 @@ class LocalBlobs:
             # Another process was first, and may not have come to its fsyncs.
             return self.receive(intake, durable=durable)
         if durable:
-            # The bucket's own name too, whoever made it: another process may not have come to that.
-            _sync(bucket, self.root)
+            self._sync(bucket)
         return digest, True
 
     @staticmethod
@@ -188,12 +187,3 @@ class LocalBlobs:
             f"{self.path(digest)} is not what was imported: its SHA-256 differs from its name. Restore it from a "
             "back-up, or move it away and import the same file again."
         )
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

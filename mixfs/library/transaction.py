@@ -53,7 +53,6 @@ class Txn(View):
         Raises InvalidValue when its name can't be listed, or a field isn't of its type: a replay would leave such a
         record out.
         """
-        check_name(record)
         stamp = Stamp(self._next)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
@@ -61,6 +60,7 @@ class Txn(View):
         problem = problem_of(type(record), data)
         if problem is not None:
             raise InvalidValue(f"{problem}, which is not of the field's type.")
+        check_name(record)
         self._change(record.KIND, record.entity_id, data, LOCAL if record.LOCAL else 0)
         return record
 
