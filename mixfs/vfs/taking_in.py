@@ -39,8 +39,9 @@ LONGEST_QUIET_S = 300.0
 # How long it is remembered that a name was written.
 REMEMBERED_S = 2 * LONGEST_QUIET_S
 RETRY_S = 30.0
+LONGEST_PAUSE_S = 2.0
 BATCH = 64
-_LOOKED_AT_ONCE = 500
+_LOOKED_AT_ONCE = 100
 _ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
 log = structlog.get_logger("mixfs.taking_in")
@@ -119,11 +120,14 @@ class TakingIn:
         """Take in whatever is due, for as long as the mount lives."""
         while True:
             self._wake = trio.Event()
+            began = time.monotonic()
             pause = await self._take_due()
+            took = time.monotonic() - began
             with trio.move_on_after(pause):
                 await self._wake.wait()
-                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks.
-                await trio.sleep(0.05)
+                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
+                # a longer one where very many wait for a real name, and looking at them takes its time.
+                await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
 
     async def _settle(self) -> None:
         """Commit the receipts that were removed; on a full disk they stay hidden until the next commit."""
@@ -147,7 +151,7 @@ class TakingIn:
                     due = self._due_at(staged)
                     if due > now:
                         next_due = min(next_due, due)
-                    elif self._candidate(staged) and not waits(view, staged.directory, staged.name):
+                    elif not waits(view, staged.directory, staged.name) and self._candidate(staged):
                         ready.append(staged)
             # Where a hundred thousand wait, requests go on in between.
             await trio.lowlevel.checkpoint()
