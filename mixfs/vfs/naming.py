@@ -239,7 +239,7 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
                 held = any(
                     next(view.members(cls, session.id), None) is not None for cls in (Placement, Entry, Generation)
                 ) if session is not None and key[1:] not in tree.context.going else False
-                if held or tree.staging.names(key) or tree.staging.names(b"p" + key[1:]):
+                if held or tree.staging.has_names(key) or tree.staging.has_names(b"p" + key[1:]):
                     raise NotEmptyError("The session still has pictures, canvas entries or generations.")
             elif (tag == b"d" and directory[:1] == b"d") or (tag == b"p" and directory[:1] == b"p"):
                 if next(tree.entries(view, key, b""), None) is not None:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, Protocol
 import cbor2
 import structlog
 import trio
+from sortedcontainers import SortedDict
 
 from mixfs.blobs import Intake
 from mixfs.ids import Digest, ino_of, key16, new_id
@@ -144,7 +145,8 @@ class Staging:
         self._area = area
         self.path = area.open()
         self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._names: dict[bytes, dict[bytes, Staged]] = {}
+        # Sorted: a listing of a hundred thousand goes on from any name.
+        self._names: dict[bytes, SortedDict] = {}
         self._keys: dict[bytes, Staged] = {}
         self._kept: dict[str, KeptDocument] = {}
         # Files that are gone, of which the log could not be told yet.
@@ -164,13 +166,19 @@ class Staging:
 
     def at(self, directory: bytes, name: bytes) -> Staged | None:
         names = self._names.get(directory)
-        return None if names is None else names.get(name)
+        found: Staged | None = None if names is None else names.get(name)
+        return found
 
     def by_key(self, key: bytes) -> Staged | None:
         return self._keys.get(key)
 
-    def names(self, directory: bytes) -> dict[bytes, Staged]:
-        return self._names.get(directory, {})
+    def has_names(self, directory: bytes) -> bool:
+        return directory in self._names
+
+    def names(self, directory: bytes, after: bytes = b"") -> Iterator[bytes]:
+        """The names in a directory behind `after`, sorted. Used up before anything changes."""
+        names = self._names.get(directory)
+        return iter(()) if names is None else names.irange(after, inclusive=(False, True))
 
     # -- changing
 
@@ -192,7 +200,7 @@ class Staging:
         return staged
 
     def _enter(self, staged: Staged) -> None:
-        self._names.setdefault(staged.directory, {})[staged.name] = staged
+        self._names.setdefault(staged.directory, SortedDict())[staged.name] = staged
         self._keys[staged.key] = staged
 
     def _leave_name(self, staged: Staged) -> None:
@@ -206,7 +214,7 @@ class Staging:
         """Give it another name; what had that name must be gone already."""
         self._leave_name(staged)
         staged.directory, staged.name = directory, name
-        self._names.setdefault(directory, {})[name] = staged
+        self._names.setdefault(directory, SortedDict())[name] = staged
         staged.set_times()
         staged.changed()
         self.note(staged)

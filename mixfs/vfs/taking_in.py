@@ -36,8 +36,12 @@ from mixfs.vfs.tree import Tree
 
 QUIET_S = 1.0
 LONGEST_QUIET_S = 300.0
+# How long it is remembered that a name was written.
+REMEMBERED_S = 2 * LONGEST_QUIET_S
 RETRY_S = 30.0
+LONGEST_PAUSE_S = 2.0
 BATCH = 64
+_LOOKED_AT_ONCE = 100
 _ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
 log = structlog.get_logger("mixfs.taking_in")
@@ -88,7 +92,7 @@ class TakingIn:
     def _quiet_s(self, staged: Staged) -> float:
         """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
         count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
-        if time.monotonic() - last > 2 * LONGEST_QUIET_S:
+        if time.monotonic() - last > REMEMBERED_S:
             return QUIET_S
         return min(LONGEST_QUIET_S, QUIET_S * float(1 << min(10, max(0, count - 1))))
 
@@ -116,11 +120,14 @@ class TakingIn:
         """Take in whatever is due, for as long as the mount lives."""
         while True:
             self._wake = trio.Event()
+            began = time.monotonic()
             pause = await self._take_due()
+            took = time.monotonic() - began
             with trio.move_on_after(pause):
                 await self._wake.wait()
-                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks.
-                await trio.sleep(0.05)
+                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
+                # a longer one where very many wait for a real name, and looking at them takes its time.
+                await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
 
     async def _settle(self) -> None:
         """Commit the receipts that were removed; on a full disk they stay hidden until the next commit."""
@@ -137,15 +144,17 @@ class TakingIn:
         now = time.monotonic()
         ready: list[Staged] = []
         next_due = now + 3600
-        with self._tree.library.read() as view:
-            for staged in self._tree.staging:
-                if not self._candidate(staged) or waits(view, staged.directory, staged.name):
-                    continue
-                due = self._due_at(staged)
-                if due <= now:
-                    ready.append(staged)
-                else:
-                    next_due = min(next_due, due)
+        there = list(self._tree.staging)
+        for start in range(0, len(there), _LOOKED_AT_ONCE):
+            with self._tree.library.read() as view:
+                for staged in there[start : start + _LOOKED_AT_ONCE]:
+                    due = self._due_at(staged)
+                    if due > now:
+                        next_due = min(next_due, due)
+                    elif not waits(view, staged.directory, staged.name) and self._candidate(staged):
+                        ready.append(staged)
+            # Where a hundred thousand wait, requests go on in between.
+            await trio.lowlevel.checkpoint()
         for start in range(0, len(ready), BATCH):
             async with self._round:
                 await self._take(ready[start : start + BATCH])
@@ -326,8 +335,9 @@ class TakingIn:
         now = time.monotonic()
         for item in items:
             staged = item.staged
-            count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
-            self._rewrites[staged.directory, staged.name] = (count + 1 if now - last < 600 else 1, now)
+            # Taken out first, so that the oldest stand in front.
+            count, last = self._rewrites.pop((staged.directory, staged.name), (0, 0.0))
+            self._rewrites[staged.directory, staged.name] = (count + 1 if now - last < REMEMBERED_S else 1, now)
             tree.staging.taken_in(staged)
             self._settle_open(staged, item.digest)
             if staged.intake is not None:
@@ -336,8 +346,11 @@ class TakingIn:
         self.taken += len(items)
         tree.library.came_in(came)
         log.info("taken_in", files=len(items))
-        if len(self._rewrites) > 10_000:
-            self._rewrites = {place: held for place, held in self._rewrites.items() if now - held[1] < 600}
+        while self._rewrites:
+            oldest = next(iter(self._rewrites))
+            if now - self._rewrites[oldest][1] < REMEMBERED_S:
+                break
+            del self._rewrites[oldest]
 
     def _settle_open(self, staged: Staged, digest: Digest) -> None:
         """Who holds the file open reads on from the blob: the same bytes."""

@@ -33,7 +33,7 @@ from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
 from mixfs.vfs.records_of import lies_below, take_receipt_away
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
-from mixfs.vfs.staging import Staged, Staging
+from mixfs.vfs.staging import Staging
 
 T = TypeVar("T")
 
@@ -126,45 +126,45 @@ class Tree:
     def entries(self, view: View, directory: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         """A directory's dentries behind the place `after`, each with its own place; staged files among them."""
         listed = directory_view(directory).entries(self.context, view, directory, after)
-        staged, removed = self.staging.names(directory), self.staging.removed
+        removed = self.staging.removed
         if removed and directory[:1] == b"d":
             listed = ((dentry, place) for dentry, place in listed if dentry.key not in removed)
-        if not staged:
+        if not self.staging.has_names(directory):
             if directory[:1] in (b"d", b"/"):
                 return ((self._timed(dentry), place) for dentry, place in listed)
             return listed
         if directory[:1] == b"S":
-            return self._with_scratch(listed, staged, after)
-        return self._merged(listed, staged, after)
+            return self._with_scratch(directory, listed, after)
+        return self._merged(directory, listed, after)
 
     def _merged(
-        self, listed: Iterator[tuple[Dentry, bytes]], staged: dict[bytes, Staged], after: bytes
+        self, directory: bytes, listed: Iterator[tuple[Dentry, bytes]], after: bytes
     ) -> Iterator[tuple[Dentry, bytes]]:
-        waiting = sorted(name for name in staged if name > after)
-        at = 0
+        waiting = self.staging.names(directory, after)
+        name = next(waiting, None)
         for dentry, place in listed:
-            while at < len(waiting) and waiting[at] < dentry.name:
-                yield from self._staged_entry(staged, waiting[at])
-                at += 1
-            if dentry.name in staged:
-                continue
-            yield self._timed(dentry), place
-        for name in waiting[at:]:
-            yield from self._staged_entry(staged, name)
+            while name is not None and name < dentry.name:
+                yield from self._staged_entry(directory, name)
+                name = next(waiting, None)
+            if name != dentry.name:
+                yield self._timed(dentry), place
+        while name is not None:
+            yield from self._staged_entry(directory, name)
+            name = next(waiting, None)
 
-    def _staged_entry(self, staged: dict[bytes, Staged], name: bytes) -> Iterator[tuple[Dentry, bytes]]:
-        found = staged.get(name)
+    def _staged_entry(self, directory: bytes, name: bytes) -> Iterator[tuple[Dentry, bytes]]:
+        found = self.staging.at(directory, name)
         if found is not None and found.intake is not None:
             yield found.dentry(), name
 
     def _with_scratch(
-        self, listed: Iterator[tuple[Dentry, bytes]], staged: dict[bytes, Staged], after: bytes
+        self, directory: bytes, listed: Iterator[tuple[Dentry, bytes]], after: bytes
     ) -> Iterator[tuple[Dentry, bytes]]:
         """A session's fixed names, then what an editor keeps there while it saves (places begin with NUL)."""
         if after[:1] != b"\0":
             yield from listed
-        for name in sorted(name for name in staged if b"\0" + name > after):
-            for dentry, _ in self._staged_entry(staged, name):
+        for name in self.staging.names(directory, after[1:] if after[:1] == b"\0" else b""):
+            for dentry, _ in self._staged_entry(directory, name):
                 yield dentry, b"\0" + name
 
     async def lookup_thumbnail(self, directory: bytes, name: bytes, timeout_s: float = 2.0) -> Dentry | None:
