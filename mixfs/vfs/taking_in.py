@@ -41,6 +41,8 @@ REMEMBERED_S = 2 * LONGEST_QUIET_S
 RETRY_S = 30.0
 LONGEST_PAUSE_S = 2.0
 BATCH = 64
+# How long the releases of files that were closed are waited for.
+RELEASE_TRIES, RELEASE_PAUSE_S = 100, 0.02
 _LOOKED_AT_ONCE = 100
 _ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
@@ -85,7 +87,11 @@ class TakingIn:
 
     def _candidate(self, staged: Staged) -> bool:
         """Closed, named, not empty, and in a place from which files are taken in."""
-        if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed or self._writers(staged):
+        return self._closed(staged) and not self._writers(staged)
+
+    def _closed(self, staged: Staged) -> bool:
+        """As `_candidate`, but the release of a handle may still be on its way: close(2) doesn't wait for that."""
+        if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed:
             return False
         return staged.intake is not None and staged.intake.size > 0
 
@@ -167,18 +173,27 @@ class TakingIn:
         """
         async with self._round:
             await self._settle()
-            with self._tree.library.read() as view:
-                ready = [
-                    staged
-                    for staged in self._tree.staging
-                    if self._candidate(staged) and not waits(view, staged.directory, staged.name)
-                ]
-            for start in range(0, len(ready), BATCH):
-                await self._take(ready[start : start + BATCH])
-        for staged in ready:
+            closed = self._all_closed()
+            for _ in range(RELEASE_TRIES):
+                ready = [staged for staged in closed if self._candidate(staged)]
+                for start in range(0, len(ready), BATCH):
+                    await self._take(ready[start : start + BATCH])
+                # A release that comes while a file is looked at makes it be looked at again.
+                if not any(self._closed(staged) and not staged.failed for staged in closed):
+                    break
+                await trio.sleep(RELEASE_PAUSE_S)
+        for staged in closed:
             if staged.failed and self._candidate(staged):
                 raise OSError(staged.failed, os.strerror(staged.failed), os.fsdecode(staged.name))
         return self.waiting()
+
+    def _all_closed(self) -> list[Staged]:
+        with self._tree.library.read() as view:
+            return [
+                staged
+                for staged in self._tree.staging
+                if self._closed(staged) and not waits(view, staged.directory, staged.name)
+            ]
 
     # -- one batch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -501,3 +502,19 @@ def test_dd_appends_and_syncs(box: Box):
     run("dd", f"if={box.put('x', b'more' * 1000)}", f"of={path}", "bs=100", "oflag=append", "conv=notrunc,fsync")
     box.take_in()
     assert path.read_bytes() == b"begin" + b"more" * 1000 == (box.session / "files" / "a.bin").read_bytes()
+
+
+def test_who_waits_is_not_told_before_the_last_handle_of_a_closed_file_is_given_back(box: Box):
+    """close(2) returns before the kernel has sent the release: on a busy machine `mixfs wait` came in between."""
+    box.inbox.mkdir()
+    path = box.inbox / "a.png"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(fd, png())
+    # The release comes when the second is closed; what close(2) waits for has come with the first.
+    second = os.dup(fd)
+    os.close(fd)
+    release = threading.Timer(0.3, os.close, (second,))
+    release.start()
+    box.take_in()
+    release.join()
+    assert os.listdir(box.images) == ["a.png"]
