@@ -19,9 +19,9 @@ from mixfs.library import fsck
 ACT = Path(__file__).with_name("act.py")
 MAP = 1 << 20
 FILES = 9
-CALLS = ("fsync", "fdatasync", "rename", "write", "pwrite64", "unlink", "unlinkat")
+CALLS = ("fsync", "fdatasync", "link", "rename", "write", "pwrite64", "unlink", "unlinkat")
 # strace counts each thread's calls by themselves; so many of them one thread makes at least.
-SEEN = {("import", "fsync"): 5, ("import", "rename"): 3, ("import", "pwrite64"): 3, ("rebuild", "rename"): 2}
+SEEN = {("import", "fsync"): 5, ("import", "link"): 3, ("import", "pwrite64"): 3, ("rebuild", "rename"): 2}
 SEEN |= {(act, "fdatasync"): 2 for act in ("delete", "retitle", "restore")}
 
 
@@ -125,7 +125,7 @@ def test_bytes_are_durable_before_their_name_and_names_before_the_journal(tmp_pa
     one = tmp_path / "One"
     one.mkdir()
     (one / "a.txt").write_bytes(b"a")
-    calls = "fsync,fdatasync,rename,mkdir,pwrite64"
+    calls = "fsync,fdatasync,link,mkdir,pwrite64"
     traced = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={calls}"]
     words = [sys.executable, "-S", "-m", "mixfs.cli.main", "import", str(one), "--library", str(root)]
     assert run([*traced, *words]).returncode == 0
@@ -139,13 +139,13 @@ def test_bytes_are_durable_before_their_name_and_names_before_the_journal(tmp_pa
 
     written = place("pwrite64", "/staging/", '"a"')
     synced = place("fsync(", "/staging/", after=written)
-    renamed = place("rename(", str(bucket / digest[2:]), after=synced)
+    linked = place("link(", str(bucket / digest[2:]), after=synced)
     made = place("mkdir(", f'"{bucket}"')
     parent = place("fsync(", f"{root / 'blobs'}>", after=made)
-    named = place("fsync(", f"{bucket}>", after=renamed)
+    named = place("fsync(", f"{bucket}>", after=linked)
     journalled = place("pwrite64", ".seg>", after=named)
     durable = place("fdatasync(", ".seg>", after=journalled)
     indexed = place("fdatasync(", "data.mdb>", after=durable)
-    assert -1 < written < synced < renamed < named < journalled < durable < indexed
+    assert -1 < written < synced < linked < named < journalled < durable < indexed
     assert -1 < made < parent < journalled
     assert place("pwrite64", "data.mdb>") > durable, "the index was written before the journal was durable"

@@ -138,7 +138,7 @@ def test_dentries_come_back_from_their_rows(dentry: Dentry) -> None:
 
 
 def test_a_listing_is_in_name_order_and_goes_on_behind_a_name() -> None:
-    names = [b"a", b"a\0b", b"ab", b"b", b"\xff"]
+    names = [b"a", b"a\x01b", b"ab", b"b", b"\xff"]
     with MemoryEngine().write() as txn:
         listing = Listing(txn, Changes())
         for n, name in enumerate(reversed(names)):
