@@ -79,8 +79,11 @@ class Journal:
         return sorted(int(name[:-4]) for name in names if name.endswith(".seg") and name[:-4].isdigit())
 
     def _open_last(self) -> None:
-        """Hold the last segment open for writing; another process may have begun a new one since."""
-        if self._fd >= 0 and not self.path(self._segment + 1).exists():
+        """Hold the last segment open for writing; another process may have begun a new one since.
+
+        Or compacted the journal, more than once: then neither ours nor the next one is there any more.
+        """
+        if self._fd >= 0 and os.fstat(self._fd).st_nlink and not self.path(self._segment + 1).exists():
             return
         self.close()
         self._failed = None

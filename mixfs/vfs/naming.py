@@ -100,7 +100,14 @@ def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
 def replaced_by(tree: Tree, directory: bytes, name: bytes) -> str | None:
     """The placement that a new file of this name is a new version of: its old version was renamed away to be kept."""
     vacated = tree.vacated.pop((directory, name), None)
-    return vacated[0] if vacated is not None and time.monotonic() - vacated[1] < VACATED_S else None
+    if vacated is None or time.monotonic() - vacated[1] >= VACATED_S:
+        return None
+    for staged in tree.staging:
+        if staged.replaces == vacated[0]:
+            # A version that was never taken in, and is what is kept aside.
+            staged.replaces, staged.moved = None, False
+            tree.staging.note(staged)
+    return vacated[0]
 
 
 async def make_node(tree: Tree, directory: bytes, name: bytes, mode: int) -> Dentry:

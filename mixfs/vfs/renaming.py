@@ -118,8 +118,13 @@ async def _rename_file(
     if stored is not None:
         await _rename_record(tree, stored, overwritten, old_directory, old_name, new_directory, new_name)
     if staged is not None:
-        if stored is None and replaces is not None and not is_temporary(new_name):
-            staged.replaces = replaces
+        if stored is None and is_temporary(new_name):
+            if staged.replaces is not None and old_directory[:1] == b"d" and not is_temporary(old_name):
+                _note_vacated(tree, (old_directory, old_name), staged.replaces)
+        elif stored is None and replaces is not None:
+            staged.replaces, staged.moved = replaces, False
+        elif stored is None and staged.replaces is not None:
+            staged.moved = True
         # Before what it replaces goes: a kill in between leaves the name to one of them.
         tree.staging.rename(staged, new_directory, new_name)
     if stored is None and overwritten is not None:

@@ -51,6 +51,8 @@ class Staged:
         self.xattrs: dict[str, bytes] = {}
         # The placement whose bytes these are a new version of.
         self.replaces: str | None = None
+        # Renamed since: the placement moves along when these are taken in.
+        self.moved = False
         self.intake: Intake | None = None
         # Set while the bytes are becoming a blob, and after that until they are committed.
         self.digest: Digest | None = None
@@ -105,7 +107,7 @@ class Staged:
         """What the log keeps of it."""
         return {
             "id": self.id, "key": self.key, "directory": self.directory, "name": self.name, "mode": self.mode,
-            "xattrs": self.xattrs, "replaces": self.replaces, "closed": self.closed,
+            "xattrs": self.xattrs, "replaces": self.replaces, "moved": self.moved, "closed": self.closed,
         }  # fmt: skip
 
 
@@ -410,7 +412,7 @@ class Staging:
                 continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
-            staged.closed = state["closed"]
+            staged.closed, staged.moved = state["closed"], state.get("moved", False)
             # It may have been fsynced: nobody can say any more.
             staged.synced = True
             if (path / staged.id).exists():

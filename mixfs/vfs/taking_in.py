@@ -389,6 +389,8 @@ class TakingIn:
             placement, _ = admit(
                 txn, incoming, session_id, folder_id, library.has_blob, replaces=old.id if old is not None else None
             )
+            if staged.moved and old is not None:
+                editing.move_placement(txn, placement.id, session_id, folder_id, staged.name)
             receipt_id = held.id if held is not None else id_of_key(staged.key[1:])
             txn.put(
                 Receipt(

@@ -420,3 +420,59 @@ async def test_a_removal_that_can_not_be_noted_is_committed(receipted: Tree, mon
         await naming.unlink(receipted, IMPORT, b"a.bin")
     assert listing(receipted) == [b"b.bin", b"c.bin"]
     assert [receipt.name for receipt in receipts(receipted.library)] == [b"b.bin", b"c.bin"]
+
+
+# -- new versions that are renamed before they are taken in
+
+
+async def in_session(tree: Tree) -> dict[bytes, bytes]:
+    with tree.library.read() as view:
+        sessions = list(view.records(Session))
+    found = [placement for session in sessions for placement in tree.library.placements(session.id)]
+    return {placement.name: tree.library.blobs.fetch(placement.digest) for placement in found}
+
+
+@pytest.mark.parametrize("saved", ["over it", "aside", "in place"])
+@pytest.mark.parametrize("by_way_of", [None, b"b.bin.part"])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_new_version_that_is_renamed_takes_its_picture_along(
+    tree: Tree, saved: str, by_way_of: bytes | None, killed: bool, after_kill: Callable[[], Tree]
+):
+    key = await put(tree, b"a.bin", b"old")
+    await TakingIn(tree).take_all()
+    if saved == "over it":
+        await put(tree, b".a.tmp", b"new")
+        await renaming.rename(tree, IMPORT, b".a.tmp", IMPORT, b"a.bin")
+    elif saved == "aside":
+        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".a.tmp")
+        await put(tree, b"a.bin", b"new")
+        await naming.unlink(tree, IMPORT, b".a.tmp")
+    else:
+        await rewrite(tree, key, b"new")
+    if by_way_of is not None:
+        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, by_way_of)
+    await renaming.rename(tree, IMPORT, by_way_of or b"a.bin", IMPORT, b"b.bin")
+    if killed:
+        tree = after_kill()
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [b"b.bin"] and await in_session(tree) == {b"b.bin": b"new"}
+
+
+@pytest.mark.parametrize("first", ["over it", "aside", "in place"])
+async def test_an_editor_that_keeps_its_last_version_aside_may_save_twice_at_once(tree: Tree, first: str):
+    key = await put(tree, b"a.bin", b"old")
+    await TakingIn(tree).take_all()
+    if first == "over it":
+        await put(tree, b".a.tmp", b"new")
+        await renaming.rename(tree, IMPORT, b".a.tmp", IMPORT, b"a.bin")
+    elif first == "aside":
+        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".a.tmp")
+        await put(tree, b"a.bin", b"new")
+        await naming.unlink(tree, IMPORT, b".a.tmp")
+    else:
+        await rewrite(tree, key, b"new")
+    await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".b.tmp")
+    await put(tree, b"a.bin", b"newer")
+    await naming.unlink(tree, IMPORT, b".b.tmp")
+    await TakingIn(tree).take_all()
+    assert listing(tree) == [b"a.bin"] and await in_session(tree) == {b"a.bin": b"newer"}

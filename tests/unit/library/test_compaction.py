@@ -109,6 +109,22 @@ def test_another_process_goes_on_after_it(library: Library, tmp_path: Path) -> N
     check_same(library, rows(library))
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_another_process_compacts_it_again_and_again_while_this_one_looks_on(library: Library, times: int) -> None:
+    """The segment that this process wrote to last is gone, and so is the one that came after it."""
+    code = (
+        "import sys; from mixfs import Library; from mixfs.library.compaction import compact\n"
+        "with Library.open(sys.argv[1]) as library: compact(library, keep_days=0)"
+    )
+    for _ in range(times):
+        subprocess.run([sys.executable, "-c", code, str(library.root)], check=True, timeout=60)
+    session = library.create_session("afterwards")
+    assert library.session(session.id).title == "afterwards"
+    before = rows(library)
+    library.store.rebuild_index()
+    check_same(library, before)
+
+
 @pytest.mark.parametrize(
     ("call", "number"),
     [*itertools.product(("rename", "fsync", "pwrite"), range(1, 4)), ("unlink", 1), ("unlink", 2)],
