@@ -31,6 +31,8 @@ from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
 
+COMMAND = ("-P", "-m", "mixfs.media.worker")
+"""What Python runs. -P keeps the working directory off the import path, where a picture folder could hold a `PIL`."""
 JOBS_PER_WORKER = 2000
 """Jobs after which a worker is replaced, so that a leak in a decoder stays small."""
 START_TIMEOUT_S = 60.0
@@ -62,8 +64,7 @@ class _Worker:
     """One process and its pipes. Owned by one thread at a time."""
 
     def __init__(self) -> None:
-        # Spawned, never forked: the caller may have an LMDB environment open. -P keeps the working directory off the
-        # import path, where a picture folder could hold a `PIL`.
+        # Spawned, never forked: the caller may have an LMDB environment open.
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
@@ -73,7 +74,7 @@ class _Worker:
         with tempfile.TemporaryFile() as errors:
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "mixfs.media.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=errors, close_fds=True, cwd="/", env=environment, bufsize=0,
                 )  # fmt: skip
             except OSError as error:
