@@ -36,6 +36,8 @@ COMMAND = ("-P", "-m", "mixfs.media.worker")
 JOBS_PER_WORKER = 2000
 """Jobs after which a worker is replaced, so that a leak in a decoder stays small."""
 START_TIMEOUT_S = 60.0
+TEXTS_TIMEOUT_S = 10.0
+"""For the texts of a picture over which a decoder died or took too long."""
 
 _log = logging.getLogger(__name__)
 
@@ -190,9 +192,13 @@ class WorkerPool:
         """What a file is and holds. Raises OSError when it can't be read, WorkerStartError, PoolClosed."""
         path = os.path.abspath(path)
         media_type = _sniff_file(path)
+        if media_type not in IMAGE_TYPES:
+            # Nothing beyond its first bytes is looked at.
+            return Inspection(media_type=media_type)
         problem: str | None = None
         for pixels in (True, False):
-            answer = self._job({"kind": "inspect", "path": os.fsencode(path), "pixels": pixels}, timeout_s)
+            limit_s = timeout_s if pixels else min(timeout_s, TEXTS_TIMEOUT_S)
+            answer = self._job({"kind": "inspect", "path": os.fsencode(path), "pixels": pixels}, limit_s)
             if "ok" in answer:
                 try:
                     found = inspection_from_dict(answer["ok"])
@@ -202,8 +208,6 @@ class WorkerPool:
                     return found if problem is None else dataclasses.replace(found, problem=problem)
             _raise_os(answer, path)
             problem = problem or _reason(answer)
-            if media_type not in IMAGE_TYPES:
-                break
             # What the decoder could not bear may have texts that can be read: the prompt is kept with the damage.
         return Inspection(media_type=media_type, problem=problem)
 

@@ -15,8 +15,10 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import trio
@@ -34,6 +36,8 @@ from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folde
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
 
+T = TypeVar("T")
+
 QUIET_S = 1.0
 LONGEST_QUIET_S = 300.0
 # How long it is remembered that a name was written.
@@ -46,6 +50,7 @@ RELEASE_TRIES, RELEASE_PAUSE_S = 100, 0.02
 _LOOKED_AT_ONCE = 100
 # How often gc may take away what is about to be named.
 GC_TRIES = 5
+THREADS = 4
 _ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
 log = structlog.get_logger("mixfs.taking_in")
@@ -73,6 +78,8 @@ class TakingIn:
         self._tree = tree
         self._wake = trio.Event()
         self._round = trio.Lock()
+        # Its own: many files that are looked at must not keep those waiting who write.
+        self._threads = trio.CapacityLimiter(THREADS)
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
         tree.wake = self._woken
@@ -80,6 +87,9 @@ class TakingIn:
 
     def _woken(self) -> None:
         self._wake.set()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, limiter=self._threads)
 
     # -- what is ready
 
@@ -148,10 +158,16 @@ class TakingIn:
             log.warning("receipts_not_removed", receipts=len(self._tree.staging.removed), error=str(error))
 
     async def _take_due(self) -> float:
-        await self._settle()
         now = time.monotonic()
-        ready: list[Staged] = []
         next_due = now + 3600
+        if self._tree.staging.removed:
+            # Once nobody removes any more: a commit keeps `rm -r` waiting.
+            quiet_at = self._tree.staging.removed_at + QUIET_S
+            if quiet_at <= now:
+                await self._settle()
+            else:
+                next_due = quiet_at
+        ready: list[Staged] = []
         there = list(self._tree.staging)
         for start in range(0, len(there), _LOOKED_AT_ONCE):
             with self._tree.library.read() as view:
@@ -241,11 +257,11 @@ class TakingIn:
 
         try:
             async with staged.io:
-                path, digest, status, sums = await self._tree.in_thread(measure)
+                path, digest, status, sums = await self._in_thread(measure)
             if staged.key not in self._tree.open_nodes:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
-            inspection = await self._tree.in_thread(inspect)
+            inspection = await self._in_thread(inspect)
         except (OSError, MixfsError) as error:
             if staged.version == version:
                 self._failed(staged, error)
@@ -279,7 +295,7 @@ class TakingIn:
             return self._publish(ready)
 
         published: list[Looked] = []
-        for item, error in zip(ready, await tree.in_thread(publish), strict=True):
+        for item, error in zip(ready, await self._in_thread(publish), strict=True):
             if error is not None:
                 self._failed(item.staged, error)
             else:
@@ -307,7 +323,7 @@ class TakingIn:
                 return items
             except BlobMissing:
                 # A gc without patience took a blob before it was named. The name in staging has the bytes still.
-                items = await self._tree.in_thread(lambda items=items: self._publish_again(items))  # type: ignore[misc]
+                items = await self._in_thread(lambda items=items: self._publish_again(items))  # type: ignore[misc]
         await self._commit(items)
         return items
 
