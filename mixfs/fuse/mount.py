@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from mixfs.errors import MountError
+from mixfs.fuse import receiving
 from mixfs.fuse.operations import FILE_TAGS, Operations
 from mixfs.mountinfo import mount_at
 
@@ -62,6 +63,7 @@ class Mount:
     async def serve(self) -> None:
         """Answer requests until the file system is unmounted."""
         # Tasks are made as they are needed. Many, because each request to a disk that hangs keeps one.
+        receiving.install(lambda: self._operations.under_way > 0)
         await pyfuse3.main(min_tasks=4, max_tasks=512)
 
     def close(self, *, unmount: bool = True) -> None:
