@@ -21,8 +21,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import cbor2
@@ -58,6 +59,24 @@ T = TypeVar("T")
 
 # Bytes that must be free on the disk for a commit: what a commit of few records makes the index grow by, and more.
 ROOM = 1 << 20
+
+
+class _Read:
+    """`Store.read`. No generator, as contextlib would have it: every request of a mount begins with one."""
+
+    __slots__ = ("_read", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> View:
+        self._read, txn = self._store.begin_read()
+        return View(txn)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return self._read.__exit__(kind, error, trace)
 
 
 class Store:
@@ -105,17 +124,17 @@ class Store:
 
     # -- reading
 
-    @contextmanager
-    def read(self) -> Iterator[View]:
+    def read(self) -> AbstractContextManager[View]:
         """The library at one state. Keep it for one bounded page of work."""
-        with contextlib.ExitStack() as stack:
-            yield View(self._begin_read(stack))
+        return _Read(self)
 
-    def _begin_read(self, stack: contextlib.ExitStack) -> ReadTxn:
+    def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
+        """A read transaction that has begun, and what ends it. For `read`."""
         while True:
             engine = self._engine
             try:
-                return stack.enter_context(engine.read())
+                read = engine.read()
+                return read, read.__enter__()
             except IndexDamaged:
                 # Perhaps a writer closed it a moment ago, to reopen it.
                 self._check_open()
