@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from mixfs.errors import MountError
+from mixfs.fuse import receiving
 from mixfs.fuse.operations import FILE_TAGS, Operations
 from mixfs.mountinfo import mount_at
 
@@ -39,14 +40,15 @@ class Mount:
             raise MountError(
                 f"{self._mountpoint} could not be mounted ({error}). `mixfs doctor` says what is missing.{given}"
             ) from None
-        self._tune()
 
-    def _tune(self) -> None:
+    async def _tune(self) -> None:
         """Set what the kernel has of this connection, where we may.
 
+        Once it has our answer to INIT: by that it takes the read-ahead back to what it had offered.
         Cold sequential reads gain a factor of 2.3 by a longer read-ahead; only root may. The kernel has twelve reads
         ahead under way at once, of all files together: a disk that hangs would soon have them all.
         """
+        await self._operations.answering.wait()
         # Found in mountinfo and not by a stat of the mount point: the daemon never touches its own mount.
         mount = mount_at(str(self._mountpoint))
         if mount is None:
@@ -62,7 +64,11 @@ class Mount:
     async def serve(self) -> None:
         """Answer requests until the file system is unmounted."""
         # Tasks are made as they are needed. Many, because each request to a disk that hangs keeps one.
-        await pyfuse3.main(min_tasks=4, max_tasks=512)
+        receiving.install(lambda: self._operations.under_way > 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tune)
+            await pyfuse3.main(min_tasks=4, max_tasks=512)
+            nursery.cancel_scope.cancel()
 
     def close(self, *, unmount: bool = True) -> None:
         pyfuse3.close(unmount=unmount)

@@ -48,6 +48,7 @@ def handler(function: F) -> F:
     @functools.wraps(function)
     async def wrapped(self: Operations, *args: Any) -> Any:
         self.counts[name] += 1
+        self.under_way += 1
         try:
             return await function(self, *args)
         except FUSEError:
@@ -65,6 +66,8 @@ def handler(function: F) -> F:
             self.errors[name] += 1
             log.exception("handler_failed", operation=name, error=repr(error))
             raise FUSEError(errno.EIO) from None
+        finally:
+            self.under_way -= 1
 
     return cast(F, wrapped)
 
@@ -104,6 +107,8 @@ class Operations(pyfuse3.Operations):
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.served_bytes = 0
+        # Requests that were taken and are not answered yet.
+        self.under_way = 0
         # Set once the kernel's first request was answered.
         self.answering = trio.Event()
 
@@ -125,22 +130,32 @@ class Operations(pyfuse3.Operations):
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
 
-    def _fill(self, dentry: Dentry, ino: int) -> EntryAttributes:
+    def _blank(self) -> EntryAttributes:
+        """What nearly all entries have in common."""
         entry = EntryAttributes()
-        entry.st_ino = ino
-        entry.st_mode = dentry.mode
-        entry.st_nlink = 2 if dentry.key[:1] == b"J" else dentry.links
         entry.st_uid = self._uid
         entry.st_gid = self._gid
-        entry.st_size = dentry.size
-        entry.st_blocks = (dentry.size + 511) >> 9
         entry.st_blksize = 131072
-        entry.st_atime_ns = dentry.atime_ns
-        entry.st_mtime_ns = dentry.mtime_ns
+        entry.entry_timeout = TIMEOUT_S
+        entry.attr_timeout = TIMEOUT_S
+        return entry
+
+    def _fill(self, dentry: Dentry, ino: int, entry: EntryAttributes | None = None) -> EntryAttributes:
+        """Attributes as the kernel wants them; in `entry`, one of `_blank`, where that may be used again."""
+        tag = dentry.key[:1]
+        if entry is None or tag in _LIVE_TAGS:
+            entry = self._blank()
+        size, mtime_ns = dentry.size, dentry.mtime_ns
+        entry.st_ino = ino
+        entry.st_mode = dentry.mode
+        entry.st_nlink = 2 if tag == b"J" else dentry.links
+        entry.st_size = size
+        entry.st_blocks = (size + 511) >> 9
+        entry.st_atime_ns = dentry.atime_ns if dentry.extra else mtime_ns
+        entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = dentry.ctime_ns
-        timeout = 0.0 if dentry.key[:1] in _LIVE_TAGS else TIMEOUT_S
-        entry.entry_timeout = timeout
-        entry.attr_timeout = timeout
+        if tag in _LIVE_TAGS:
+            entry.entry_timeout = entry.attr_timeout = 0.0
         return entry
 
     def _given(self, dentry: Dentry) -> EntryAttributes:
@@ -401,10 +416,12 @@ class Operations(pyfuse3.Operations):
             del places[1:]
         next_id = start_id + 1
         inodes, fill, reply = self.inodes, self._fill, pyfuse3.readdir_reply
+        # `reply` copies what it is given, so that one does for all.
+        entry = self._blank()
         with self._view() as view:
             for dentry, place in self._tree.entries(view, directory.key, places[start_id]):
                 ino = inodes.ino(dentry.key, dentry.ino)
-                if not reply(token, dentry.name, fill(dentry, ino), next_id):
+                if not reply(token, dentry.name, fill(dentry, ino, entry), next_id):
                     return
                 inodes.remember(ino, dentry.key)
                 if next_id < len(places):

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 BATCH_FILES = 64
 BATCH_S = 0.5
-_IN_FLIGHT = 16
+# Each of them waits most of its time, for the disk or for a worker process: four kept no two workers busy.
+_THREADS = 8
+_IN_FLIGHT = 4 * _THREADS
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class Importer:
             refuse_own(self._library, path)
             checked.append(path)
         jobs = find_jobs(checked, session, self.report, frozenset(own_places(self._library)))
-        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="import") as threads:
+        with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="import") as threads:
             self._pump(jobs, threads)
         return self.report
 

@@ -21,8 +21,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 import cbor2
@@ -60,6 +61,28 @@ T = TypeVar("T")
 ROOM = 1 << 20
 # In index/: the start of the machine in which it was last looked through.
 _BOOT = "boot"
+
+
+class _Read:
+    """`Store.read`. No generator, as contextlib would have it: every request of a mount begins with one."""
+
+    __slots__ = ("_read", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> View:
+        self._read, txn = self._store.begin_read()
+        return View(txn)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        try:
+            return self._read.__exit__(kind, error, trace)
+        except IndexDamaged:
+            self._store.note_damage()
+            raise
 
 
 class Store:
@@ -110,31 +133,32 @@ class Store:
 
     # -- reading
 
-    @contextmanager
-    def read(self) -> Iterator[View]:
+    def read(self) -> AbstractContextManager[View]:
         """The library at one state. Keep it for one bounded page of work.
 
         Raises IndexDamaged when the index can't be read; `refresh`, and the next commit that meets the damage, make it
         anew.
         """
-        try:
-            with contextlib.ExitStack() as stack:
-                yield View(self._begin_read(stack))
-        except IndexDamaged:
-            self._behind = True
-            raise
+        return _Read(self)
 
-    def _begin_read(self, stack: contextlib.ExitStack) -> ReadTxn:
+    def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
+        """A read transaction that has begun, and what ends it. For `read`."""
         while True:
             engine = self._engine
             try:
-                return stack.enter_context(engine.read())
+                read = engine.read()
+                return read, read.__enter__()
             except IndexDamaged:
                 # Perhaps a writer closed it a moment ago, to reopen it.
                 self._check_open()
                 with self._swap:
                     if self._engine is engine:
+                        self.note_damage()
                         raise
+
+    def note_damage(self) -> None:
+        """The index can't be read: `is_current` is False from now on."""
+        self._behind = True
 
     def _check_open(self) -> None:
         if self._closed:

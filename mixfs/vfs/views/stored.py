@@ -33,7 +33,8 @@ class Stored:
 
     def entries(self, context: Context, view: View, key: bytes, after: bytes) -> Iterator[tuple[Dentry, bytes]]:
         for dentry in view.dentries(key, after):
-            yield self._shown(view, dentry), dentry.name
+            # Only folders may be shown otherwise than they are stored, and there are few.
+            yield self._shown(view, dentry) if dentry.is_directory else dentry, dentry.name
 
     def _shown(self, view: View, dentry: Dentry) -> Dentry:
         return with_mtime(view, dentry)
