@@ -41,6 +41,12 @@ def import_(
     fetch_private: Annotated[
         bool, typer.Option("--fetch-private", help="Also from addresses that are not public.")
     ] = False,
+    rewrite: Annotated[
+        Path | None,
+        typer.Option(
+            "--rewrite", metavar="OUT", parser=a_path, help="Write a gallery's JSON anew, without pictures in it."
+        ),
+    ] = None,
     dry_run: DryRunOption = False,
     library: LibraryOption = None,
     json: JsonOption = False,
@@ -50,15 +56,15 @@ def import_(
     A folder becomes a session of its name; a file by itself goes to the session Inbox. What is no picture is kept as a
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
-    A workflow package (.genaiw.zip) is imported as what it is: a session with its canvas. What can't be taken is
-    reported with file, place and reason; then the exit code is 1.
+    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip) and gallery JSON.
+    What can't be taken is reported with file, place and reason; then the exit code is 1.
     """
     from mixfs.formats.base import Options
 
     began = time.monotonic()
     found = [(path, _layout_of(path, layout)) for path in paths]
     ordinary = [Path(path) for path, kind in found if kind is None]
-    options = Options(fetch=fetch, fetch_private=fetch_private)
+    options = Options(fetch=fetch, fetch_private=fetch_private, rewrite=rewrite)
     reports: list[Report] = []
     report: ImportReport | None = None
     with _library(library, dry_run) as opened:

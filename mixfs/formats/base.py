@@ -7,8 +7,11 @@ Readers never change what they read, and put nothing into the library: `taking.p
 
 from __future__ import annotations
 
+import base64
+import datetime
 import hashlib
 import os
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,9 @@ from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
 
 
 class Refused(MixfsError):
@@ -210,6 +216,49 @@ class Format(Protocol):
 
     def read(self, source: Source, /) -> Iterator[Piece | Problem]:
         """What is in it, piece by piece. Raises Refused, OSError."""
+
+
+def iso_ns(moment: Any) -> int:
+    """Nanoseconds of an ISO 8601 time; one without a zone is UTC. 0 for anything else."""
+    if not isinstance(moment, str):
+        return 0
+    try:
+        parsed = datetime.datetime.fromisoformat(moment)
+        zoned = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=datetime.UTC)
+        return (zoned - _EPOCH) // _MICROSECOND * 1000
+    except (ValueError, OverflowError):
+        return 0
+
+
+def data_uri(uri: str) -> bytes:
+    """The bytes of a data URI. Raises InvalidValue."""
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
+    if not head.lower().endswith(";base64"):
+        data = urllib.parse.unquote_to_bytes(body)
+    else:
+        try:
+            data = base64.b64decode(body, validate=True)
+        except ValueError as error:
+            spaces = body.split(None, 1)
+            if len(spaces) < 2:
+                raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
+            return data_uri(f"{head},{''.join(body.split())}")
+    if not data:
+        raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
+    return data
+
+
+def beside(root: Path, relative: str) -> Path:
+    """A file below a folder, by a path that a layout says. Raises InvalidValue when it leads out, also by a link."""
+    parts = relative.split("/")
+    if "\0" in relative or "\\" in relative or any(part in ("", ".", "..") for part in parts):
+        raise InvalidValue(f"The path {relative!r:.120} leads out of {root}.")
+    path = root.joinpath(*parts)
+    if not os.path.realpath(path).startswith(os.path.realpath(root) + "/"):
+        raise InvalidValue(f"The path {relative!r:.120} leads out of {root} by a link.")
+    return path
 
 
 def head_of(path: Path, size: int = HEAD_SIZE) -> bytes:

@@ -22,7 +22,7 @@ OPTIONS = {
     "umount": ("MOUNTPOINT", "--lazy", "--library"),
     "abort": ("MOUNTPOINT",),
     "wait": ("MOUNTPOINT", "--library", "--json"),
-    "import": ("PATH", "--session", "--format", "--fetch", "--fetch-private", "--dry-run", "--library", "--json"),
+    "import": ("PATH", "--session", "--format", "--fetch", "--fetch-private", "--rewrite", "--dry-run", "--library", "--json"),
     "export": ("SESSION", "DEST", "--format", "--embed-remote", "--library", "--json"),
     "sessions": ("--library", "--json"),
     "show": ("SESSION|DIGEST|PATH", "--library", "--json"),

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 from cli_home import Home
-from conftest import take
+from format_home import package, picture, read_package, take, write_package
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from packages import package, picture, read_package, write_package
 
 from mixfs.errors import ExistsError
 from mixfs.formats import zips

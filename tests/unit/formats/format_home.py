@@ -1,4 +1,4 @@
-"""Workflow packages made from a seed, as an app writes them, and what tests ask of two of them."""
+"""What the tests of layouts share: pictures and packages made from a seed, and how they are taken in."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from mixfs.formats.base import Options, Report
+from mixfs.formats.layouts import detect, import_layout
+from mixfs.library.api import Library
 
 
 def picture(seed: int, kind: str = "PNG") -> bytes:
@@ -80,3 +84,10 @@ def read_package(path: Path) -> dict[str, Any]:
             name: json.loads(archive.read(name)) if name.endswith(".json") else archive.read(name)
             for name in archive.namelist()
         }
+
+
+def take(library: Library, path: Path, *, dry_run: bool = False, **options: object) -> Report:
+    """Import a path as the layout that it is found to be."""
+    layout = detect(path)
+    assert layout is not None, f"{path} is in no layout"
+    return import_layout(library, layout, path, Options(**options), dry_run=dry_run)  # type: ignore[arg-type]
