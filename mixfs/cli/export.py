@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,17 +16,29 @@ if TYPE_CHECKING:
     from mixfs.library.api import Library
     from mixfs.records import Session
 
-LAYOUTS = ("folder", "workflow-package")
+LAYOUTS = ("folder", "workflow-package", "outputs")
+_ONE = ("folder", "workflow-package")
 
 
 def export(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Title, folder name or id.", show_default=False)],
-    dest: Annotated[
-        Path, typer.Argument(metavar="DEST", parser=a_path, help="A new folder or an empty one; a new file.")
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SESSION... DEST",
+            help="Titles, folder names or ids; then a new folder or an empty one, or a new file.", show_default=False,
+        ),
     ],
     layout: Annotated[
         str, typer.Option("--format", metavar="LAYOUT", help=f"The layout to write: {', '.join(LAYOUTS)}.")
     ] = "folder",
+    every: Annotated[bool, typer.Option("--all", help="All sessions, instead of naming them.")] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", metavar="TEXT",
+            help="How `outputs` names a picture; else {date}/{model}/{timestamp}_{model_slug}_{short_id}.{ext}",
+        ),
+    ] = None,
     embed_remote: Annotated[
         bool, typer.Option("--embed-remote", help="Download what has a URL, and put it into the workflow package.")
     ] = False,
@@ -35,37 +48,67 @@ def export(
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a session's folder as plain files, or in the layout of another program.
+    """Write a session's folder as plain files, or sessions in the layout of another program.
 
     As a folder: the same folders and files as in the mount, images/, files/, metadata/, thumbnails/, canvas/,
     generations/ and the three JSON documents. Pictures are bit for bit what was imported, and keep their times.
 
-    What another layout has no place for is said on stderr.
+    What another layout has no place for is said on stderr before it is written.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"There is no layout {layout!r} to export. There are: {', '.join(LAYOUTS)}.")
+    *names, last = words
+    if every == bool(names):
+        raise UsageError("Name the sessions (or say --all), and then where they go.")
+    dest = a_path(last)
     with open_library(library, read_only=True) as opened:
-        found = opened.find_session(session)
+        found = opened.sessions() if every else [opened.find_session(name) for name in names]
+        if layout in _ONE and len(found) != 1:
+            raise UsageError(f"{len(found)} sessions are meant; as a {layout} one goes at a time.")
+        lost = _not_carried(opened, found, layout)
+        for line in lost:
+            note(f"this layout ({layout}) has no place for {line}")
         if layout == "workflow-package":
-            from mixfs.formats import workflow_package
-
-            lost = workflow_package.not_carried(opened, found.id)
-            for line in lost:
-                note(f"a workflow package has no place for {line}")
-            written = workflow_package.write(
-                opened, found.id, dest, embed_remote=embed_remote, fetch_private=fetch_private
-            )
-            files, size = written.files, written.bytes
+            files, size = _as_package(opened, found[0], dest, embed_remote, fetch_private)
+        elif layout == "outputs":
+            files, size = _as_outputs(opened, found, dest, template)
         else:
-            lost = ()
-            files, size = _as_folder(opened, found, dest)
+            files, size = _as_folder(opened, found[0], dest)
     if json:
-        emit_json(
-            {"session": found.title, "session_id": found.id, "dest": str(dest.absolute()), "format": layout,
-             "files": files, "bytes": size, "not_carried": list(lost)}
-        )  # fmt: skip
+        about = {
+            "dest": str(dest.absolute()), "format": layout, "files": files, "bytes": size, "not_carried": list(lost),
+            "sessions": [{"session": session.title, "session_id": session.id} for session in found],
+        }  # fmt: skip
+        if len(found) == 1:
+            about |= {"session": found[0].title, "session_id": found[0].id}
+        emit_json(about)
         return
-    say(f"{quoted(found.title)} is in {plain(str(dest))}: {count(files, 'file')}, {human_bytes(size)}")
+    what = f"{quoted(found[0].title)} is" if len(found) == 1 else f"{count(len(found), 'session')} are"
+    say(f"{what} in {plain(str(dest))}: {count(files, 'file')}, {human_bytes(size)}")
+
+
+def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
+    from mixfs.formats import outputs, workflow_package
+
+    if layout == "workflow-package":
+        return workflow_package.not_carried(library, sessions[0].id)
+    if layout == "outputs":
+        return outputs.not_carried(library, [session.id for session in sessions])
+    return ()
+
+
+def _as_package(library: Library, session: Session, dest: Path, embed: bool, private: bool) -> tuple[int, int]:
+    from mixfs.formats import workflow_package
+
+    written = workflow_package.write(library, session.id, dest, embed_remote=embed, fetch_private=private)
+    return written.files, written.bytes
+
+
+def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, template: str | None) -> tuple[int, int]:
+    from mixfs.formats import outputs
+
+    written = outputs.write(library, [session.id for session in sessions], dest, template or outputs.TEMPLATE)
+    return written.files, written.bytes
 
 
 def _as_folder(library: Library, session: Session, dest: Path) -> tuple[int, int]:

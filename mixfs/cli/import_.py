@@ -56,15 +56,16 @@ def import_(
     A folder becomes a session of its name; a file by itself goes to the session Inbox. What is no picture is kept as a
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
-    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip) and gallery JSON.
-    What can't be taken is reported with file, place and reason; then the exit code is 1.
+    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON, and
+    outputs folders with a JSON file for each picture. What can't be taken is reported with file, place and reason; then
+    the exit code is 1.
     """
     from mixfs.formats.base import Options
 
     began = time.monotonic()
     found = [(path, _layout_of(path, layout)) for path in paths]
     ordinary = [Path(path) for path, kind in found if kind is None]
-    options = Options(fetch=fetch, fetch_private=fetch_private, rewrite=rewrite)
+    options = Options(fetch=fetch, fetch_private=fetch_private, rewrite=rewrite, session=session)
     reports: list[Report] = []
     report: ImportReport | None = None
     with _library(library, dry_run) as opened:

@@ -269,6 +269,16 @@ def head_of(path: Path, size: int = HEAD_SIZE) -> bytes:
         return file.read(size)
 
 
+def number(value: Any) -> float | None:
+    """A number that JSON said; None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def text(value: Any) -> str | None:
+    """A text that JSON said; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
 def split_off(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """What is left of an object without the fields that are read: kept as it came."""
     return {key: value for key, value in data.items() if key not in names}

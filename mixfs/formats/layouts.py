@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from mixfs.errors import UsageError
-from mixfs.formats import gallery, workflow_package
+from mixfs.formats import gallery, outputs, workflow_package
 from mixfs.formats.base import Format, Options, Report
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import refuse_own
 
-FORMATS: tuple[Format, ...] = (workflow_package, gallery)
+FORMATS: tuple[Format, ...] = (workflow_package, gallery, outputs)
 
 
 def detect(path: Path) -> Format | None:

@@ -35,6 +35,8 @@ from mixfs.formats.base import (
     head_of,
     split_off,
 )
+from mixfs.formats.base import number as a_number
+from mixfs.formats.base import text as a_text
 from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.zips import open_checked
 from mixfs.ids import Digest
@@ -161,7 +163,7 @@ class _Reader:
         zoom, pan_x, pan_y = _viewport(workflow.get("viewport"), rest)
         session = Session(
             id=session_id, title=title, zoom=zoom, pan_x=pan_x, pan_y=pan_y,
-            user_id=_optional(about.get("userId")), user_name=_optional(about.get("userName")),
+            user_id=a_text(about.get("userId")), user_name=a_text(about.get("userName")),
             foreign={NAME: {"manifest": manifest, "workflow": rest, "edges": [edge.id for edge in edges]}},
         )  # fmt: skip
         return Piece(
@@ -235,9 +237,9 @@ class _Reader:
         size = node.get("size")
         width = height = None
         if isinstance(size, dict):
-            width, height = _number(size.get("width")), _number(size.get("height"))
+            width, height = a_number(size.get("width")), a_number(size.get("height"))
             left = {
-                key: value for key, value in size.items() if key not in ("width", "height") or _number(value) is None
+                key: value for key, value in size.items() if key not in ("width", "height") or a_number(value) is None
             }
             if left or not size:
                 data["size"] = left
@@ -268,8 +270,8 @@ class _Reader:
             height=height,
             z=z if isinstance(z, int) and not isinstance(z, bool) else at,
             digest=digest,
-            text=_optional(about.get("text")),
-            generation_id=_optional(about.get("generationId")),
+            text=a_text(about.get("text")),
+            generation_id=a_text(about.get("generationId")),
             data=data,
         )
 
@@ -337,21 +339,13 @@ def _viewport(viewport: Any, rest: dict[str, Any]) -> tuple[float | None, float 
         if viewport is not None:
             rest["viewport"] = viewport
         return None, None, None
-    values = _number(viewport.get("zoom")), _number(viewport.get("x")), _number(viewport.get("y"))
+    values = a_number(viewport.get("zoom")), a_number(viewport.get("x")), a_number(viewport.get("y"))
     left = {
-        key: value for key, value in viewport.items() if key not in ("zoom", "x", "y") or _number(value) is None
+        key: value for key, value in viewport.items() if key not in ("zoom", "x", "y") or a_number(value) is None
     }
     if left or not viewport:
         rest["viewport"] = left
     return values
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _optional(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 # -- out
