@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from mixfs.library.api import Library
     from mixfs.records import Session
 
-LAYOUTS = ("folder", "workflow-package", "outputs")
+LAYOUTS = ("folder", "workflow-package", "outputs", "koda")
 _ONE = ("folder", "workflow-package")
 
 
@@ -60,7 +61,7 @@ def export(
     *names, last = words
     if every == bool(names):
         raise UsageError("Name the sessions (or say --all), and then where they go.")
-    dest = a_path(last)
+    dest = str(a_path(last))
     with open_library(library, read_only=True) as opened:
         found = opened.sessions() if every else [opened.find_session(name) for name in names]
         if layout in _ONE and len(found) != 1:
@@ -69,14 +70,22 @@ def export(
         for line in lost:
             note(f"this layout ({layout}) has no place for {line}")
         if layout == "workflow-package":
-            files, size = _as_package(opened, found[0], dest, embed_remote, fetch_private)
+            files, size = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
         elif layout == "outputs":
-            files, size = _as_outputs(opened, found, dest, template)
+            files, size = _as_outputs(opened, found, Path(dest), template)
+        elif layout == "koda":
+            files, size = _as_koda(opened, found, dest)
         else:
-            files, size = _as_folder(opened, found[0], dest)
+            files, size = _as_folder(opened, found[0], Path(dest))
+    if layout == "koda":
+        from mixfs.formats.koda_tables import is_url, without_password
+
+        if is_url(dest):
+            dest = without_password(dest)
     if json:
         about = {
-            "dest": str(dest.absolute()), "format": layout, "files": files, "bytes": size, "not_carried": list(lost),
+            "dest": dest if "://" in dest else os.path.abspath(dest), "format": layout, "files": files, "bytes": size,
+            "not_carried": list(lost),
             "sessions": [{"session": session.title, "session_id": session.id} for session in found],
         }  # fmt: skip
         if len(found) == 1:
@@ -84,16 +93,18 @@ def export(
         emit_json(about)
         return
     what = f"{quoted(found[0].title)} is" if len(found) == 1 else f"{count(len(found), 'session')} are"
-    say(f"{what} in {plain(str(dest))}: {count(files, 'file')}, {human_bytes(size)}")
+    say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}")
 
 
 def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
-    from mixfs.formats import outputs, workflow_package
+    from mixfs.formats import koda, outputs, workflow_package
 
     if layout == "workflow-package":
         return workflow_package.not_carried(library, sessions[0].id)
     if layout == "outputs":
         return outputs.not_carried(library, [session.id for session in sessions])
+    if layout == "koda":
+        return koda.not_carried(library, [session.id for session in sessions])
     return ()
 
 
@@ -108,6 +119,13 @@ def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, templ
     from mixfs.formats import outputs
 
     written = outputs.write(library, [session.id for session in sessions], dest, template or outputs.TEMPLATE)
+    return written.files, written.bytes
+
+
+def _as_koda(library: Library, sessions: Sequence[Session], dest: str) -> tuple[int, int]:
+    from mixfs.formats import koda
+
+    written = koda.write(library, [session.id for session in sessions], dest)
     return written.files, written.bytes
 
 

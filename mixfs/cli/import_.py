@@ -56,9 +56,9 @@ def import_(
     A folder becomes a session of its name; a file by itself goes to the session Inbox. What is no picture is kept as a
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
-    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON, and
-    outputs folders with a JSON file for each picture. What can't be taken is reported with file, place and reason; then
-    the exit code is 1.
+    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON,
+    outputs folders with a JSON file for each picture, and Koda databases (a SQLite file, or postgresql://…). What can't
+    be taken is reported with file, place and reason; then the exit code is 1.
     """
     from mixfs.formats.base import Options
 
@@ -108,7 +108,7 @@ def _layout_of(path: str, wanted: str | None) -> Format | None:
 
     if wanted == "files":
         return None
-    return layouts.named(wanted) if wanted is not None else layouts.detect(Path(path))
+    return layouts.named(wanted) if wanted is not None else layouts.detect(path)
 
 
 def _import_plain(library: Library, paths: list[Path], session: str | None, dry_run: bool) -> ImportReport:

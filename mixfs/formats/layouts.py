@@ -6,17 +6,24 @@ import os
 from pathlib import Path
 
 from mixfs.errors import UsageError
-from mixfs.formats import gallery, outputs, workflow_package
+from mixfs.formats import gallery, koda, outputs, workflow_package
 from mixfs.formats.base import Format, Options, Report
+from mixfs.formats.koda_tables import is_url
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import refuse_own
 
-FORMATS: tuple[Format, ...] = (workflow_package, gallery, outputs)
+FORMATS: tuple[Format, ...] = (workflow_package, gallery, koda, outputs)
 
 
-def detect(path: Path) -> Format | None:
-    """The layout of a file or folder, by its content; None for plain files and folders, and what can't be read."""
+def detect(place: Path | str) -> Format | None:
+    """The layout of a file or folder, by its content; None for plain files and folders, and what can't be read.
+
+    The URL of a PostgreSQL server is a Koda database's.
+    """
+    if is_url(str(place)):
+        return koda
+    path = Path(place)
     for layout in FORMATS:
         try:
             if layout.detect(path):
@@ -43,6 +50,8 @@ def import_layout(
 
     With `dry_run` nothing is written. Raises UnsuitablePlace for a path in the library or its mount.
     """
-    path = Path(os.path.abspath(path))
-    refuse_own(library, path)
-    return Taking(library, layout, str(path), options or Options(), dry_run=dry_run, progress=progress).run()
+    location = str(path)
+    if not is_url(location):
+        location = os.path.abspath(path)
+        refuse_own(library, Path(location))
+    return Taking(library, layout, location, options or Options(), dry_run=dry_run, progress=progress).run()

@@ -15,6 +15,7 @@ from typing import Any
 
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Options, Piece, Problem, Report, Skipped, Source
+from mixfs.formats.koda_tables import is_url, without_password
 from mixfs.library import editing
 from mixfs.library.api import Library
 from mixfs.library.importing import publish
@@ -37,7 +38,7 @@ class Taking:
         self._library, self._layout = library, layout
         self._progress = progress or (lambda report: None)
         self._source = Source(path, options, None if dry_run else library.staging.intake)
-        self.report = Report(path, layout.NAME, dry_run)
+        self.report = Report(without_password(path) if is_url(path) else path, layout.NAME, dry_run)
         # What a dry run would have made by now.
         self._seen: set[tuple[str, str]] = set()
 
@@ -76,7 +77,7 @@ class Taking:
                 self._commit(piece, threads)
         except MixfsError as error:
             parts = [] if piece.whole else list(_parts(piece))
-            if len(parts) <= 1:
+            if not parts:
                 self.report.not_taken.append(Problem(piece.place, str(error)))
                 return
             # One record spoils the piece: take them one by one.
@@ -193,9 +194,9 @@ def _refs(view: View, session_id: str, refs: Sequence[ImageRef]) -> tuple[ImageR
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:
-    """A piece as pieces of one record."""
+    """A piece as pieces of one record; none where it is one already."""
     alone = dataclasses.replace(piece, files=(), entries=(), edges=(), generations=())
-    if not (piece.files or piece.entries or piece.edges or piece.generations):
+    if len(piece.files) + len(piece.entries) + len(piece.edges) + len(piece.generations) <= 1:
         return
     yield alone
     for file in piece.files:

@@ -27,6 +27,14 @@ _EDGE_KEYS = {"id", "source", "target", "sourceHandle", "targetHandle"}
 
 def parse(data: bytes) -> dict[str, Any]:
     """The JSON object of a document. Raises InvalidValue that says where it is wrong."""
+    value = parse_value(data)
+    if not isinstance(value, dict):
+        raise InvalidValue("The document must be a JSON object.")
+    return value
+
+
+def parse_value(data: bytes) -> Any:
+    """As `parse`, of any JSON value."""
     if len(data) > LIMIT:
         raise InvalidValue(f"The document has {len(data)} bytes; {LIMIT} are allowed.")
     # Signs within texts count too: it is a bound, and takes a millisecond.
@@ -43,8 +51,6 @@ def parse(data: bytes) -> dict[str, Any]:
         raise InvalidValue(f"{error}.") from None
     except RecursionError:
         raise InvalidValue("The document is nested too deeply.") from None
-    if not isinstance(value, dict):
-        raise InvalidValue("The document must be a JSON object.")
     if b"\\ud" in data.lower():
         # JavaScript writes half a character when it cuts a text in two; no UTF-8 can hold that.
         try:
