@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mixfs.library.api import Library
     from mixfs.records import Session
 
-LAYOUTS = ("folder", "workflow-package", "outputs", "koda")
+LAYOUTS = ("folder", "workflow-package", "outputs", "koda", "storage-v2")
 _ONE = ("folder", "workflow-package")
 
 
@@ -73,6 +73,8 @@ def export(
             files, size = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
         elif layout == "outputs":
             files, size = _as_outputs(opened, found, Path(dest), template)
+        elif layout == "storage-v2":
+            files, size = _as_storage_v2(opened, found, Path(dest))
         elif layout == "koda":
             files, size = _as_koda(opened, found, dest)
         else:
@@ -97,12 +99,14 @@ def export(
 
 
 def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
-    from mixfs.formats import koda, outputs, workflow_package
+    from mixfs.formats import koda, outputs, storage_v2, workflow_package
 
     if layout == "workflow-package":
         return workflow_package.not_carried(library, sessions[0].id)
     if layout == "outputs":
         return outputs.not_carried(library, [session.id for session in sessions])
+    if layout == "storage-v2":
+        return storage_v2.not_carried(library, [session.id for session in sessions])
     if layout == "koda":
         return koda.not_carried(library, [session.id for session in sessions])
     return ()
@@ -119,6 +123,13 @@ def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, templ
     from mixfs.formats import outputs
 
     written = outputs.write(library, [session.id for session in sessions], dest, template or outputs.TEMPLATE)
+    return written.files, written.bytes
+
+
+def _as_storage_v2(library: Library, sessions: Sequence[Session], dest: Path) -> tuple[int, int]:
+    from mixfs.formats import storage_v2
+
+    written = storage_v2.write(library, [session.id for session in sessions], dest)
     return written.files, written.bytes
 
 

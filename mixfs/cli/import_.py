@@ -57,8 +57,8 @@ def import_(
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
     What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON,
-    outputs folders with a JSON file for each picture, and Koda databases (a SQLite file, or postgresql://…). What can't
-    be taken is reported with file, place and reason; then the exit code is 1.
+    outputs folders with a JSON file for each picture, Storage V2 folders, and Koda databases (a SQLite file, or
+    postgresql://…). What can't be taken is reported with file, place and reason; then the exit code is 1.
     """
     from mixfs.formats.base import Options
 

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from mixfs.errors import UsageError
-from mixfs.formats import gallery, koda, outputs, workflow_package
+from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
 from mixfs.formats.base import Format, Options, Report
 from mixfs.formats.koda_tables import is_url
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import refuse_own
 
-FORMATS: tuple[Format, ...] = (workflow_package, gallery, koda, outputs)
+FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outputs)
 
 
 def detect(place: Path | str) -> Format | None:

@@ -134,6 +134,9 @@ def _entries(
         data = {key: value for key, value in item.items() if key not in _ENTRY_KEYS or value is None}
         if digest is None and item.get("imageHash") is not None:
             data["imageHash"] = item["imageHash"]
+        elif old is not None and digest is not None and old.digest == digest and "imageHash" in old.data:
+            # What another app calls the same picture.
+            data["imageHash"] = old.data["imageHash"]
         own_id, foreign_id = _ids(txn, Entry, session_id, entry_id, old)
         out[own_id] = Entry(
             id=own_id,
