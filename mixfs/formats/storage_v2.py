@@ -1,8 +1,7 @@
 """Storage V2, a desktop app's folder: sessions/, images/, image_registry.json and logs.jsonl. In and out; V1 in.
 
 A session is a session, its canvas_images are entries, its generations generations, and the images that they name are
-files of it. The app's own image hashes go out as they came. docs/formats/storage-v2.md says what is kept, changed and not
-taken.
+files of it. The app's own image hashes go out as they came. docs/formats/storage-v2.md says what is kept and changed.
 """
 
 from __future__ import annotations
@@ -413,8 +412,9 @@ class _Writer:
                 self._image(placement)
         if kept.get(_UNNAMED):
             return
-        moment = documents.iso(self._view.session_row(session.id).mtime_ns)
-        canvas: dict[str, Any] = {"version": "2.0", "created_at": documents.iso(session.created_ns), "updated_at": moment}
+        changed_ns = self._view.session_row(session.id).mtime_ns
+        canvas: dict[str, Any] = {"version": "2.0", "created_at": documents.iso(session.created_ns)}
+        canvas["updated_at"] = documents.iso(changed_ns)
         canvas |= kept.get("canvas", {}) | kept.get("v1", {})
         canvas |= {"session_id": session.id, "title": session.title}
         pan = kept.get("panOffset", {}) | {"x": session.pan_x, "y": session.pan_y}
