@@ -20,6 +20,12 @@ and new programs read each other; keys that this version doesn't know are kept i
     13    Metadata       digest (hex)            metadata/
 
 Times are nanoseconds since the epoch (`_ns`), sizes bytes, names bytes as programs gave them.
+
+Other layouts number what is in a session from one, so an id that names an entry there may name another one in the next
+session. Such an id is kept in `foreign_id`, and `id` follows from it and the session
+(`mixfs.library.editing.member_id`). Edges, and the generation ids of entries, say `shown_id`: what names a member
+within its session. `foreign` holds what a layout says and no field here does, by the layout's name, so that it can be
+written back.
 """
 
 from __future__ import annotations
@@ -119,6 +125,7 @@ class Session(Record):
     zoom: float | None = _f(7, None)
     pan_x: float | None = _f(8, None)
     pan_y: float | None = _f(9, None)
+    foreign: Mapping[str, Any] = _f(10, _EMPTY)
     stamps: Mapping[int, list[Any]] = _f(15, _EMPTY, each=_is_stamp)
 
 
@@ -156,10 +163,22 @@ class Placement(Record):
     original_name: bytes = _f(12, b"")
     xattrs: Mapping[str, bytes] = _f(13, _EMPTY)
     added_ns: int = _f(14, 0)
+    foreign: Mapping[str, Any] = _f(15, _EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry(Record):
+class Member(Record):
+    """What may have an id of another layout's: it is unique in the session only."""
+
+    @property
+    def shown_id(self) -> str:
+        """The id that names it within its session: the foreign one where there is one."""
+        foreign: str | None = getattr(self, "foreign_id")  # noqa: B009
+        return foreign if foreign is not None else self.entity_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Member):
     """A canvas entry: image, text, board, node, or a type unknown to us (its fields are then in `data`)."""
 
     KIND: ClassVar[int] = 4
@@ -177,11 +196,12 @@ class Entry(Record):
     generation_id: str | None = _f(11, None)
     data: Mapping[str, Any] = _f(12, _EMPTY)
     named_ns: int = _f(13, 0)
+    foreign_id: str | None = _f(14, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edge(Record):
-    """A connection between two entries of one session."""
+class Edge(Member):
+    """A connection between two entries of one session, named by their `shown_id`."""
 
     KIND: ClassVar[int] = 5
 
@@ -192,10 +212,11 @@ class Edge(Record):
     source_handle: str | None = _f(5, None)
     target_handle: str | None = _f(6, None)
     data: Mapping[str, Any] = _f(7, _EMPTY)
+    foreign_id: str | None = _f(8, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Generation(Record):
+class Generation(Member):
     """One run of a model. `reader`/`reader_version` say which metadata reader found it, if one did."""
 
     KIND: ClassVar[int] = 6
@@ -228,6 +249,8 @@ class Generation(Record):
     reader_version: int = _f(26, 0)
     canvas_state: Mapping[str, Any] | None = _f(27, None)
     named_ns: int = _f(28, 0)
+    foreign_id: str | None = _f(29, None)
+    foreign: Mapping[str, Any] = _f(30, _EMPTY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ find_python() {
 test_commands=(
     rsync:rsync unzip:unzip zip:zip tar:tar bindfs:bindfs strace:strace getfattr:attr convert:imagemagick
     gio:libglib2.0-bin exiftool:libimage-exiftool-perl setpriv:util-linux systemd-analyze:systemd
+    pg_lsclusters:postgresql
 )
 
 # Packages that MixFS can't be installed or run without: pyfuse3 comes as source and is compiled here.

@@ -240,6 +240,19 @@ class LocalBlobs:
             raise self._damaged(digest)
         return data
 
+    def chunks(self, digest: Digest) -> Iterator[bytes]:
+        """The bytes of a blob, piece by piece. Raises BlobMissing, and BlobDamaged behind the last when they differ."""
+        fd = self.open(digest)
+        try:
+            found = hashlib.sha256()
+            while chunk := os.read(fd, CHUNK):
+                found.update(chunk)
+                yield chunk
+        finally:
+            os.close(fd)
+        if found.digest() != digest:
+            raise self._damaged(digest)
+
     def stat(self, digest: Digest) -> int | None:
         try:
             return self.path(digest).stat().st_size
@@ -257,15 +270,8 @@ class LocalBlobs:
                         yield Digest(digest), (self.root / bucket / name).stat().st_size
 
     def check(self, digest: Digest) -> None:
-        fd = self.open(digest)
-        try:
-            found = hashlib.sha256()
-            while chunk := os.read(fd, CHUNK):
-                found.update(chunk)
-        finally:
-            os.close(fd)
-        if found.digest() != digest:
-            raise self._damaged(digest)
+        for _ in self.chunks(digest):
+            pass
 
     def remove(self, digest: Digest) -> None:
         self.path(digest).unlink(missing_ok=True)

@@ -1,37 +1,147 @@
-"""`mixfs export`: a session as plain files."""
+"""`mixfs export`: sessions as plain files, or in the layout of another program."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
-from mixfs.cli.output import count, emit_json, human_bytes, plain, quoted, say
+from mixfs.cli.output import count, emit_json, human_bytes, note, plain, quoted, say
+from mixfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from mixfs.library.api import Library
+    from mixfs.records import Session
+
+LAYOUTS = ("folder", "workflow-package", "outputs", "koda", "storage-v2")
+_ONE = ("folder", "workflow-package")
 
 
 def export(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Title, folder name or id.", show_default=False)],
-    dest: Annotated[Path, typer.Argument(metavar="DEST", parser=a_path, help="A new folder, or an empty one.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SESSION... DEST",
+            help="Titles, folder names or ids; then a new folder or an empty one, or a new file.", show_default=False,
+        ),
+    ],
+    layout: Annotated[
+        str, typer.Option("--format", metavar="LAYOUT", help=f"The layout to write: {', '.join(LAYOUTS)}.")
+    ] = "folder",
+    every: Annotated[bool, typer.Option("--all", help="All sessions, instead of naming them.")] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", metavar="TEXT",
+            help="How `outputs` names a picture; else {date}/{model}/{timestamp}_{model_slug}_{short_id}.{ext}",
+        ),
+    ] = None,
+    embed_remote: Annotated[
+        bool, typer.Option("--embed-remote", help="Download what has a URL, and put it into the workflow package.")
+    ] = False,
+    fetch_private: Annotated[
+        bool, typer.Option("--fetch-private", help="Also from addresses that are not public.")
+    ] = False,
     library: LibraryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Write a session's folder as plain files.
+    """Write a session's folder as plain files, or sessions in the layout of another program.
 
-    The same folders and files as in the mount: images/, files/, metadata/, thumbnails/, canvas/, generations/ and the
-    three JSON documents. Pictures are bit for bit what was imported, and keep their times.
+    As a folder: the same folders and files as in the mount, images/, files/, metadata/, thumbnails/, canvas/,
+    generations/ and the three JSON documents. Pictures are bit for bit what was imported, and keep their times.
+
+    What another layout has no place for is said on stderr before it is written.
     """
+    if layout not in LAYOUTS:
+        raise UsageError(f"There is no layout {layout!r} to export. There are: {', '.join(LAYOUTS)}.")
+    *names, last = words
+    if every == bool(names):
+        raise UsageError("Name the sessions (or say --all), and then where they go.")
+    dest = str(a_path(last))
+    with open_library(library, read_only=True) as opened:
+        found = opened.sessions() if every else [opened.find_session(name) for name in names]
+        if layout in _ONE and len(found) != 1:
+            raise UsageError(f"{len(found)} sessions are meant; as a {layout} one goes at a time.")
+        lost = _not_carried(opened, found, layout)
+        for line in lost:
+            note(f"this layout ({layout}) has no place for {line}")
+        if layout == "workflow-package":
+            files, size = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
+        elif layout == "outputs":
+            files, size = _as_outputs(opened, found, Path(dest), template)
+        elif layout == "storage-v2":
+            files, size = _as_storage_v2(opened, found, Path(dest))
+        elif layout == "koda":
+            files, size = _as_koda(opened, found, dest)
+        else:
+            files, size = _as_folder(opened, found[0], Path(dest))
+    if layout == "koda":
+        from mixfs.formats.koda_tables import is_url, without_password
+
+        if is_url(dest):
+            dest = without_password(dest)
+    if json:
+        about = {
+            "dest": dest if "://" in dest else os.path.abspath(dest), "format": layout, "files": files, "bytes": size,
+            "not_carried": list(lost),
+            "sessions": [{"session": session.title, "session_id": session.id} for session in found],
+        }  # fmt: skip
+        if len(found) == 1:
+            about |= {"session": found[0].title, "session_id": found[0].id}
+        emit_json(about)
+        return
+    what = f"{quoted(found[0].title)} is" if len(found) == 1 else f"{count(len(found), 'session')} are"
+    say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}")
+
+
+def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
+    from mixfs.formats import koda, outputs, storage_v2, workflow_package
+
+    if layout == "workflow-package":
+        return workflow_package.not_carried(library, sessions[0].id)
+    if layout == "outputs":
+        return outputs.not_carried(library, [session.id for session in sessions])
+    if layout == "storage-v2":
+        return storage_v2.not_carried(library, [session.id for session in sessions])
+    if layout == "koda":
+        return koda.not_carried(library, [session.id for session in sessions])
+    return ()
+
+
+def _as_package(library: Library, session: Session, dest: Path, embed: bool, private: bool) -> tuple[int, int]:
+    from mixfs.formats import workflow_package
+
+    written = workflow_package.write(library, session.id, dest, embed_remote=embed, fetch_private=private)
+    return written.files, written.bytes
+
+
+def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, template: str | None) -> tuple[int, int]:
+    from mixfs.formats import outputs
+
+    written = outputs.write(library, [session.id for session in sessions], dest, template or outputs.TEMPLATE)
+    return written.files, written.bytes
+
+
+def _as_storage_v2(library: Library, sessions: Sequence[Session], dest: Path) -> tuple[int, int]:
+    from mixfs.formats import storage_v2
+
+    written = storage_v2.write(library, [session.id for session in sessions], dest)
+    return written.files, written.bytes
+
+
+def _as_koda(library: Library, sessions: Sequence[Session], dest: str) -> tuple[int, int]:
+    from mixfs.formats import koda
+
+    written = koda.write(library, [session.id for session in sessions], dest)
+    return written.files, written.bytes
+
+
+def _as_folder(library: Library, session: Session, dest: Path) -> tuple[int, int]:
     from mixfs.vfs.export import export_session
 
-    with open_library(library, read_only=True) as opened:
-        found = opened.find_session(session)
-        exported = export_session(opened, found.id, dest)
-    if json:
-        emit_json(
-            {"session": found.title, "session_id": found.id, "dest": str(dest.absolute()), "files": exported.files,
-             "bytes": exported.bytes}
-        )  # fmt: skip
-        return
-    what = f"{count(exported.files, 'file')}, {human_bytes(exported.bytes)}"
-    say(f"{quoted(found.title)} is in {plain(str(dest))}: {what}")
+    exported = export_session(library, session.id, dest)
+    return exported.files, exported.bytes

@@ -27,6 +27,7 @@ from mixfs.cli import (
     fsck,
     gc,
     import_,
+    list_,
     log,
     mount,
     rebuild_index,
@@ -137,6 +138,7 @@ app.add_typer(service.app, name="service", rich_help_panel=_DRIVE)
 _add("import", import_.import_, _IN_OUT)
 _add("export", export.export, _IN_OUT)
 _add("sessions", sessions.sessions, _LOOK)
+_add("list", list_.list_, _LOOK)
 _add("show", show.show, _LOOK)
 _add("stats", stats.stats, _LOOK)
 _add("log", log.log, _LOOK)

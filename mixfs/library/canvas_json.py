@@ -12,7 +12,7 @@ from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
-from mixfs.records import Edge, Entry
+from mixfs.records import Edge, Entry, Member
 
 LIMIT = 64 << 20
 MAX_VALUES = 1_000_000
@@ -27,6 +27,14 @@ _EDGE_KEYS = {"id", "source", "target", "sourceHandle", "targetHandle"}
 
 def parse(data: bytes) -> dict[str, Any]:
     """The JSON object of a document. Raises InvalidValue that says where it is wrong."""
+    value = parse_value(data)
+    if not isinstance(value, dict):
+        raise InvalidValue("The document must be a JSON object.")
+    return value
+
+
+def parse_value(data: bytes) -> Any:
+    """As `parse`, of any JSON value."""
     if len(data) > LIMIT:
         raise InvalidValue(f"The document has {len(data)} bytes; {LIMIT} are allowed.")
     # Signs within texts count too: it is a bound, and takes a millisecond.
@@ -43,8 +51,6 @@ def parse(data: bytes) -> dict[str, Any]:
         raise InvalidValue(f"{error}.") from None
     except RecursionError:
         raise InvalidValue("The document is nested too deeply.") from None
-    if not isinstance(value, dict):
-        raise InvalidValue("The document must be a JSON object.")
     if b"\\ud" in data.lower():
         # JavaScript writes half a character when it cuts a text in two; no UTF-8 can hold that.
         try:
@@ -69,10 +75,10 @@ def save(txn: Txn, session_id: str, name: str, data: bytes) -> None:
     document = parse(data)
     session = editing.require_session(txn, session_id)
     if name == "canvas.json" and "canvas_images" in document:
-        held = {entry.id: entry for entry in txn.members(Entry, session_id)}
+        held = {entry.shown_id: entry for entry in txn.members(Entry, session_id)}
         entries = _entries(document, session_id, held, txn)
-        held_edges = {edge.id: edge for edge in txn.members(Edge, session_id)}
-        edges = _edges(document, session_id, held_edges) if "edges" in document else None
+        held_edges = {edge.shown_id: edge for edge in txn.members(Edge, session_id)}
+        edges = _edges(document, session_id, held_edges, txn) if "edges" in document else None
         editing.replace_canvas(txn, session_id, entries, edges)
     fields = _session_fields(document)
     title = fields.pop("title", session.title)
@@ -83,19 +89,19 @@ def save(txn: Txn, session_id: str, name: str, data: bytes) -> None:
         txn.put(changed)
 
 
-def _number(where: str, value: Any) -> float:
+def number(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidValue(f"{where} must be a number, not {value!r:.60}.")
     return value
 
 
-def _text(where: str, value: Any) -> str:
+def text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidValue(f"{where} must be a string, not {value!r:.60}.")
     return value
 
 
-def _optional(convert: Any, where: str, value: Any) -> Any:
+def optional(convert: Any, where: str, value: Any) -> Any:
     return None if value is None else convert(where, value)
 
 
@@ -124,21 +130,27 @@ def _entries(
         where = f"canvas_images[{z}]"
         old = held.get(entry_id)
         digest = _digest(item.get("imageHash"), txn)
-        data = {key: value for key, value in item.items() if key not in _ENTRY_KEYS}
+        # What is there and null is written back as null.
+        data = {key: value for key, value in item.items() if key not in _ENTRY_KEYS or value is None}
         if digest is None and item.get("imageHash") is not None:
             data["imageHash"] = item["imageHash"]
-        out[entry_id] = Entry(
-            id=entry_id,
+        elif old is not None and digest is not None and old.digest == digest and "imageHash" in old.data:
+            # What another app calls the same picture.
+            data["imageHash"] = old.data["imageHash"]
+        own_id, foreign_id = _ids(txn, Entry, session_id, entry_id, old)
+        out[own_id] = Entry(
+            id=own_id,
+            foreign_id=foreign_id,
             session_id=session_id,
-            type=_text(f"{where}.type", item.get("type", "image")),
-            x=_number(f"{where}.x", item.get("x", 0.0)),
-            y=_number(f"{where}.y", item.get("y", 0.0)),
-            width=_optional(_number, f"{where}.width", item.get("width")),
-            height=_optional(_number, f"{where}.height", item.get("height")),
+            type=text(f"{where}.type", item.get("type", "image")),
+            x=number(f"{where}.x", item.get("x", 0.0)),
+            y=number(f"{where}.y", item.get("y", 0.0)),
+            width=optional(number, f"{where}.width", item.get("width")),
+            height=optional(number, f"{where}.height", item.get("height")),
             z=z,
             digest=digest,
-            text=_optional(_text, f"{where}.text", item.get("text")),
-            generation_id=_optional(_text, f"{where}.generationId", item.get("generationId")),
+            text=optional(text, f"{where}.text", item.get("text")),
+            generation_id=optional(text, f"{where}.generationId", item.get("generationId")),
             data=data,
             named_ns=old.named_ns if old else (txn.now_ns if txn else 0),
             unknown=old.unknown if old else {},
@@ -157,19 +169,33 @@ def _digest(text: Any, view: View | None) -> Digest | None:
     return digest if view.blob(digest) is not None else None
 
 
-def _edges(document: Mapping[str, Any], session_id: str, held: Mapping[str, Edge]) -> dict[str, Edge]:
+def _ids(
+    txn: Txn | None, cls: type[Member], session_id: str, shown_id: str, old: Entry | Edge | None
+) -> tuple[str, str | None]:
+    """`(id, foreign id)` of what a document names; those that it has where it is there already."""
+    if old is not None:
+        return old.id, old.foreign_id
+    return editing.member_id(txn, cls, session_id, shown_id) if txn is not None else (shown_id, None)
+
+
+def _edges(
+    document: Mapping[str, Any], session_id: str, held: Mapping[str, Edge], txn: Txn | None = None
+) -> dict[str, Edge]:
     out: dict[str, Edge] = {}
     for index, (edge_id, item) in enumerate(_items(document, "edges", "id").items()):
         where = f"edges[{index}]"
-        out[edge_id] = Edge(
-            id=edge_id,
+        old = held.get(edge_id)
+        own_id, foreign_id = _ids(txn, Edge, session_id, edge_id, old)
+        out[own_id] = Edge(
+            id=own_id,
+            foreign_id=foreign_id,
             session_id=session_id,
-            source=_text(f"{where}.source", item.get("source")),
-            target=_text(f"{where}.target", item.get("target")),
-            source_handle=_optional(_text, f"{where}.sourceHandle", item.get("sourceHandle")),
-            target_handle=_optional(_text, f"{where}.targetHandle", item.get("targetHandle")),
-            data={key: value for key, value in item.items() if key not in _EDGE_KEYS},
-            unknown=held[edge_id].unknown if edge_id in held else {},
+            source=text(f"{where}.source", item.get("source")),
+            target=text(f"{where}.target", item.get("target")),
+            source_handle=optional(text, f"{where}.sourceHandle", item.get("sourceHandle")),
+            target_handle=optional(text, f"{where}.targetHandle", item.get("targetHandle")),
+            data={key: value for key, value in item.items() if key not in _EDGE_KEYS or value is None},
+            unknown=old.unknown if old else {},
         )
     return out
 
@@ -178,17 +204,19 @@ def _session_fields(document: Mapping[str, Any]) -> dict[str, Any]:
     """What session.json and canvas.json say of the session itself; what they don't name stays."""
     out: dict[str, Any] = {}
     if "title" in document:
-        out["title"] = _text("title", document["title"])
+        out["title"] = text("title", document["title"])
         if not out["title"].strip():
             raise InvalidValue("title must not be empty.")
     user = document.get("user")
     if isinstance(user, dict):
-        out["user_name"] = _optional(_text, "user.displayName", user.get("displayName"))
-        out["user_id"] = _optional(_text, "user.id", user.get("id"))
+        out["user_name"] = optional(text, "user.displayName", user.get("displayName"))
+        out["user_id"] = optional(text, "user.id", user.get("id"))
     if "zoom" in document:
-        out["zoom"] = _optional(_number, "zoom", document["zoom"])
+        out["zoom"] = optional(number, "zoom", document["zoom"])
     pan = document.get("panOffset")
     if isinstance(pan, dict):
-        out["pan_x"] = _optional(_number, "panOffset.x", pan.get("x"))
-        out["pan_y"] = _optional(_number, "panOffset.y", pan.get("y"))
+        out["pan_x"] = optional(number, "panOffset.x", pan.get("x"))
+        out["pan_y"] = optional(number, "panOffset.y", pan.get("y"))
+    if isinstance(document.get("foreign"), dict):
+        out["foreign"] = document["foreign"]
     return out

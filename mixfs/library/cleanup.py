@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mixfs.library import editing
+from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.transaction import Txn
-from mixfs.library.view import View
-from mixfs.records import Placement, Session
+from mixfs.records import Placement
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -32,18 +31,11 @@ class Rule:
     model: str | None = None
 
 
-class Chosen(NamedTuple):
-    """A placement that a rule takes, and when its picture was made."""
-
-    placement: Placement
-    session: Session
-    time_ns: int
-
-
-def choose(library: Library, rule: Rule) -> list[Chosen]:
+def choose(library: Library, rule: Rule) -> list[Listed]:
     """What a rule would trash, the oldest first."""
     with library.read() as view:
-        found = sorted(_matching(view, rule), key=lambda chosen: (chosen.time_ns, chosen.placement.id))
+        wanted = Wanted(session_id=rule.session_id, model=rule.model)
+        found = sorted(listed(view, wanted), key=lambda chosen: (chosen.time_ns, chosen.placement.id))
     if rule.keep:
         found = found[: -rule.keep]
     if rule.older_than_s is not None:
@@ -52,30 +44,10 @@ def choose(library: Library, rule: Rule) -> list[Chosen]:
     return found
 
 
-def _matching(view: View, rule: Rule) -> Iterator[Chosen]:
-    if rule.session_id is not None:
-        sessions = [editing.require_session(view, rule.session_id)]
-    else:
-        sessions = list(view.records(Session))
-    for session in sessions:
-        for placement in view.members(Placement, session.id):
-            generation = view.generation_of(placement.digest, session.id)
-            if rule.model is not None and not (generation and _is_model(generation.model, rule.model)):
-                continue
-            yield Chosen(placement, session, generation.time_ns if generation else placement.mtime_ns)
-
-
-def _is_model(model: str | None, wanted: str) -> bool:
-    if model is None:
-        return False
-    model, wanted = model.casefold(), wanted.casefold()
-    return model.startswith(wanted[:-1]) if wanted.endswith("*") else model == wanted
-
-
-def trash(library: Library, chosen: list[Chosen]) -> int:
+def trash(library: Library, chosen: list[Listed]) -> int:
     """Move what was chosen to the trash; returns how many there still were."""
 
-    def write(txn: Txn, batch: list[Chosen]) -> int:
+    def write(txn: Txn, batch: list[Listed]) -> int:
         gone = 0
         for placement, *_ in batch:
             if txn.get(Placement, placement.id) == placement:

@@ -126,7 +126,7 @@ class About(NamedTuple):
 def generation_fields(generation: Generation) -> dict[str, Any]:
     """A generation as a plain mapping, without what is unknown."""
     out: dict[str, Any] = {
-        "generation_id": generation.id,
+        "generation_id": generation.shown_id,
         "timestamp": iso(generation.time_ns, generation.utc_offset_s),
         "status": generation.status,
         "generator": generation.generator,
@@ -186,6 +186,8 @@ def image_json(about: About) -> bytes:
     out["rating"] = annotation.rating if annotation else None
     out["comment"] = annotation.comment if annotation else None
     out["raw"] = raw_texts(about.metadata)
+    if placement.foreign:
+        out["foreign"] = dict(placement.foreign)
     return to_json(out)
 
 
@@ -292,6 +294,8 @@ def generation_json(generation: Generation) -> bytes:
         out["generation_time_ms"] = generation.duration_ms
     if generation.error is not None:
         out["error"] = generation.error
+    if generation.foreign:
+        out["foreign"] = dict(generation.foreign)
     return to_json(out)
 
 
@@ -382,7 +386,7 @@ def session_json(parts: SessionParts) -> bytes:
 def entry_item(entry: Entry) -> bytes:
     """One element of canvas_images; `data` holds the fields that have no column of their own, as they came."""
     out: dict[str, Any] = {
-        "canvasId": entry.id,
+        "canvasId": entry.shown_id,
         "imageHash": entry.digest.hex() if entry.digest else None,
         "type": entry.type,
         "x": entry.x,
@@ -399,7 +403,7 @@ def entry_item(entry: Entry) -> bytes:
 
 def edge_item(edge: Edge) -> bytes:
     out: dict[str, Any] = {
-        "id": edge.id,
+        "id": edge.shown_id,
         "source": edge.source,
         "target": edge.target,
         "sourceHandle": edge.source_handle,
@@ -412,7 +416,7 @@ def edge_item(edge: Edge) -> bytes:
 def generation_item(generation: Generation) -> bytes:
     """One element of generations.json, Storage V2's schema."""
     out: dict[str, Any] = {
-        "generation_id": generation.id,
+        "generation_id": generation.shown_id,
         "timestamp": iso(generation.time_ns, generation.utc_offset_s),
         "status": generation.status,
         "prompt": generation.prompt,
@@ -483,7 +487,9 @@ def canvas_document(parts: SessionParts) -> LongDocument:
         "created_at": iso(session.created_ns),
         "updated_at": iso(parts.mtime_ns),
     }
-    tail = {"zoom": session.zoom, "panOffset": {"x": session.pan_x, "y": session.pan_y}}
+    tail: dict[str, Any] = {"zoom": session.zoom, "panOffset": {"x": session.pan_x, "y": session.pan_y}}
+    if session.foreign:
+        tail["foreign"] = dict(session.foreign)
     user = {"displayName": session.user_name, "id": session.user_id}
     last = _fields(tail) + b'  "user": ' + _dumps(user).replace(b"\n", b"\n  ") + b"\n}\n"
     return LongDocument(

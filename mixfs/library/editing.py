@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mixfs.errors import ExistsError, InvalidValue, NotFoundError
-from mixfs.ids import Digest, derived_id, key16, new_id
+from mixfs.ids import Digest, derived_id, id_of_key, key16, new_id
 from mixfs.index import dentries
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -23,6 +23,7 @@ from mixfs.records import (
     Entry,
     Folder,
     Generation,
+    Member,
     Placement,
     Record,
     Session,
@@ -59,9 +60,12 @@ def free_name(view: View, directory: bytes, name: bytes) -> bytes:
 
 def create_session(
     txn: Txn, title: str, *, session_id: str | None = None, user_id: str | None = None, user_name: str | None = None,
-    name: bytes | None = None,
+    name: bytes | None = None, **fields: Any,
 ) -> Session:  # fmt: skip
-    """A new session; its directory's name follows from the title. Raises ExistsError for an id that is there."""
+    """A new session; its directory's name follows from the title. Raises ExistsError for an id that is there.
+
+    `fields` are further ones of the record.
+    """
     if session_id is not None and txn.get(Session, session_id) is not None:
         raise ExistsError(f"There is a session with the id {session_id} already.")
     return txn.put(
@@ -69,9 +73,10 @@ def create_session(
             id=session_id or new_id(),
             title=title,
             name=free_name(txn, SESSIONS, name or safe_name(title)),
-            created_ns=txn.now_ns,
+            created_ns=fields.pop("created_ns", 0) or txn.now_ns,
             user_id=user_id,
             user_name=user_name,
+            **fields,
         )
     )
 
@@ -128,6 +133,25 @@ def trash(
         for record in reversed(taken):
             txn.delete(type(record), record.entity_id)
     return kept
+
+
+# -- ids of other layouts
+
+
+def member_id(view: View, cls: type[Member | Placement], session_id: str, foreign_id: str) -> tuple[str, str | None]:
+    """`(id, foreign_id)` under which a session keeps a member that another layout calls `foreign_id`.
+
+    A UUID is its id, unless another session has it; so is what the session has as an id already. Any other may come
+    again in the next session, or in another replica, and stand for something else there: then the id follows from the
+    session and the foreign one.
+    """
+    held: Any = view.get(cls, foreign_id)
+    if held is not None and held.session_id == session_id:
+        return foreign_id, getattr(held, "foreign_id", None)
+    if held is None and id_of_key(key16(foreign_id)) == foreign_id:
+        return foreign_id, None
+    kind = cls.__name__.lower().encode()
+    return derived_id(kind, session_id.encode(), foreign_id.encode("utf-8", "surrogateescape")), foreign_id
 
 
 # -- folders

@@ -21,6 +21,7 @@ from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace, os_words
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.transaction import Txn
+from mixfs.media.types import Inspection
 from mixfs.names import is_temporary
 
 if TYPE_CHECKING:
@@ -136,6 +137,18 @@ def _reason(job: Job, error: OSError | MixfsError) -> str:
     return error.strerror or str(error)
 
 
+def publish(library: Library, intake: Intake, *, again: bool = False) -> Inspection | None:
+    """Make staged bytes a blob, durably, and look into them where the library doesn't know them.
+
+    `again` where gc took the blob away before it was named. Raises OSError.
+    """
+    digest, _ = library.blobs.receive(intake)
+    with library.read() as view:
+        wanted = again or needs_inspection(view, digest)
+    # By its name in staging: until it is committed, gc may take the blob.
+    return library.pool.inspect(str(intake.path)) if wanted else None
+
+
 class Importer:
     """One import into an open library."""
 
@@ -189,18 +202,14 @@ class Importer:
             intake = library.staging.intake()
             try:
                 size = intake.copy_from(source)
-                digest, _ = library.blobs.receive(intake)
-                with library.read() as view:
-                    wanted = needs_inspection(view, digest)
-                # By its name in staging: until it is committed, gc may take the blob.
-                inspection = library.pool.inspect(str(intake.path)) if wanted else None
+                inspection = publish(library, intake)
             except BaseException:
                 intake.discard()
                 raise
         finally:
             os.close(source)
         incoming = Incoming(
-            digest=digest,
+            digest=intake.digest(),
             size=size,
             name=job.name,
             mtime_ns=status.st_mtime_ns,

@@ -32,6 +32,16 @@ def check_name(record: Record) -> None:
         )
 
 
+def require_kept(record: Record) -> dict[int | str, Any]:
+    """A record's map. Raises InvalidValue for one that can't be kept: a replay would leave it out."""
+    data = to_map(record)
+    problem = problem_of(type(record), data)
+    if problem is not None:
+        raise InvalidValue(f"{problem}, which is not of the field's type.")
+    check_name(record)
+    return data
+
+
 class Txn(View):
     """Reads and writes of one commit. `now_ns` is the commit's first stamp."""
 
@@ -56,11 +66,7 @@ class Txn(View):
         stamp = Stamp(self._next)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
-        data = to_map(record)
-        problem = problem_of(type(record), data)
-        if problem is not None:
-            raise InvalidValue(f"{problem}, which is not of the field's type.")
-        check_name(record)
+        data = require_kept(record)
         self._change(record.KIND, record.entity_id, data, LOCAL if record.LOCAL else 0)
         return record
 

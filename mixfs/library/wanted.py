@@ -72,7 +72,7 @@ def entry_key(entry: Entry, content: bytes) -> bytes:
 
 def entry_file(entry: Entry) -> tuple[bytes, bytes]:
     """`(wanted name, content)` of a canvas entry's file; an image's content is the image."""
-    short = entry.id[-8:].encode("utf-8", "surrogateescape").replace(b"/", b"-")
+    short = entry.shown_id[-8:].encode("utf-8", "surrogateescape").replace(b"/", b"-")
     if entry.type == "image" and entry.digest is not None:
         name = str(entry.data.get("name") or entry.data.get("filename") or "")
         stem, extension = split_extension(safe_name(name, f"image-{entry.digest.hex()[:8]}"))

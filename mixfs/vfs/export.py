@@ -8,21 +8,17 @@ Nothing is fsynced but that: it is a copy of what the library keeps.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixfs.blobs.intake import CHUNK
-from mixfs.errors import BlobDamaged, ExistsError, InvalidValue, NotFoundError, UnsuitablePlace
+from mixfs.errors import BlobDamaged, InvalidValue
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
-from mixfs.journal.files import fsync_directory
 from mixfs.library.api import Library
+from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.names import is_name
 from mixfs.records import Placement
@@ -45,35 +41,8 @@ def export_session(library: Library, session_id: str, target: Path) -> Exported:
     Raises NotFoundError, ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, OSError.
     """
     session = library.session(session_id)
-    target = Path(os.path.abspath(target))
-    _check_target(library, target)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:60]}.", suffix=".part", dir=target.parent))
-    try:
-        exported = _Writer(library, beside).write(b"S" + key16(session.id))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(beside, 0o777 & ~umask)
-        # rename(2) puts a directory in the place of an empty one.
-        os.rename(beside, target)
-        fsync_directory(target.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return exported
-
-
-def _check_target(library: Library, target: Path) -> None:
-    try:
-        if os.listdir(target):
-            raise ExistsError(f"{target} is not empty: choose a folder that does not exist, or an empty one.")
-    except FileNotFoundError:
-        if not target.parent.is_dir():
-            raise NotFoundError(f"There is no folder {target.parent} to make {target.name} in.") from None
-    except NotADirectoryError:
-        raise ExistsError(f"{target} is a file: choose a folder that does not exist, or an empty one.") from None
-    real, root = os.path.realpath(target), os.path.realpath(library.root)
-    if real == root or real.startswith(root + "/"):
-        raise UnsuitablePlace(f"{target} lies inside the library {root}: choose a folder elsewhere.")
+    with new_folder(library.root, target) as folder:
+        return _Writer(library, folder).write(b"S" + key16(session.id))
 
 
 class _Writer:
@@ -149,27 +118,19 @@ class _Writer:
         _set_time(path, dentry)
 
     def _copy_blob(self, path: Path, dentry: Dentry, digest: Digest) -> None:
-        source = self._library.blobs.open(digest)
+        fd = self._create(path, dentry)
         try:
-            fd = self._create(path, dentry)
-            try:
-                found, size = hashlib.sha256(), 0
-                while chunk := os.read(source, CHUNK):
-                    found.update(chunk)
-                    size += len(chunk)
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[os.write(fd, view) :]
-                if found.digest() != digest:
-                    raise BlobDamaged(
-                        f"{self._library.blobs.path(digest)} is not what was imported: its SHA-256 differs from its "
-                        "name. Nothing was exported; `mixfs fsck` lists all that is damaged."
-                    )
-                self._count(size)
-            finally:
-                os.close(fd)
+            size = 0
+            for chunk in self._library.blobs.chunks(digest):
+                size += len(chunk)
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(fd, view) :]
+            self._count(size)
+        except BlobDamaged as error:
+            raise BlobDamaged(f"{error} Nothing was exported; `mixfs fsck` lists all that is damaged.") from None
         finally:
-            os.close(source)
+            os.close(fd)
 
     @staticmethod
     def _create(path: Path, dentry: Dentry) -> int:

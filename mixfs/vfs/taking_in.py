@@ -14,6 +14,8 @@ import dataclasses
 import errno
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ import structlog
 import trio
 
 from mixfs.errors import BlobMissing, MixfsError, NotFoundError
+from mixfs.formats.quick import may_be_layout
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.transaction import Txn
+from mixfs.media.sniff import HEAD_SIZE
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
@@ -82,6 +86,8 @@ class TakingIn:
         self._threads = trio.CapacityLimiter(THREADS)
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
+        # What was just taken in from import/ and may be in another program's layout: digest and name.
+        self._dropped: list[tuple[Digest, bytes]] = []
         tree.wake = self._woken
         tree.take_all_in = self.take_all
 
@@ -230,6 +236,36 @@ class TakingIn:
             ready = [item for item in looked if self._unchanged(item)]
             if ready:
                 await self._publish_and_commit(ready)
+        # Within the round, so that whoever waits for the intake waits for these too.
+        while self._dropped:
+            await self._import_dropped(*self._dropped.pop())
+
+    def _note_layout(self, item: Looked) -> None:
+        if item.staged.directory[:1] == b"p":
+            return
+        fd = self._tree.library.blobs.open(item.digest)
+        try:
+            if may_be_layout(os.read(fd, HEAD_SIZE), item.staged.name):
+                self._dropped.append((item.digest, item.staged.name))
+        finally:
+            os.close(fd)
+
+    async def _import_dropped(self, digest: Digest, name: bytes) -> None:
+        """Have a process import what a file holds; the file itself is in the library already."""
+        library, shown = self._tree.library, name.decode("utf-8", "replace")
+        command = [sys.executable, "-P", "-m", "mixfs.formats.dropped", str(library.root), digest.hex(), shown]
+        root = str(Path(__file__).resolve().parents[2])
+        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        ended = await trio.run_process(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, capture_stderr=True, check=False, cwd="/",
+            env=dict(os.environ, PYTHONPATH=paths),
+        )  # fmt: skip
+        log.info("layout_looked_at", name=shown, code=ended.returncode)
+        if ended.returncode:
+            words = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            library.store.problems.report(
+                "not-imported", f"{shown} is kept as a file. What it holds was not imported: {words}", name=shown
+            )
 
     def _unchanged(self, item: Looked) -> bool:
         return item.staged.version == item.version and self._candidate(item.staged)
@@ -398,6 +434,7 @@ class TakingIn:
             if staged.intake is not None:
                 staged.intake.discard()
                 staged.intake = None
+            self._note_layout(item)
         self.taken += len(items)
         tree.library.came_in(came)
         log.info("taken_in", files=len(items))

@@ -14,7 +14,7 @@ from cli_home import Home, write_samples
 
 COMMANDS = (
     "mount", "umount", "abort", "wait", "service", "import", "export", "sessions", "show", "stats", "log", "cleanup",
-    "trash", "restore",
+    "trash", "restore", "list",
     "gc", "compact", "fsck", "rebuild-index", "doctor",
 )  # fmt: skip
 OPTIONS = {
@@ -22,11 +22,16 @@ OPTIONS = {
     "umount": ("MOUNTPOINT", "--lazy", "--library"),
     "abort": ("MOUNTPOINT",),
     "wait": ("MOUNTPOINT", "--library", "--json"),
-    "import": ("PATH", "--session", "--library", "--json"),
-    "export": ("SESSION", "DEST", "--library", "--json"),
+    "import": (
+        "PATH", "--session", "--format", "--fetch", "--fetch-private", "--rewrite", "--dry-run", "--library", "--json",
+    ),
+    "export": ("SESSION", "DEST", "--format", "--embed-remote", "--template", "--all", "--library", "--json"),
     "sessions": ("--library", "--json"),
     "show": ("SESSION|DIGEST|PATH", "--library", "--json"),
-    "stats": ("--library", "--json"),
+    "stats": ("--by", "--library", "--json"),
+    "list": (
+        "--session", "--since", "--until", "--model", "--provider", "--category", "--size", "--library", "--json",
+    ),
     "log": ("--follow", "--lines", "--all", "--library", "--json"),
     "cleanup": ("--older-than", "--keep", "--session", "--model", "--dry-run", "--library", "--json"),
     "trash": ("--library", "--json"),

@@ -1,0 +1,284 @@
+"""What a layout is to MixFS: the pieces that its reader yields, and the report of what became of them.
+
+A module of this room describes one layout. It has `NAME`, `detect(path)`, which looks at content and never at names
+alone, and `read(source)`, an iterator of pieces and problems; where the layout goes out too, functions that write it.
+Readers never change what they read, and put nothing into the library: `taking.py` does, for all of them.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import os
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from mixfs.blobs import Intake
+from mixfs.blobs.intake import CHUNK
+from mixfs.errors import InvalidValue, MixfsError
+from mixfs.ids import Digest
+from mixfs.media.sniff import HEAD_SIZE, sniff
+from mixfs.records import Edge, Entry, Generation, Session
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+class Refused(MixfsError):
+    """A source that can't be taken as a whole; nothing of it was taken. The text says where, and why."""
+
+
+class TooLarge(MixfsError):
+    """Bytes that are more than a layout allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not taken: where it stands in the source, and why. `file` is the source unless it is named."""
+
+    place: str
+    reason: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped(Problem):
+    """Something that is left where it is by design, like a placeholder on the web: nothing went wrong."""
+
+
+class Asset(NamedTuple):
+    """Bytes that a reader took: staged for the library, or on a dry run only looked at."""
+
+    digest: Digest
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file for a session. `id` names it within the session, so that a second import finds it."""
+
+    id: str
+    place: str
+    asset: Asset
+    name: bytes
+    folders: tuple[bytes, ...] = ()
+    role: str = "output"
+    mtime_ns: int = 0
+    foreign: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What is committed together: a session, or some of what is in it.
+
+    All ids are the layout's own, also the `placement_id` of what generations name; `editing.member_id` says under which
+    they are kept. With `whole` nothing is taken if one record can't be.
+    """
+
+    place: str
+    session: Session
+    files: tuple[FoundFile, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    generations: tuple[Generation, ...] = ()
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user asked for. Limits of `fetch` are in fetching.py."""
+
+    fetch: bool = False
+    fetch_private: bool = False
+    rewrite: Path | None = None
+    session: str | None = None
+
+
+class Source:
+    """What a reader reads from: the path, the options, and `take_*`, through which all bytes go to the library.
+
+    `total` and `done` say how far a reader is, in a unit of its choice; total 0 is unknown.
+    """
+
+    def __init__(self, path: str, options: Options, stage: Callable[[], Intake] | None) -> None:
+        """`stage` makes an empty file in the library's staging area; None for a dry run."""
+        self.location = path
+        self.options = options
+        self.total = 0
+        self.done = 0
+        self.bytes = 0
+        self.staged: dict[Digest, Intake] = {}
+        self._stage = stage
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
+
+    @property
+    def dry_run(self) -> bool:
+        return self._stage is None
+
+    def take_bytes(self, data: bytes) -> Asset:
+        """Take bytes that are in memory."""
+        return self._take([data])
+
+    def take_file(self, path: Path) -> Asset:
+        """Take a regular file; symbolic links in its last part are not followed. Raises OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(fd, "rb", buffering=0) as file:
+            if not os.path.isfile(f"/proc/self/fd/{fd}"):
+                raise InvalidValue(f"{path} is no regular file.")
+            return self.take_stream(file)
+
+    def take_stream(self, stream: BinaryIO | Any, limit: int | None = None) -> Asset:
+        """Take what a stream gives until its end. Raises TooLarge beyond `limit` bytes."""
+
+        def parts() -> Iterator[bytes]:
+            size = 0
+            while part := stream.read(CHUNK):
+                size += len(part)
+                if limit is not None and size > limit:
+                    raise TooLarge(f"It has more than {limit} bytes.")
+                yield part
+
+        return self._take(parts())
+
+    def _take(self, parts: Iterable[bytes]) -> Asset:
+        head, size = b"", 0
+        if self._stage is None:
+            found = hashlib.sha256()
+            for part in parts:
+                found.update(part)
+                head, size = head or part[:HEAD_SIZE], size + len(part)
+            self.bytes += size
+            return Asset(Digest(found.digest()), size, sniff(head))
+        intake = self._stage()
+        try:
+            for part in parts:
+                size += intake.write(part, size)
+                head = head or part[:HEAD_SIZE]
+            digest = intake.digest()
+        except BaseException:
+            intake.discard()
+            raise
+        if digest in self.staged:
+            intake.discard()
+        else:
+            intake.park()
+            self.staged[digest] = intake
+        self.bytes += size
+        return Asset(digest, size, sniff(head))
+
+    def discard(self) -> None:
+        """Let go of what was staged and not committed."""
+        for intake in self.staged.values():
+            intake.discard()
+        self.staged.clear()
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of one source. `taken` and `known` count sessions, pictures, files, entries, edges, generations.
+
+    `differs` counts what the library has with other content: that stays as it is. `total` and `done` are the reader's.
+    """
+
+    path: str
+    layout: str
+    dry_run: bool = False
+    taken: dict[str, int] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    differs: int = 0
+    bytes: int = 0
+    not_taken: list[Problem] = field(default_factory=list)
+    skipped: list[Problem] = field(default_factory=list)
+    total: int = 0
+    done: int = 0
+
+    def count(self, kind: str, known: bool) -> None:
+        counts = self.known if known else self.taken
+        counts[kind] = counts.get(kind, 0) + 1
+
+
+class Format(Protocol):
+    """A module of this room."""
+
+    NAME: str
+    TITLE: str
+
+    def detect(self, path: Path, /) -> bool:
+        """Whether the file or folder is of this layout, by its content. Raises OSError."""
+
+    def read(self, source: Source, /) -> Iterator[Piece | Problem]:
+        """What is in it, piece by piece. Raises Refused, OSError."""
+
+
+def iso_ns(moment: Any) -> int:
+    """Nanoseconds of an ISO 8601 time; one without a zone is UTC. 0 for anything else."""
+    if not isinstance(moment, str):
+        return 0
+    try:
+        parsed = datetime.datetime.fromisoformat(moment)
+        zoned = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=datetime.UTC)
+        return (zoned - _EPOCH) // _MICROSECOND * 1000
+    except (ValueError, OverflowError):
+        return 0
+
+
+def data_uri(uri: str) -> bytes:
+    """The bytes of a data URI. Raises InvalidValue."""
+    head, comma, body = uri.partition(",")
+    if not comma:
+        raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
+    if not head.lower().endswith(";base64"):
+        data = urllib.parse.unquote_to_bytes(body)
+    else:
+        try:
+            data = base64.b64decode(body, validate=True)
+        except ValueError as error:
+            spaces = body.split(None, 1)
+            if len(spaces) < 2:
+                raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
+            return data_uri(f"{head},{''.join(body.split())}")
+    if not data:
+        raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
+    return data
+
+
+def beside(root: Path, relative: str) -> Path:
+    """A file below a folder, by a path that a layout says. Raises InvalidValue when it leads out, also by a link."""
+    parts = relative.split("/")
+    if "\0" in relative or "\\" in relative or any(part in ("", ".", "..") for part in parts):
+        raise InvalidValue(f"The path {relative!r:.120} leads out of {root}.")
+    path = root.joinpath(*parts)
+    if not os.path.realpath(path).startswith(os.path.realpath(root) + "/"):
+        raise InvalidValue(f"The path {relative!r:.120} leads out of {root} by a link.")
+    return path
+
+
+def head_of(path: Path, size: int = HEAD_SIZE) -> bytes:
+    """The first bytes of a regular file; none of anything else."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def number(value: Any) -> float | None:
+    """A number that JSON said; None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def text(value: Any) -> str | None:
+    """A text that JSON said; None for anything else."""
+    return value if isinstance(value, str) else None
+
+
+def split_off(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """What is left of an object without the fields that are read: kept as it came."""
+    return {key: value for key, value in data.items() if key not in names}

@@ -1,0 +1,311 @@
+"""The tables of a Koda database, in a SQLite file or behind a PostgreSQL URL: rows out, and rows in.
+
+Readers are given plain values: times as seconds or ISO texts, UUIDs as texts, JSON as it is kept. Only the columns that
+are there are asked for. `api_keys_encrypted` is never read, nor is anything else of user_settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+import urllib.parse
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mixfs.errors import MixfsError
+from mixfs.formats.base import Refused, iso_ns
+
+if TYPE_CHECKING:
+    import psycopg
+
+TIMES = ("created_at", "updated_at")
+JSONS = ("data", "metadata", "parameters")
+FLAGS = ("is_template", "is_public")
+
+# Column → type, as the app makes them; PostgreSQL's where they differ from SQLite's.
+SCHEMA: dict[str, dict[str, str]] = {
+    "canvases": {
+        "id": "text primary key", "user_id": "text", "name": "text not null", "description": "text",
+        "thumbnail": "text", "is_template": "flag", "is_public": "flag", "created_at": "time", "updated_at": "time",
+    },
+    "canvas_nodes": {
+        "id": "text primary key", "canvas_id": "text not null references canvases(id) on delete cascade",
+        "type": "text not null", "position_x": "number not null", "position_y": "number not null", "width": "number",
+        "height": "number", "data": "json not null", "z_index": "integer default 0", "created_at": "time",
+        "updated_at": "time",
+    },
+    "canvas_edges": {
+        "id": "text primary key", "canvas_id": "text not null references canvases(id) on delete cascade",
+        "source_node_id": "text not null", "source_handle": "text", "target_node_id": "text not null",
+        "target_handle": "text", "type": "text default 'default'",
+    },
+    "assets": {
+        "id": "text primary key", "canvas_id": "text references canvases(id) on delete cascade", "node_id": "text",
+        "type": "text not null", "filename": "text", "mime_type": "text", "size_bytes": "integer", "url": "text",
+        "local_blob_key": "text", "metadata": "json", "created_at": "time",
+    },
+    "generations": {
+        "id": "text primary key", "canvas_id": "text", "node_id": "text", "user_id": "text", "model": "text not null",
+        "prompt": "text", "parameters": "json", "status": "text default 'pending'", "result_asset_id": "text",
+        "error_message": "text", "duration_ms": "integer", "created_at": "time",
+    },
+}  # fmt: skip
+_SQLITE = {"flag": "integer default 0", "time": "integer", "number": "real", "json": "text"}
+_POSTGRES = {
+    "flag": "boolean default false", "time": "timestamptz", "number": "double precision", "json": "jsonb",
+    "integer": "bigint",
+}  # fmt: skip
+_URL = re.compile(r"postgres(ql)?://")
+_COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_MAX_VALUE = 512 << 20
+
+
+def is_url(location: str) -> bool:
+    return _URL.match(location) is not None
+
+
+def without_password(location: str) -> str:
+    """A URL as it may be shown."""
+    parts = urllib.parse.urlsplit(location)
+    host = parts.netloc.rpartition("@")[2]
+    user = parts.username
+    query = re.sub(r"(password=)[^&]*", r"\1…", parts.query)
+    return parts._replace(netloc=f"{user}@{host}" if user else host, query=query).geturl()
+
+
+Row = dict[str, Any]
+
+
+class Tables(Protocol):
+    """An open database."""
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        """The columns of a table; none when there is no such table."""
+
+    def rows(self, table: str, columns: tuple[str, ...], where: str = "", value: Any = None) -> Iterator[Row]:
+        """The rows whose column `where` has a value (all rows without one), in order of ids."""
+
+
+# -- reading
+
+
+@contextlib.contextmanager
+def open_sqlite(path: Path) -> Iterator[Tables]:
+    """A SQLite file, which is not written. Raises Refused, OSError."""
+    with contextlib.ExitStack() as stack:
+        # What is in a write-ahead log can only be read by who writes beside it: a copy is looked at.
+        wal = path.with_name(f"{path.name}-wal")
+        if wal.exists() and wal.stat().st_size:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mixfs-")))
+            for each in (path, wal):
+                shutil.copyfile(each, folder / each.name)
+            uri = f"file:{urllib.parse.quote(str(folder / path.name))}"
+        else:
+            uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+        try:
+            connection = sqlite3.connect(uri, uri=True)
+        except sqlite3.Error as error:
+            raise Refused(f"It can't be opened: {error}.") from error
+        stack.callback(connection.close)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
+        # Text that is no UTF-8 makes its record be reported, when it is to be kept.
+        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
+        connection.row_factory = sqlite3.Row
+        tables = _Sqlite(connection)
+        try:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
+            yield tables
+        except sqlite3.Error as error:
+            raise Refused(f"The database is damaged: {error}. `sqlite3 FILE .recover` may save what is left") from error
+
+
+class _Sqlite:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        found = self._connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
+        ).fetchone()
+        # A view could compute for ever.
+        if found is None:
+            return ()
+        return tuple(row["name"] for row in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
+
+    def rows(self, table: str, columns: tuple[str, ...], where: str = "", value: Any = None) -> Iterator[Row]:
+        query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)}"
+        if where:
+            query += f" WHERE {_quoted(where)} IS ?"
+        query += f" ORDER BY {_quoted('id')}"
+        for row in self._connection.execute(query, (value,) if where else ()):
+            yield {column: plain(row[at]) for at, column in enumerate(columns)}
+
+
+@contextlib.contextmanager
+def open_postgres(url: str) -> Iterator[Tables]:
+    """A PostgreSQL database at one moment of it, read only. Raises Refused."""
+    psycopg = _psycopg()
+    try:
+        with psycopg.connect(url, connect_timeout=15) as connection:
+            connection.read_only = True
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            yield _Postgres(connection)
+    except psycopg.Error as error:
+        raise Refused(f"{without_password(url)}: {_words(error)}") from error
+
+
+class _Postgres:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+
+    def columns(self, table: str) -> tuple[str, ...]:
+        query = (
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped "
+            "ORDER BY attnum"
+        )
+        return tuple(str(name) for (name,) in self._connection.execute(query, (table,)))
+
+    def rows(self, table: str, columns: tuple[str, ...], where: str = "", value: Any = None) -> Iterator[Row]:
+        query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)}"
+        if where:
+            # Compared as texts: ids are UUIDs in some databases.
+            query += f" WHERE {_quoted(where)}::text IS NOT DISTINCT FROM %s"
+        query += f" ORDER BY {_quoted('id')}::text COLLATE \"C\""
+        with self._connection.cursor() as cursor:
+            cursor.execute(query.encode(), (value,) if where else None)
+            while batch := cursor.fetchmany(100):
+                for row in batch:
+                    yield {column: plain(row[at]) for at, column in enumerate(columns)}
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def plain(value: Any) -> Any:
+    """A value of a database as one that JSON and records can hold."""
+    match value:
+        case datetime.datetime():
+            return value.isoformat()
+        case datetime.date() | uuid.UUID():
+            return str(value)
+        case decimal.Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case bytes() | memoryview():
+            return bytes(value).hex()
+        case None | bool() | int() | float() | str() | dict() | list():
+            return value
+        case _:
+            return str(value)
+
+
+def _psycopg() -> Any:
+    try:
+        import psycopg
+    except ImportError as error:
+        raise Refused(f"PostgreSQL needs psycopg: pip install 'mixfs[postgresql]' ({error}).") from error
+    return psycopg
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# -- writing
+
+
+def time_ns(value: Any) -> int:
+    """Nanoseconds of a time as either database keeps it: seconds since the epoch, or ISO 8601. 0 for none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Some write milliseconds.
+        return int(value * 1_000_000) if abs(value) > 1e11 else int(value * 1_000_000_000)
+    return iso_ns(value)
+
+
+Rows = Mapping[str, list[Row]]
+
+
+def write_sqlite(path: Path, rows: Rows) -> None:
+    """A new database file with rows of each table; columns beyond the app's own are added."""
+    connection = sqlite3.connect(path)
+    try:
+        with connection:
+            for table, columns in SCHEMA.items():
+                more = sorted({column for row in rows.get(table, ()) for column in row} - set(columns))
+                parts = [f"{_quoted(name)} {_typed(kind, _SQLITE)}" for name, kind in columns.items()]
+                parts += [_quoted(name) for name in more if _COLUMN.fullmatch(name)]
+                connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
+                for row in rows.get(table, ()):
+                    there = {name: value for name, value in row.items() if name in columns or _COLUMN.fullmatch(name)}
+                    names = ", ".join(map(_quoted, there))
+                    marks = ", ".join("?" * len(there))
+                    values = [_for_sqlite(name, value) for name, value in there.items()]
+                    connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+    finally:
+        connection.close()
+
+
+def _typed(kind: str, types: Mapping[str, str]) -> str:
+    word, _, rest = kind.partition(" ")
+    return f"{types.get(word, word)} {rest}".rstrip()
+
+
+def _for_sqlite(name: str, value: Any) -> Any:
+    if name in TIMES and value is not None:
+        return time_ns(value) // 1_000_000_000
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, dict | list) or (name in JSONS and value is not None):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def write_postgres(url: str, rows: Rows) -> dict[str, int]:
+    """Add rows in one transaction; tables are made where they aren't there, rows of an id that is there stay.
+
+    Returns how many rows were added, by table. Raises MixfsError.
+    """
+    psycopg = _psycopg()
+    added: dict[str, int] = {}
+    try:
+        with psycopg.connect(url, connect_timeout=15) as connection:
+            tables = _Postgres(connection)
+            for table, columns in SCHEMA.items():
+                if not tables.columns(table):
+                    parts = [f"{_quoted(name)} {_typed(kind, _POSTGRES)}" for name, kind in columns.items()]
+                    connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
+                there = set(tables.columns(table))
+                added[table] = 0
+                for row in rows.get(table, ()):
+                    kept = {name: value for name, value in row.items() if name in there}
+                    names = ", ".join(map(_quoted, kept))
+                    marks = ", ".join(["%s"] * len(kept))
+                    values = [_for_postgres(name, value) for name, value in kept.items()]
+                    done = connection.execute(
+                        f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", values
+                    )
+                    added[table] += done.rowcount
+    except psycopg.Error as error:
+        raise MixfsError(f"{without_password(url)}: {_words(error)} Nothing was written.") from error
+    return added
+
+
+def _for_postgres(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in TIMES:
+        return datetime.datetime.fromtimestamp(time_ns(value) / 1e9, datetime.UTC)
+    if name in FLAGS:
+        return bool(value)
+    if isinstance(value, dict | list) or name in JSONS:
+        return json.dumps(value, ensure_ascii=False)
+    return value

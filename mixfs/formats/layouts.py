@@ -1,0 +1,57 @@
+"""Every layout that MixFS reads, and which one a path is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mixfs.errors import UsageError
+from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
+from mixfs.formats.base import Format, Options, Report
+from mixfs.formats.koda_tables import is_url
+from mixfs.formats.taking import Progress, Taking
+from mixfs.library.api import Library
+from mixfs.library.importing import refuse_own
+
+FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outputs)
+
+
+def detect(place: Path | str) -> Format | None:
+    """The layout of a file or folder, by its content; None for plain files and folders, and what can't be read.
+
+    The URL of a PostgreSQL server is a Koda database's.
+    """
+    if is_url(str(place)):
+        return koda
+    path = Path(place)
+    for layout in FORMATS:
+        try:
+            if layout.detect(path):
+                return layout
+        except OSError:
+            # Who imports it as files says what is wrong with it.
+            return None
+    return None
+
+
+def named(name: str) -> Format:
+    """The layout of a name. Raises UsageError."""
+    for layout in FORMATS:
+        if name == layout.NAME:
+            return layout
+    raise UsageError(f"There is no layout {name!r}. There are: {', '.join(layout.NAME for layout in FORMATS)}.")
+
+
+def import_layout(
+    library: Library, layout: Format, path: Path | str, options: Options | None = None, *, dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """Import a source of a layout. Never raises for what it holds: the report says what was taken and what was not.
+
+    With `dry_run` nothing is written. Raises UnsuitablePlace for a path in the library or its mount.
+    """
+    location = str(path)
+    if not is_url(location):
+        location = os.path.abspath(path)
+        refuse_own(library, Path(location))
+    return Taking(library, layout, location, options or Options(), dry_run=dry_run, progress=progress).run()

@@ -1,0 +1,12 @@
+"""A quick look at a file, before a reader takes a longer one in a process of its own."""
+
+from __future__ import annotations
+
+
+def may_be_layout(head: bytes, name: bytes) -> bool:
+    """Whether a single file may be in a layout, by its name and its first `HEAD_SIZE` bytes."""
+    if head[:2] == b"PK":
+        return b"manifest.json" in head or name.lower().endswith(b".genaiw.zip")
+    if head.startswith(b"SQLite format 3\0"):
+        return True
+    return b'"sessions"' in head and head.lstrip()[:1] == b"{"

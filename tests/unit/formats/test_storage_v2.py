@@ -1,0 +1,224 @@
+"""Storage V2 folders in and out, V1 sessions in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_home import Home
+from format_home import picture, take
+
+from mixfs.formats import storage_v2
+from mixfs.formats.layouts import detect
+from mixfs.library.api import Library
+from mixfs.library.canvas_json import save
+from mixfs.records import Entry, Generation, ImageRef, Placement
+
+ONE, TWO, ALONE = "1" * 32, "2" * 32, "3" * 32
+
+
+def info(alias: str, name: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": f"id-{alias[:4]}", "hash": alias, "original_name": None, "imported_at": "2025-12-09T10:00:00.000Z",
+        "size_bytes": 1, "width": 16, "height": 12, "mime_type": "image/png", "file_path": f"images/{name}",
+    } | fields  # fmt: skip
+
+
+def ref(alias: str, name: str) -> dict[str, Any]:
+    return {"id": alias, "filename": name, "hash": alias, "size_bytes": 1}
+
+
+def canvas(session_id: str, title: str) -> dict[str, Any]:
+    return {
+        "version": "2.0", "session_id": session_id, "title": title, "created_at": "2025-12-09T10:00:00.000Z",
+        "updated_at": "2025-12-09T10:50:00.000Z", "xcanvas": [1],
+        "canvas_images": [
+            {"canvasId": "canvas-img-000", "imageHash": TWO, "type": "image", "x": 0, "y": 200.5, "width": 300,
+             "height": 400, "selected": False, "generationId": "gen-1", "text": None},
+            {"canvasId": "canvas-text-001", "type": "text", "text": "Hello\nworld", "fontSize": 24, "x": 1, "y": 2},
+            {"canvasId": "canvas-sticker-001", "type": "sticker", "x": 1, "y": 2, "future": {"deep": [None, True]}},
+        ],
+        "zoom": 1.2, "panOffset": {"x": -50, "y": 100, "xpan": 1},
+        "user": {"displayName": "Ada", "id": "u", "xuser": 0},
+    }  # fmt: skip
+
+
+def history(session_id: str) -> dict[str, Any]:
+    return {
+        "version": "2.0", "session_id": session_id, "xhistory": True,
+        "generations": [
+            {"generation_id": "gen-1", "timestamp": "2025-12-09T10:01:00.000Z", "status": "completed",
+             "prompt": "a cat",
+             "input_images": [ref(ONE, "input_1_111111.png")], "output_images": [ref(TWO, "output_1_222222.png")],
+             "parameters": {"model": "flux", "top_p": 0.95}, "generation_time_ms": 12, "xgen": None,
+             "canvas_state": {"images": [], "zoom": 1.0, "panOffset": {"x": 0, "y": 0}}},
+            {"generation_id": "gen-2", "timestamp": "2025-12-09T10:02:00.000Z", "status": "failed", "prompt": "b",
+             "input_images": [], "output_images": [], "parameters": {}, "error": "quota"},
+        ],
+    }  # fmt: skip
+
+
+LOGS = [
+    {"timestamp": "t", "level": "info", "message": "one", "context": {"sessionId": "mixboard-2"}},
+    {"timestamp": "t", "level": "error", "message": "two", "context": {}},
+    {"timestamp": "t", "level": "info", "message": "three", "context": {"sessionId": "mixboard-1"}},
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "app" / "APP"
+    (root / "sessions").mkdir(parents=True)
+    (root / "images").mkdir()
+    images = {}
+    for seed, (alias, name) in enumerate(
+        ((ONE, "input_1_111111.png"), (TWO, "output_1_222222.png"), (ALONE, "output_1_333333.png"))
+    ):
+        (root / "images" / name).write_bytes(picture(seed))
+        images[alias] = info(alias, name, x_note="kept")
+    registry = {"version": "2.0", "images": images, "xregistry": 1}
+    (root / "image_registry.json").write_text(json.dumps(registry))
+    (root / "logs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOGS))
+    for session_id in ("mixboard-1", "mixboard-2"):
+        (root / "sessions" / f"{session_id}_canvas.json").write_text(json.dumps(canvas(session_id, "..")))
+        (root / "sessions" / f"{session_id}_generations.json").write_text(json.dumps(history(session_id)))
+    return tmp_path / "app"
+
+
+def files(root: Path) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for path in root.rglob("*"):
+        if path.suffix == ".json":
+            out[str(path.relative_to(root))] = json.loads(path.read_text())
+        elif path.name == "logs.jsonl":
+            out[path.name] = [json.loads(line) for line in path.read_text().splitlines()]
+        elif path.is_file() and "thumbnails" not in path.parts:
+            out[str(path.relative_to(root))] = path.read_bytes()
+    return out
+
+
+TAKEN = {"sessions": 3, "pictures": 5, "entries": 6, "generations": 4}
+
+
+def test_it_comes_in_and_goes_out_as_it_came(library: Library, source: Path, tmp_path: Path) -> None:
+    before = files(source)
+    would = take(library, source, dry_run=True)
+    assert library.sessions() == []
+    report = take(library, source)
+    assert (report.taken, report.not_taken, would.taken) == (TAKEN, [], TAKEN)
+    with library.read() as view:
+        state = view.state()
+    again = take(library, source / "APP")
+    assert (again.taken, again.known, again.differs) == ({}, TAKEN, 0)
+    with library.read() as view:
+        assert view.state()[0] == state[0]
+    for session_id in ("mixboard-1", "mixboard-2"):
+        session = library.session(session_id)
+        assert (session.title, session.user_name, session.zoom, session.pan_x) == ("..", "Ada", 1.2, -50)
+        entries = {entry.shown_id: entry for entry in library.entries(session_id)}
+        assert library.read_image(entries["canvas-img-000"].digest or "") == picture(1)
+        assert entries["canvas-text-001"].text == "Hello\nworld"
+        first, second = library.generations(session_id)
+        assert (first.model, first.parameters, second.error) == ("flux", {"top_p": 0.95}, "quota")
+        placements = {placement.id: placement for placement in library.placements(session_id)}
+        assert placements[first.outputs[0].placement_id or ""].digest == entries["canvas-img-000"].digest
+    assert storage_v2.not_carried(library, ["mixboard-1"]) == ()
+    storage_v2.write(library, [session.id for session in library.sessions()], tmp_path / "out")
+    assert files(tmp_path / "out") == files(source / "APP") and files(source) == before
+
+
+def test_what_was_changed_here_goes_out_changed(library: Library, source: Path, tmp_path: Path) -> None:
+    take(library, source)
+    # An editor saves canvas.json: what the app calls the picture stays.
+    with library.read() as view:
+        document = json.loads(view.render_session_document(library.session("mixboard-1"), "canvas.json"))
+    document["canvas_images"][0]["x"] = 7
+    document["title"] = "New"
+    library.commit(lambda txn: save(txn, "mixboard-1", "canvas.json", json.dumps(document).encode()))
+    storage_v2.write(library, ["mixboard-1"], tmp_path / "out")
+    written = files(tmp_path / "out")["sessions/mixboard-1_canvas.json"]
+    expected = canvas("mixboard-1", "New")
+    expected["canvas_images"][0]["x"] = 7
+    assert written == expected
+
+
+def test_a_session_of_mixfs_goes_out_and_comes_in(library: Library, tmp_path: Path) -> None:
+    session = library.create_session("Trip", user_name="Ada")
+    placement = library.import_bytes(picture(1), "a.png", session_id=session.id)
+    library.put_entry(Entry(id="e", session_id=session.id, digest=placement.digest, x=1, data={"selected": True}))
+    output = ImageRef(digest=placement.digest, name="a.png", role="output", size=placement.size)
+    library.put_generation(Generation(id="g", session_id=session.id, prompt="p", model="m", time_ns=10**18,
+                                      outputs=(output,)))  # fmt: skip
+    storage_v2.write(library, [session.id], tmp_path / "out")
+    with Library.open(tmp_path / "other") as other:
+        assert take(other, tmp_path / "out").not_taken == []
+        [entry] = other.entries(session.id)
+        [generation] = other.generations(session.id)
+        assert (entry.shown_id, entry.digest, entry.x, entry.data["selected"]) == ("e", placement.digest, 1, True)
+        assert (generation.prompt, generation.model, generation.time_ns) == ("p", "m", 10**18)
+        assert generation.outputs[0].digest == placement.digest
+        assert (other.session(session.id).title, other.session(session.id).user_name) == ("Trip", "Ada")
+
+
+def test_what_is_broken_is_reported_and_the_rest_goes_on(library: Library, source: Path) -> None:
+    root = source / "APP"
+    (root / "images" / "input_1_111111.png").unlink()
+    (root / "sessions" / "mixboard-2_generations.json").write_text("{")
+    document = canvas("mixboard-1", "..")
+    document["canvas_images"] += [3, {"type": "text"}, {"canvasId": "x", "x": "left"}]
+    (root / "sessions" / "mixboard-1_canvas.json").write_text(json.dumps(document))
+    with (root / "logs.jsonl").open("a") as file:
+        file.write("broken\n")
+    registry = json.loads((root / "image_registry.json").read_text())
+    registry["images"][ALONE]["file_path"] = "../../outside.png"
+    (root / "image_registry.json").write_text(json.dumps(registry))
+    (source.parent / "outside.png").write_bytes(picture(9))
+    report = take(library, source)
+    assert sorted((Path(problem.file).name, problem.place) for problem in report.not_taken) == [
+        ("", f"image_registry.json: images.{ONE}"), ("", f"image_registry.json: images.{ALONE}"),
+        ("", "logs.jsonl, line 4"), ("mixboard-1_canvas.json", "canvas_images[3]"),
+        ("mixboard-1_canvas.json", "canvas_images[4]"), ("mixboard-1_canvas.json", "canvas_images[5]"),
+        ("mixboard-2_generations.json", ""),
+    ]  # fmt: skip
+    assert report.taken == {"sessions": 2, "pictures": 2, "entries": 6, "generations": 2}
+
+
+def test_version_1_comes_in(library: Library, tmp_path: Path) -> None:
+    uri = "data:image/png;base64," + base64.b64encode(picture(1)).decode()
+    old = {
+        "session_id": "mixboard-91", "title": "Old one", "user": {"displayName": "Ada", "id": "u"}, "xold": 1,
+        "canvas_images": [{"id": "c1", "dataUri": uri, "x": 0, "y": 0, "width": 10, "height": 10, "selected": False},
+                          {"id": "c2", "dataUri": "data:image/png;base64,@", "x": 0, "y": 0}],
+        "generations": [],
+    }  # fmt: skip
+    (tmp_path / "v1" / "sessions").mkdir(parents=True)
+    path = tmp_path / "v1" / "sessions" / "mixboard-91.json"
+    path.write_text(json.dumps(old))
+    assert detect(tmp_path / "v1") is not None
+    report = take(library, path)
+    assert report.taken == {"sessions": 1, "pictures": 1, "entries": 1}
+    assert [problem.place for problem in report.not_taken] == ["canvas_images[1]"]
+    assert take(library, tmp_path / "v1").taken == {}
+    [entry] = library.entries("mixboard-91")
+    assert library.read_image(entry.digest or "") == picture(1) and "dataUri" not in entry.data
+    assert library.session("mixboard-91").foreign["storage-v2"]["v1"] == {"xold": 1}
+
+
+def test_the_samples_that_others_made(home: Home, samples: Path, tmp_path: Path) -> None:
+    expected = json.loads((samples / "EXPECTED.json").read_text())
+    home.run("import", samples / "storage-v2", samples / "storage-v1")
+    with Library.open(home.library) as library, library.read() as view:
+        for session_id, about in expected["storage-v2"]["sessions"].items():
+            session = library.session(session_id)
+            assert (session.title, len(library.entries(session_id)), len(library.generations(session_id))) == (
+                about["title"], about["entries"], about["generations"],
+            )  # fmt: skip
+        assert library.find_session(expected["storage-v1"]["title"]).id == "mixboard-91"
+        digests = {item.digest.hex() for item in view.records(Placement)}
+    assert digests == {*expected["storage-v2"]["digests"], *expected["storage-v1"]["digests"]}
+    ids = list(expected["storage-v2"]["sessions"])
+    home.run("export", *ids, tmp_path / "out", "--format", "storage-v2")
+    assert files(tmp_path / "out") == files(samples / "storage-v2" / "APP-for-NANO")
