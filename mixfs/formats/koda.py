@@ -33,6 +33,7 @@ from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.koda_tables import (
     SCHEMA,
     Tables,
+    is_column,
     is_url,
     open_postgres,
     open_sqlite,
@@ -522,7 +523,7 @@ class _Rows:
             "id": node_id, "canvas_id": session_id, "type": entry.type, "position_x": entry.x, "position_y": entry.y,
             "width": entry.width, "height": entry.height, "z_index": entry.z,
         }  # fmt: skip
-        if isinstance(columns, Mapping) and "data" in entry.data:
+        if entry.data.keys() == {"data", NAME} and isinstance(columns, Mapping) and all(map(is_column, columns)):
             return dict(columns) | row | {"data": self._restored(data, held)}
         ours = {
             "text": entry.text, "generationId": entry.generation_id,
