@@ -33,7 +33,6 @@ from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.koda_tables import (
     SCHEMA,
     Tables,
-    is_column,
     is_url,
     open_postgres,
     open_sqlite,
@@ -450,7 +449,7 @@ class _Rows:
         entries = sorted(self._view.members(Entry, session.id), key=lambda entry: (entry.z, entry.shown_id))
         nodes = {entry.shown_id: self._id("canvas_nodes", entry) for entry in entries}
         for entry in entries:
-            self._add("canvas_nodes", self._node(session.id, nodes[entry.shown_id], entry, by_digest, held))
+            self._add("canvas_nodes", self._node(session, nodes[entry.shown_id], entry, by_digest, held))
         for edge in sorted(self._view.members(Edge, session.id), key=lambda edge: edge.shown_id):
             row = {"type": "default"} | dict(edge.data.get(NAME, {}))
             self._add(
@@ -516,14 +515,14 @@ class _Rows:
         self._written.files += 1
 
     def _node(
-        self, session_id: str, node_id: str, entry: Entry, by_digest: Mapping[Digest, str], held: set[Digest]
+        self, session: Session, node_id: str, entry: Entry, by_digest: Mapping[Digest, str], held: set[Digest]
     ) -> dict[str, Any]:
         data, columns = entry.data.get("data"), entry.data.get(NAME)
         row: dict[str, Any] = {
-            "id": node_id, "canvas_id": session_id, "type": entry.type, "position_x": entry.x, "position_y": entry.y,
+            "id": node_id, "canvas_id": session.id, "type": entry.type, "position_x": entry.x, "position_y": entry.y,
             "width": entry.width, "height": entry.height, "z_index": entry.z,
         }  # fmt: skip
-        if entry.data.keys() == {"data", NAME} and isinstance(columns, Mapping) and all(map(is_column, columns)):
+        if NAME in session.foreign and isinstance(columns, Mapping) and entry.data.keys() == {"data", NAME}:
             return dict(columns) | row | {"data": self._restored(data, held)}
         ours = {
             "text": entry.text, "generationId": entry.generation_id,

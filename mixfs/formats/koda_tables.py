@@ -234,11 +234,6 @@ def time_ns(value: Any) -> int:
 Rows = Mapping[str, list[Row]]
 
 
-def is_column(name: str) -> bool:
-    """Whether a column of this name, which the app doesn't have, is written."""
-    return _COLUMN.fullmatch(name) is not None
-
-
 def write_sqlite(path: Path, rows: Rows) -> None:
     """A new database file with rows of each table; columns beyond the app's own are added."""
     connection = sqlite3.connect(path)
@@ -247,10 +242,10 @@ def write_sqlite(path: Path, rows: Rows) -> None:
             for table, columns in SCHEMA.items():
                 more = sorted({column for row in rows.get(table, ()) for column in row} - set(columns))
                 parts = [f"{_quoted(name)} {_typed(kind, _SQLITE)}" for name, kind in columns.items()]
-                parts += [_quoted(name) for name in more if is_column(name)]
+                parts += [_quoted(name) for name in more if _COLUMN.fullmatch(name)]
                 connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
                 for row in rows.get(table, ()):
-                    there = {name: value for name, value in row.items() if name in columns or is_column(name)}
+                    there = {name: value for name, value in row.items() if name in columns or _COLUMN.fullmatch(name)}
                     names = ", ".join(map(_quoted, there))
                     marks = ", ".join("?" * len(there))
                     values = [_for_sqlite(name, value) for name, value in there.items()]

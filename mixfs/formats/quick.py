@@ -9,4 +9,6 @@ def may_be_layout(head: bytes, name: bytes) -> bool:
         return b"manifest.json" in head or name.lower().endswith(b".genaiw.zip")
     if head.startswith(b"SQLite format 3\0"):
         return True
-    return b'"sessions"' in head and head.lstrip()[:1] == b"{"
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":
+        return False
+    return b'"sessions"' in head or (b'"canvas_images"' in head and b'"dataUri"' in head)

@@ -563,6 +563,9 @@ class _Writer:
         if "result" in node:
             node["result"] = result = self._rewritten(result)
         if entry.digest is None:
+            if isinstance(result, dict) and (result.get("kind") == "embedded" or str(result.get("id")) in self._assets):
+                # It only looks like a reference, and the package has nothing for it, or something else.
+                beside["result"] = node.pop("result")
             return
         if isinstance(result, dict) and result.get("kind") == "url":
             return

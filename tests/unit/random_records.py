@@ -67,6 +67,7 @@ by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
     Session: st.builds(
         Session, id=sessions_ids, title=texts, name=names, created_ns=times, user_id=optional_texts,
         user_name=optional_texts, zoom=st.none() | st.floats(0, 9), pan_x=st.none() | st.floats(-9, 9), unknown=unknown,
+        foreign=mappings,
     ),
     Folder: st.builds(
         Folder, id=pool(2), session_id=sessions_ids, parent_id=st.none() | pool(2), name=names, mode=st.just(0o755),
@@ -77,16 +78,17 @@ by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
         lambda digest, **fields: Placement(digest=digest, size=1000 + digest[0], **fields), digest=digests,
         id=pool(3, 5, "img_foreign"), session_id=sessions_ids, name=names, folder_id=st.none() | pool(2),
         area=st.sampled_from(["images", "files"]), mtime_ns=times, named_ns=orders, added_ns=times, unknown=unknown,
-        original_name=names, xattrs=st.dictionaries(texts, st.binary(max_size=4), max_size=1),
+        original_name=names, foreign=mappings, xattrs=st.dictionaries(texts, st.binary(max_size=4), max_size=1),
     ),
     Entry: st.builds(
         Entry, id=pool(4, 3, "f/oreign"), session_id=sessions_ids,
         type=st.sampled_from(["image", "text", "board", "odd"]), x=st.floats(-9, 9), z=st.integers(-3, 3),
         digest=st.none() | digests, text=optional_texts, data=mappings, named_ns=orders, unknown=unknown,
+        foreign_id=optional_texts,
     ),
     Edge: st.builds(
         Edge, id=pool(5), session_id=sessions_ids, source=pool(4), target=pool(4), source_handle=optional_texts,
-        data=mappings, unknown=unknown,
+        data=mappings, unknown=unknown, foreign_id=optional_texts,
     ),
     Generation: st.builds(
         Generation, id=pool(6), session_id=sessions_ids, time_ns=times, utc_offset_s=offsets, prompt=optional_texts,
@@ -94,7 +96,7 @@ by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
         seed=st.none() | st.integers(0, 2**64),
         loras=st.lists(st.tuples(texts, st.floats(0, 2)).map(list), max_size=2).map(tuple), parameters=mappings,
         inputs=refs, outputs=refs, duration_ms=st.none() | sizes, error=optional_texts, named_ns=orders,
-        unknown=unknown,
+        unknown=unknown, foreign_id=optional_texts, foreign=mappings,
     ),
     Blob: st.builds(
         lambda digest, **fields: Blob(digest=digest, size=1000 + digest[0], **fields), digest=digests,

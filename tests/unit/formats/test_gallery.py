@@ -159,6 +159,25 @@ def test_a_link_that_leads_out_is_not_followed(library: Library, source: Path) -
     path.unlink()
     path.symlink_to(source / "secret")
     assert "sessions[0].images[2]" in [problem.place for problem in take(library, source).not_taken]
+    # Neither is one on the way.
+    path.unlink()
+    (source / "images" / "sessions" / ID).rename(source.parent / "elsewhere")
+    (source.parent / "elsewhere" / path.name).write_bytes(picture(3))
+    (source / "images" / "sessions" / ID).symlink_to(source.parent / "elsewhere")
+    assert "sessions[0].images[2]" in [problem.place for problem in take(library, source).not_taken]
+
+
+def test_a_session_comes_in_several_commits(
+    source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for files, commits in ((32, 5), (1, 8)):
+        monkeypatch.setattr("mixfs.formats.gallery._BATCH_FILES", files)
+        with Library.open(tmp_path / f"library{files}") as library:
+            with library.read() as view:
+                before = view.sequence()
+            assert take(library, source).taken == {"sessions": 3, "pictures": 5}
+            with library.read() as view:
+                assert view.sequence() - before <= commits and (files > 1 or view.sequence() - before > 5)
 
 
 def test_detection_goes_by_content(source: Path, tmp_path: Path) -> None:

@@ -134,7 +134,12 @@ def test_what_was_changed_here_goes_out_changed(library: Library, source: Path, 
     take(library, source)
     # An editor saves canvas.json: what the app calls the picture stays.
     with library.read() as view:
-        document = json.loads(view.render_session_document(library.session("mixboard-1"), "canvas.json"))
+        data = view.render_session_document(library.session("mixboard-1"), "canvas.json")
+        state = view.state()
+    library.commit(lambda txn: save(txn, "mixboard-1", "canvas.json", data))
+    with library.read() as view:
+        assert view.state()[0] == state[0]
+    document = json.loads(data)
     document["canvas_images"][0]["x"] = 7
     document["title"] = "New"
     library.commit(lambda txn: save(txn, "mixboard-1", "canvas.json", json.dumps(document).encode()))

@@ -87,6 +87,22 @@ def test_the_same_ids_in_another_workflow_are_other_nodes(library: Library, sour
         assert len(library.edges(session_id)) == 2
 
 
+def test_ids_do_not_depend_on_what_came_first(source: Path, tmp_path: Path) -> None:
+    """Two replicas that import the same packages in another order have the same records."""
+    members = package()
+    members["workflow.json"]["id"] = members["manifest.json"]["workflow"]["id"] = "wf-2"
+    other = write_package(tmp_path / "b.genaiw.zip", members)
+    found = []
+    for at, order in enumerate(((source, other), (other, source))):
+        with Library.open(tmp_path / f"replica{at}") as replica:
+            for path in order:
+                take(replica, path)
+            ids = [member.id for wf in ("wf-1", "wf-2") for member in (*replica.entries(wf), *replica.edges(wf))]
+            ids += [placement.id for wf in ("wf-1", "wf-2") for placement in replica.placements(wf)]
+            found.append(sorted(ids))
+    assert found[0] == found[1] and len(set(found[0])) == 16
+
+
 def test_a_dry_run_says_the_same_and_writes_nothing(library: Library, source: Path) -> None:
     report = take(library, source, dry_run=True)
     assert library.sessions() == [] and not list((library.root / "blobs").rglob("*"))
