@@ -567,17 +567,18 @@ class _Writer:
                 # It only looks like a reference, and the package has nothing for it, or something else.
                 beside["result"] = node.pop("result")
             return
-        if isinstance(result, dict) and result.get("kind") == "url":
-            return
-        if isinstance(result, dict) and result.get("kind") == "embedded" and result.get("id") in self._assets:
+        if isinstance(result, dict) and (result.get("kind") == "url" or self._shows(result, entry.digest)):
             return
         if entry.digest not in self._by_digest:
             self._embedded(entry.digest.hex(), entry.digest, {}, "")
-        if "result" in node and not (isinstance(result, dict) and result.get("kind") == "embedded"):
+        if "result" in node:
             beside["result"] = node["result"]
-        if "result" not in node or "result" in beside:
-            ours["image"] = True
+        ours["image"] = True
         node["result"] = {"kind": "embedded", "id": self._by_digest[entry.digest]}
+
+    def _shows(self, result: Mapping[str, Any], digest: Digest) -> bool:
+        asset = self._assets.get(str(result.get("id")))
+        return result.get("kind") == "embedded" and asset is not None and _digest_of(asset.get("hash")) == digest
 
     def _rewritten(self, value: Any) -> Any:
         """References to URLs that are embedded now."""
