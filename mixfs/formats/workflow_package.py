@@ -562,18 +562,18 @@ class _Writer:
         result = node.get("result")
         if "result" in node:
             node["result"] = result = self._rewritten(result)
+        about = result if isinstance(result, dict) else {}
+        kind = about.get("kind")
+        if kind == "url" or (kind == "embedded" and about.get("id") in self._assets):
+            return
+        if "result" in node and (entry.digest is not None or kind == "embedded"):
+            # It names nothing that is in the package, or another picture is shown.
+            beside["result"] = node.pop("result")
         if entry.digest is None:
-            return
-        if isinstance(result, dict) and result.get("kind") == "url":
-            return
-        if isinstance(result, dict) and result.get("kind") == "embedded" and result.get("id") in self._assets:
             return
         if entry.digest not in self._by_digest:
             self._embedded(entry.digest.hex(), entry.digest, {}, "")
-        if "result" in node and not (isinstance(result, dict) and result.get("kind") == "embedded"):
-            beside["result"] = node["result"]
-        if "result" not in node or "result" in beside:
-            ours["image"] = True
+        ours["image"] = True
         node["result"] = {"kind": "embedded", "id": self._by_digest[entry.digest]}
 
     def _rewritten(self, value: Any) -> Any:
