@@ -562,23 +562,19 @@ class _Writer:
         result = node.get("result")
         if "result" in node:
             node["result"] = result = self._rewritten(result)
-        if entry.digest is None:
-            if isinstance(result, dict) and (result.get("kind") == "embedded" or str(result.get("id")) in self._assets):
-                # It only looks like a reference, and the package has nothing for it, or something else.
-                beside["result"] = node.pop("result")
+        about = result if isinstance(result, dict) else {}
+        kind = about.get("kind")
+        if kind == "url" or (kind == "embedded" and about.get("id") in self._assets):
             return
-        if isinstance(result, dict) and (result.get("kind") == "url" or self._shows(result, entry.digest)):
+        if "result" in node and (entry.digest is not None or kind == "embedded"):
+            # It names nothing that is in the package, or another picture is shown.
+            beside["result"] = node.pop("result")
+        if entry.digest is None:
             return
         if entry.digest not in self._by_digest:
             self._embedded(entry.digest.hex(), entry.digest, {}, "")
-        if "result" in node:
-            beside["result"] = node["result"]
         ours["image"] = True
         node["result"] = {"kind": "embedded", "id": self._by_digest[entry.digest]}
-
-    def _shows(self, result: Mapping[str, Any], digest: Digest) -> bool:
-        asset = self._assets.get(str(result.get("id")))
-        return result.get("kind") == "embedded" and asset is not None and _digest_of(asset.get("hash")) == digest
 
     def _rewritten(self, value: Any) -> Any:
         """References to URLs that are embedded now."""
