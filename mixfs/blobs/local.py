@@ -11,7 +11,8 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mixfs.blobs.cached import open_cached
@@ -22,6 +23,45 @@ from mixfs.ids import Digest
 
 AHEAD = 1 << 20
 """Bytes at the beginning of a blob that are read ahead when it is opened."""
+
+# As many files as are synced side by side.
+_TOGETHER = 8
+
+
+class _Arrival:
+    """An intake on its way to being a blob: `new` here, to be looked at `again`, or stopped by an `error`."""
+
+    __slots__ = ("again", "digest", "error", "intake", "new", "target")
+
+    digest: Digest
+    target: Path
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+        self.new = self.again = False
+        self.error: OSError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.error is None and not self.again
+
+
+def _each(step: Callable[[_Arrival], None], arrivals: Iterable[_Arrival]) -> None:
+    """Take a step with all that came this far; one that fails stops none of the others."""
+    for arrival in arrivals:
+        if arrival.error is None and not arrival.again:
+            try:
+                step(arrival)
+            except OSError as error:
+                arrival.error = error
+
+
+def _fsync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class LocalBlobs:
@@ -39,34 +79,88 @@ class LocalBlobs:
         return self.root / text[:2] / text[2:]
 
     def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
-        digest = intake.digest()
-        target = self.path(digest)
-        if not anew and self._is_there(target, intake):
+        (received,) = self.receive_all([intake], durable=durable, anew=anew)
+        if isinstance(received, OSError):
+            raise received
+        return received
+
+    def receive_all(
+        self, intakes: Sequence[Intake], *, durable: bool = True, anew: bool = False
+    ) -> list[tuple[Digest, bool] | OSError]:
+        arrivals = [_Arrival(intake) for intake in intakes]
+        left = arrivals
+        while left:
+            self._receive(left, durable, anew)
+            left = [arrival for arrival in left if arrival.again]
+            for arrival in left:
+                arrival.again = False
+        return [arrival.error or (arrival.digest, arrival.new) for arrival in arrivals]
+
+    def _receive(self, arrivals: list[_Arrival], durable: bool, anew: bool) -> None:
+        """Bytes first, then names, then the fsync of each bucket once: many share what the disk does for one."""
+
+        def look(arrival: _Arrival) -> None:
+            arrival.digest = arrival.intake.digest()
+            arrival.target = self.path(arrival.digest)
+            arrival.new = anew or not self._is_there(arrival.target, arrival.intake)
+            if arrival.new:
+                os.fchmod(arrival.intake.fd, 0o444)
+
+        def sync(arrival: _Arrival) -> None:
+            if arrival.new:
+                os.fsync(arrival.intake.fd)
+                return
             try:
-                if durable:
-                    # Another process may have linked it without having come to its fsyncs.
-                    self._sync(target)
+                # Another process may have linked it without having come to its fsyncs.
+                _fsync_path(arrival.target)
             except FileNotFoundError:
                 # gc took it away: nothing names it yet.
-                return self.receive(intake, durable=durable)
-            return digest, False
-        os.fchmod(intake.fd, 0o444)
+                arrival.again = True
+
+        def name(arrival: _Arrival) -> None:
+            if not arrival.new:
+                return
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(arrival.target.parent, 0o700)
+            try:
+                self._link(arrival.intake, arrival.target, anew)
+            except FileExistsError:
+                # Another was first, and may not have come to its fsyncs.
+                arrival.again = True
+
+        _each(look, arrivals)
         if durable:
-            os.fsync(intake.fd)
-        bucket = target.parent
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(bucket, 0o700)
-        if durable and bucket.name not in self._buckets:
-            self._sync(self.root)
-            self._buckets.add(bucket.name)
+            if len(arrivals) < _TOGETHER:
+                _each(sync, arrivals)
+            else:
+                # Side by side, they share a commit of the file system's journal.
+                with ThreadPoolExecutor(_TOGETHER) as threads:
+                    list(threads.map(lambda arrival: _each(sync, [arrival]), arrivals))
+        _each(name, arrivals)
+        if durable:
+            self._sync_buckets(arrivals)
+
+    def _sync_buckets(self, arrivals: list[_Arrival]) -> None:
+        by_bucket: dict[Path, list[_Arrival]] = {}
+        for arrival in arrivals:
+            if arrival.is_done:
+                by_bucket.setdefault(arrival.target.parent, []).append(arrival)
+        fresh = {bucket.name for bucket in by_bucket} - self._buckets
+        root_error: OSError | None = None
         try:
-            self._link(intake, target, anew)
-        except FileExistsError:
-            # Another process was first, and may not have come to its fsyncs.
-            return self.receive(intake, durable=durable)
-        if durable:
-            self._sync(bucket)
-        return digest, True
+            if fresh:
+                _fsync_path(self.root)
+                self._buckets |= fresh
+        except OSError as error:
+            root_error = error
+        for bucket, within in by_bucket.items():
+            try:
+                if root_error is not None and bucket.name in fresh:
+                    raise root_error
+                _fsync_path(bucket)
+            except OSError as error:
+                for arrival in within:
+                    arrival.error = error
 
     @staticmethod
     def _link(intake: Intake, target: Path, replace: bool) -> None:
@@ -119,17 +213,9 @@ class LocalBlobs:
         except FileNotFoundError:
             return None
         kept.with_suffix(".txt").write_text(f"{reason}\n")
-        self._sync(kept)
-        self._sync(self.path(digest).parent)
+        for path in (kept, self.quarantine_root, self.path(digest).parent):
+            _fsync_path(path)
         return kept
-
-    def _sync(self, path: Path) -> None:
-        for each in (path, path.parent) if path != self.root else (path,):
-            fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
 
     def open(self, digest: Digest) -> int:
         try:

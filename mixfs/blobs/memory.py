@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mixfs.blobs.intake import Intake
@@ -19,6 +19,11 @@ class MemoryBlobs:
         self.data: dict[Digest, bytes] = {}
         self.durable: set[Digest] = set()
         self.quarantined: dict[Digest, str] = {}
+
+    def receive_all(
+        self, intakes: Sequence[Intake], *, durable: bool = True, anew: bool = False
+    ) -> list[tuple[Digest, bool] | OSError]:
+        return [self.receive(intake, durable=durable, anew=anew) for intake in intakes]
 
     def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         digest, size = intake.digest(), intake.size

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,14 @@ class BlobStore(Protocol):
         With `durable` they survive power loss when this returns. The intake stays as it is: `discard` it when what
         names the blob is committed, for until then gc may take the blob away. A damaged blob of the same digest is
         replaced. With `anew` these bytes take the place of those that are there already, of which an fsync had failed.
+        """
+
+    def receive_all(
+        self, intakes: Sequence[Intake], *, durable: bool = True, anew: bool = False
+    ) -> list[tuple[Digest, bool] | OSError]:
+        """As `receive`, of many at once, which is much faster where durability costs: each one's result, or its error.
+
+        One that fails stops none of the others.
         """
 
     def fetch(self, digest: Digest) -> bytes:

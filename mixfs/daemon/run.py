@@ -7,7 +7,6 @@ logged and begun again: the daemon does not die of it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from mixfs.daemon import memory
 from mixfs.daemon.invalidation import Invalidation
 from mixfs.daemon.notify import notify, watchdog_s
 from mixfs.daemon.status import Status
@@ -109,7 +109,7 @@ class Daemon:
                 nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
-                nursery.start_soon(_supervise, "memory", self._give_memory_back)
+                nursery.start_soon(_supervise, "memory", lambda: memory.give_back(self.tree.staging))
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:
@@ -141,18 +141,6 @@ class Daemon:
                 log.info("signal", number=number)
                 self.mount.stop()
                 return
-
-    async def _give_memory_back(self) -> None:
-        """After very many files waited: malloc keeps what they took, half of it between what is still in use."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        most = 0
-        while trim is not None:
-            await trio.sleep(10)
-            there = len(self.tree.staging)
-            most = max(most, there)
-            if most > 1000 and there < most // 10:
-                most = 0
-                await trio.to_thread.run_sync(trim, 0)
 
     def _make_thumbnails(self) -> None:
         """A thread of its own: makes what is wished for, and notes it in the index for many at once."""
@@ -216,6 +204,7 @@ def run(
     root: Path, mountpoint: Path, options: set[str], ready: Callable[[], None], log_file: Path | None, trash_days: float
 ) -> None:
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
+    memory.use_one_arena()
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:

@@ -46,6 +46,9 @@ class Engine(Protocol):
     def is_replaced(self) -> bool:
         """True when other files lie there now, or none: a new engine can be opened before this one is closed."""
 
+    def check(self) -> None:
+        """Look at all that the newest state leads to. Raises IndexDamaged."""
+
     def readers(self) -> int:
         """How many places for readers are taken, by all processes: one that is never given back keeps old pages."""
 

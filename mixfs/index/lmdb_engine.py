@@ -234,7 +234,6 @@ class LmdbEngine:
             return True
 
     def check(self) -> None:
-        """Look at every page that the newest state leads to. Raises IndexDamaged."""
         while True:
             with self.read() as txn:
                 try:

@@ -96,6 +96,9 @@ class MemoryEngine:
     def is_replaced(self) -> bool:
         return False
 
+    def check(self) -> None:
+        pass
+
     def readers(self) -> int:
         return 0
 

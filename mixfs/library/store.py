@@ -28,7 +28,7 @@ from typing import TypeVar
 
 import cbor2
 
-from mixfs.errors import IndexDamaged, IndexFull, JournalDamaged, LibraryBusy, LibraryError
+from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, JournalDamaged, LibraryBusy, LibraryError
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
@@ -59,6 +59,8 @@ T = TypeVar("T")
 
 # Bytes that must be free on the disk for a commit: what a commit of few records makes the index grow by, and more.
 ROOM = 1 << 20
+# In index/: the start of the machine in which it was last looked through.
+_BOOT = "boot"
 
 
 class _Read:
@@ -70,13 +72,24 @@ class _Read:
         self._store = store
 
     def __enter__(self) -> View:
-        self._read, txn = self._store.begin_read()
+        try:
+            self._read, txn = self._store.begin_read()
+        except IndexDamaged:
+            self._store.fell_behind()
+            raise
         return View(txn)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return self._read.__exit__(kind, error, trace)
+        try:
+            answer = self._read.__exit__(kind, error, trace)
+        except IndexDamaged:
+            self._store.fell_behind()
+            raise
+        if isinstance(error, IndexDamaged):
+            self._store.fell_behind()
+        return answer
 
 
 class Store:
@@ -104,8 +117,11 @@ class Store:
             self.journal = Journal(root / "journal", self.format.replica)
             self._sweep()
             self._engine = self._open_engine()
-            self._catch_up_with_others()
-            self._catch_up()
+            try:
+                self._catch_up_with_others()
+                self._catch_up()
+            except IndexDamaged as error:
+                self._make_anew(error)
 
     def _sweep(self) -> None:
         """Remove what killed writers left: such files are only made under the lock, which we hold."""
@@ -125,8 +141,16 @@ class Store:
     # -- reading
 
     def read(self) -> AbstractContextManager[View]:
-        """The library at one state. Keep it for one bounded page of work."""
+        """The library at one state. Keep it for one bounded page of work.
+
+        Raises IndexDamaged when the index can't be read; `refresh`, and the next commit that meets the damage, make it
+        anew.
+        """
         return _Read(self)
+
+    def fell_behind(self) -> None:
+        """The index can't be read: `refresh` is to reopen it. For `read`."""
+        self._behind = True
 
     def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
         """A read transaction that has begun, and what ends it. For `read`."""
@@ -140,7 +164,6 @@ class Store:
                 self._check_open()
                 with self._swap:
                     if self._engine is engine:
-                        self._behind = True
                         raise
 
     def _check_open(self) -> None:
@@ -166,7 +189,13 @@ class Store:
         with self._lock:
             try:
                 self._reopen()
-                self._catch_up()
+                try:
+                    self._catch_up()
+                    if self._behind:
+                        # LMDB sees damage only where it comes by.
+                        self._engine.check()
+                except IndexDamaged as error:
+                    self._make_anew(error)
             except (IndexDamaged, OSError):
                 # As on a full disk: it was reported, and is tried again by the next commit and the next `refresh`.
                 if not self._behind:
@@ -198,7 +227,8 @@ class Store:
     def _commit_locked(self, function: Callable[[Txn], T]) -> T:
         if not self._engine.is_current():
             self._reopen()
-        for attempt in range(64):
+        damages = 0
+        for _ in range(64):
             durable = False
             try:
                 self._catch_up()
@@ -220,13 +250,18 @@ class Store:
                 if durable:
                     self._catch_up_later()
                     return result
-            except IndexDamaged:
-                if not durable and attempt >= 2:
-                    raise
+            except IndexDamaged as error:
                 if durable:
                     self._catch_up_later(reopen=True)
                     return result
-                self._reopen()
+                damages += 1
+                if damages == 1:
+                    # What LMDB has of it in memory may be at fault.
+                    self._reopen()
+                elif damages == 2:
+                    self._make_anew(error)
+                else:
+                    raise
         raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
 
     def _check_room(self, size: int) -> None:
@@ -312,11 +347,16 @@ class Store:
         Where the index can't be written now (a full disk), the next commit or `refresh` tries again.
         """
         failure: Exception | None = None
-        for _ in range(3):
+        for attempt in range(3):
             try:
                 if reopen:
                     self._reopen()
-                self._catch_up()
+                try:
+                    self._catch_up()
+                except IndexDamaged as error:
+                    if not attempt:
+                        raise
+                    self._make_anew(error)
                 return
             except (IndexDamaged, OSError) as error:
                 failure, reopen = error, True
@@ -397,6 +437,8 @@ class Store:
             if (self._index_path / "data.mdb").exists():
                 engine = LmdbEngine(self._index_path, map_size=self._map_size)
                 if self._is_of_use(engine):
+                    if not self._is_of_this_boot():
+                        self._note_boot(self._index_path)
                     return engine
                 engine.close()
         except IndexDamaged as error:
@@ -404,9 +446,33 @@ class Store:
         self._build_index()
         return LmdbEngine(self._index_path, map_size=self._map_size)
 
-    def _is_of_use(self, engine: Engine) -> bool:
-        """Whether the index is of this derivation; closes it and raises IndexDamaged when its notes can't be read."""
+    @staticmethod
+    def _boot() -> bytes:
+        """Which start of the machine this is; empty where the kernel doesn't tell."""
         try:
+            return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        except OSError:
+            return b""
+
+    def _note_boot(self, index: Path) -> None:
+        with contextlib.suppress(OSError):
+            (index / _BOOT).write_bytes(self._boot())
+
+    def _is_of_this_boot(self) -> bool:
+        try:
+            return (self._index_path / _BOOT).read_bytes() == self._boot()
+        except OSError:
+            return False
+
+    def _is_of_use(self, engine: Engine) -> bool:
+        """Whether the index is of this derivation; closes it and raises IndexDamaged when it can't be read.
+
+        Once after each start of the machine all of it is looked through: where a file system did not keep its word
+        when the power went, LMDB may end the process that comes by.
+        """
+        try:
+            if not self._is_of_this_boot():
+                engine.check()
             with engine.read() as txn:
                 for journal in self._journals():
                     noted_position(txn, journal.replica)
@@ -429,6 +495,15 @@ class Store:
             self._engine.close()
             self._engine = self._open_engine()
 
+    def _make_anew(self, damage: IndexDamaged) -> None:
+        """Make an index that can't be read anew from the journal, which has all of it. Raises what is no damage."""
+        if isinstance(damage, IndexFull | IndexDiskFull):
+            raise damage
+        self.problems.report("index-damaged", str(damage), path=str(self._index_path))
+        self._build_index()
+        self._reopen()
+        self._catch_up()
+
     def rebuild_index(self) -> None:
         """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
         with self._lock:
@@ -448,6 +523,7 @@ class Store:
             self._fill(engine)
         finally:
             engine.close()
+        self._note_boot(fresh)
         fsync_directory(fresh)
         old = self.root / f"index.old-{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):

@@ -31,9 +31,13 @@ from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
 
+COMMAND = ("-P", "-m", "mixfs.media.worker")
+"""What Python runs. -P keeps the working directory off the import path, where a picture folder could hold a `PIL`."""
 JOBS_PER_WORKER = 2000
 """Jobs after which a worker is replaced, so that a leak in a decoder stays small."""
 START_TIMEOUT_S = 60.0
+TEXTS_TIMEOUT_S = 10.0
+"""For the texts of a picture over which a decoder died or took too long."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +66,7 @@ class _Worker:
     """One process and its pipes. Owned by one thread at a time."""
 
     def __init__(self) -> None:
-        # Spawned, never forked: the caller may have an LMDB environment open. -P keeps the working directory off the
-        # import path, where a picture folder could hold a `PIL`.
+        # Spawned, never forked: the caller may have an LMDB environment open.
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
@@ -73,7 +76,7 @@ class _Worker:
         with tempfile.TemporaryFile() as errors:
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "mixfs.media.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=errors, close_fds=True, cwd="/", env=environment, bufsize=0,
                 )  # fmt: skip
             except OSError as error:
@@ -189,9 +192,13 @@ class WorkerPool:
         """What a file is and holds. Raises OSError when it can't be read, WorkerStartError, PoolClosed."""
         path = os.path.abspath(path)
         media_type = _sniff_file(path)
+        if media_type not in IMAGE_TYPES:
+            # Nothing beyond its first bytes is looked at.
+            return Inspection(media_type=media_type)
         problem: str | None = None
         for pixels in (True, False):
-            answer = self._job({"kind": "inspect", "path": os.fsencode(path), "pixels": pixels}, timeout_s)
+            limit_s = timeout_s if pixels else min(timeout_s, TEXTS_TIMEOUT_S)
+            answer = self._job({"kind": "inspect", "path": os.fsencode(path), "pixels": pixels}, limit_s)
             if "ok" in answer:
                 try:
                     found = inspection_from_dict(answer["ok"])
@@ -201,8 +208,6 @@ class WorkerPool:
                     return found if problem is None else dataclasses.replace(found, problem=problem)
             _raise_os(answer, path)
             problem = problem or _reason(answer)
-            if media_type not in IMAGE_TYPES:
-                break
             # What the decoder could not bear may have texts that can be read: the prompt is kept with the damage.
         return Inspection(media_type=media_type, problem=problem)
 

@@ -11,7 +11,6 @@ system calls it does not need are taken from it (`sandbox.py`), once it has impo
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import queue
@@ -20,7 +19,6 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import cbor2
@@ -37,9 +35,6 @@ CPU_PER_JOB_S = 120
 NICENESS = 5
 """A decoder waits for who serves the mount, and not the other way round."""
 MAX_MESSAGE = 128 * 1024**2
-
-TEST_JOBS = "MIXFS_WORKER_TEST_JOBS"
-"""Environment variable that allows the jobs which the tests use to misbehave."""
 
 
 def write_message(stream: BinaryIO, message: Any) -> None:
@@ -133,78 +128,7 @@ def _do(job: dict[str, Any]) -> Any:
         from mixfs.media.thumbnails import make_thumbnail
 
         return make_thumbnail(job["source"], job["size"])
-    if os.environ.get(TEST_JOBS):
-        return _misbehave(job)
     raise ValueError(f"unknown job {kind!r}")
-
-
-def _misbehave(job: dict[str, Any]) -> Any:
-    kind = job["kind"]
-    if kind == "hang":
-        signal.pause()
-    if kind == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if kind == "memory":
-        return len(bytearray(4 * MEMORY_LIMIT))
-    if kind == "lie":
-        return {"media_type": 7}
-    if kind == "limits":
-        names = ("RLIMIT_AS", "RLIMIT_FSIZE", "RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_CPU")
-        return {name: resource.getrlimit(getattr(resource, name)) for name in names}
-    if kind == "escape":
-        return {name: _outcome(attempt) for name, attempt in _escapes(job["target"]).items()}
-    raise ValueError(f"unknown job {kind!r}")
-
-
-def _escapes(target: str) -> dict[str, Callable[[], object]]:
-    """What somebody who has taken over a worker would try first."""
-    import ctypes
-    import fcntl
-    import socket
-    import termios
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def call(name: str, *arguments: Any) -> None:
-        if getattr(libc, name)(*arguments) == -1:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-
-    def fork() -> None:
-        if os.fork() == 0:
-            os._exit(0)
-
-    return {
-        "socket": socket.socket,
-        "socketpair": socket.socketpair,
-        "execve": lambda: os.execv("/bin/true", ["true"]),
-        "fork": fork,
-        "spawn": lambda: os.posix_spawn("/bin/true", ["true"], {}),
-        "ptrace": lambda: call("ptrace", 16, os.getppid(), 0, 0),
-        "kill": lambda: os.kill(os.getppid(), 0),
-        "write": lambda: os.open(target, os.O_WRONLY | os.O_CREAT),
-        "create": lambda: os.open(target, os.O_RDONLY | os.O_CREAT),
-        "overwrite": lambda: os.open(os.devnull, os.O_RDWR),
-        "mkdir": lambda: os.mkdir(target),
-        "symlink": lambda: os.symlink("/", target),
-        "unlink": lambda: os.unlink(target),
-        "rename": lambda: os.rename(target, f"{target}.2"),
-        "chmod": lambda: os.chmod("/", 0o755),
-        "memfd": lambda: os.memfd_create("x"),
-        "unshare": lambda: call("unshare", 0x10000000),
-        "mount": lambda: call("mount", b"none", b"/", b"tmpfs", 0, None),
-        "other's limits": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE),
-        "terminal": lambda: fcntl.ioctl(0, termios.TIOCSTI, b"x"),
-        "signal by fcntl": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid()),
-    }
-
-
-def _outcome(attempt: Callable[[], object]) -> str:
-    try:
-        attempt()
-    except OSError as error:
-        return errno.errorcode.get(error.errno or 0, "?")
-    return "done"
 
 
 def _read_jobs(stream: BinaryIO, jobs: queue.SimpleQueue[dict[str, Any]]) -> None:

@@ -157,6 +157,7 @@ class Staging:
         self.folder_times: dict[bytes, int] = {}
         # Receipts that programs removed and that no commit has taken away yet: node key -> (directory, name).
         self.removed: dict[bytes, tuple[bytes, bytes]] = {}
+        self.removed_at = 0.0
 
     def __iter__(self) -> Iterator[Staged]:
         return iter(list(self._keys.values()))
@@ -279,6 +280,7 @@ class Staging:
         """Note that a receipt was removed. Raises OSError when that can't be written down: nothing is removed then."""
         self._append(_removed_item(key, (directory, name)))
         self.removed[key] = directory, name
+        self.removed_at = time.monotonic()
 
     def forget_removed(self, keys: Iterable[bytes]) -> None:
         """They are taken away. Where that can't be written down, a next mount finds nothing to take away."""

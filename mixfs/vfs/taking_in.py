@@ -15,8 +15,10 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import trio
@@ -34,6 +36,8 @@ from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folde
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
 
+T = TypeVar("T")
+
 QUIET_S = 1.0
 LONGEST_QUIET_S = 300.0
 # How long it is remembered that a name was written.
@@ -44,6 +48,9 @@ BATCH = 64
 # How long the releases of files that were closed are waited for.
 RELEASE_TRIES, RELEASE_PAUSE_S = 100, 0.02
 _LOOKED_AT_ONCE = 100
+# How often gc may take away what is about to be named.
+GC_TRIES = 5
+THREADS = 4
 _ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
 log = structlog.get_logger("mixfs.taking_in")
@@ -71,6 +78,8 @@ class TakingIn:
         self._tree = tree
         self._wake = trio.Event()
         self._round = trio.Lock()
+        # Its own: many files that are looked at must not keep those waiting who write.
+        self._threads = trio.CapacityLimiter(THREADS)
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
         tree.wake = self._woken
@@ -78,6 +87,9 @@ class TakingIn:
 
     def _woken(self) -> None:
         self._wake.set()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, limiter=self._threads)
 
     # -- what is ready
 
@@ -146,10 +158,16 @@ class TakingIn:
             log.warning("receipts_not_removed", receipts=len(self._tree.staging.removed), error=str(error))
 
     async def _take_due(self) -> float:
-        await self._settle()
         now = time.monotonic()
-        ready: list[Staged] = []
         next_due = now + 3600
+        if self._tree.staging.removed:
+            # Once nobody removes any more: a commit keeps `rm -r` waiting.
+            quiet_at = self._tree.staging.removed_at + QUIET_S
+            if quiet_at <= now:
+                await self._settle()
+            else:
+                next_due = quiet_at
+        ready: list[Staged] = []
         there = list(self._tree.staging)
         for start in range(0, len(there), _LOOKED_AT_ONCE):
             with self._tree.library.read() as view:
@@ -239,11 +257,11 @@ class TakingIn:
 
         try:
             async with staged.io:
-                path, digest, status, sums = await self._tree.in_thread(measure)
+                path, digest, status, sums = await self._in_thread(measure)
             if staged.key not in self._tree.open_nodes:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
-            inspection = await self._tree.in_thread(inspect)
+            inspection = await self._in_thread(inspect)
         except (OSError, MixfsError) as error:
             if staged.version == version:
                 self._failed(staged, error)
@@ -270,22 +288,14 @@ class TakingIn:
             item.staged.digest = item.digest
         sync_log = any(item.staged.synced for item in ready)
 
-        def publish() -> list[tuple[Looked, BaseException | None]]:
+        def publish() -> list[BaseException | None]:
             if sync_log:
                 # A file that was fsynced is found after power loss by its name in staging, until it is committed.
                 tree.staging.sync()
-            out: list[tuple[Looked, BaseException | None]] = []
-            for item in ready:
-                error: BaseException | None = None
-                try:
-                    self._publish(item)
-                except (OSError, MixfsError) as failure:
-                    error = failure
-                out.append((item, error))
-            return out
+            return self._publish(ready)
 
         published: list[Looked] = []
-        for item, error in await tree.in_thread(publish):
+        for item, error in zip(ready, await self._in_thread(publish), strict=True):
             if error is not None:
                 self._failed(item.staged, error)
             else:
@@ -293,12 +303,7 @@ class TakingIn:
         if not published:
             return
         try:
-            try:
-                await self._commit(published)
-            except BlobMissing:
-                # A gc without patience took a blob before it was named. The name in staging has the bytes still.
-                await tree.in_thread(lambda: self._publish_again(published))
-                await self._commit(published)
+            published = await self._commit_patiently(published)
         except (OSError, MixfsError) as error:
             if len(published) == 1:
                 self._failed(published[0].staged, error)
@@ -310,15 +315,54 @@ class TakingIn:
                 except (OSError, MixfsError) as single:
                     self._failed(item.staged, single)
 
-    def _publish(self, item: Looked) -> None:
-        """Make the bytes a blob, durably. In a thread."""
+    async def _commit_patiently(self, items: list[Looked]) -> list[Looked]:
+        """Commit what was published; returns it as it was committed."""
+        for _ in range(GC_TRIES):
+            try:
+                await self._commit(items)
+                return items
+            except BlobMissing:
+                # A gc without patience took a blob before it was named. The name in staging has the bytes still.
+                items = await self._in_thread(lambda items=items: self._publish_again(items))  # type: ignore[misc]
+        await self._commit(items)
+        return items
+
+    def _publish_again(self, items: list[Looked]) -> list[Looked]:
+        """As `_publish`; what is no longer known of a blob that was known is found out. In a thread."""
+        self._publish(items)
+        with self._tree.library.read() as view:
+            unknown = {item.digest for item in items if item.inspection is None and view.blob(item.digest) is None}
+        inspect = self._tree.library.pool.inspect
+        return [
+            dataclasses.replace(item, inspection=inspect(str(item.staged.intake.path)))
+            if item.digest in unknown and item.staged.intake is not None else item
+            for item in items
+        ]  # fmt: skip
+
+    def _publish(self, items: list[Looked]) -> list[BaseException | None]:
+        """Make the bytes of each a blob, durably; the error of each that can't be. In a thread."""
+        errors: dict[str, BaseException] = {}
+        anew = [item for item in items if item.staged.failed]
+        # Held: whoever removes the file meanwhile takes its intake away.
+        intakes = {item.staged.id: item.staged.intake for item in items if not item.staged.failed}
+        there = {staged_id: intake for staged_id, intake in intakes.items() if intake is not None}
+        for staged_id in intakes.keys() - there.keys():
+            errors[staged_id] = NotFoundError("It was removed meanwhile.")
+        for staged_id, result in zip(there, self._tree.library.blobs.receive_all([*there.values()]), strict=True):
+            if isinstance(result, OSError):
+                errors[staged_id] = result
+        for item in anew:
+            try:
+                self._publish_copy(item)
+            except (OSError, MixfsError) as error:
+                errors[item.staged.id] = error
+        return [errors.get(item.staged.id) for item in items]
+
+    def _publish_copy(self, item: Looked) -> None:
+        """A failed fsync says nothing when it is tried again: a copy is made durable instead."""
         library, intake = self._tree.library, item.staged.intake
         if intake is None:
             raise NotFoundError("It was removed meanwhile.")
-        if not item.staged.failed:
-            library.blobs.receive(intake)
-            return
-        # A failed fsync says nothing when it is tried again: a copy is made durable instead.
         fresh = library.staging.intake()
         try:
             fresh.copy_whole(intake.fd)
@@ -327,10 +371,6 @@ class TakingIn:
             library.blobs.receive(fresh, anew=True)
         finally:
             fresh.discard()
-
-    def _publish_again(self, items: list[Looked]) -> None:
-        for item in items:
-            self._publish(item)
 
     async def _commit(self, items: list[Looked]) -> None:
         tree = self._tree

@@ -74,6 +74,50 @@ def test_the_same_bytes_are_kept_once(box: Box) -> None:
     assert len(list(box.store.enumerate())) == 1
 
 
+def test_many_at_once_are_as_one_after_the_other(box: Box) -> None:
+    known, _ = box.put(b"known")
+    intakes = [box.intake(data) for data in (b"a", b"known", *(b"%d" % n for n in range(20)), b"a")]
+    received = box.store.receive_all(intakes)
+    assert [hashlib.sha256(os.pread(intake.fd, 9, 0)).digest() for intake in intakes] == [
+        result[0] for result in received if not isinstance(result, OSError)
+    ]
+    assert [result[1] for result in received if not isinstance(result, OSError)] == [True, False, *[True] * 20, False]
+    assert len(list(box.store.enumerate())) == 22 and box.store.fetch(known) == b"known"
+    if isinstance(box.store, MemoryBlobs):
+        assert len(box.store.durable) == 22
+
+
+def test_one_that_fails_stops_none_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk when one is named, a bad sector when another is synced: each has its own error."""
+    (tmp_path / "blobs").mkdir()
+    blobs = LocalBlobs(tmp_path / "blobs")
+    intakes = [Intake(tmp_path / str(n)) for n in range(12)]
+    for n, intake in enumerate(intakes):
+        intake.write(b"bytes %d" % n, 0)
+    link, fsync = os.link, os.fsync
+    bad_fd = intakes[7].fd
+    bad_bucket = blobs.path(intakes[9].digest()).parent
+
+    def some_links(source: Path, target: Path) -> None:
+        if source == intakes[3].path:
+            raise OSError(28, "No space left on device")
+        link(source, target)
+
+    def some_fsyncs(fd: int) -> None:
+        if fd == bad_fd or os.path.realpath(f"/proc/self/fd/{fd}") == str(bad_bucket):
+            raise OSError(5, "Input/output error")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "link", some_links)
+    monkeypatch.setattr(os, "fsync", some_fsyncs)
+    received = blobs.receive_all(intakes)
+    failed = {n: result.errno for n, result in enumerate(received) if isinstance(result, OSError)}
+    assert failed == {3: 28, 7: 5, 9: 5}
+    monkeypatch.undo()
+    assert blobs.stat(intakes[7].digest()) is None, "a name for bytes that are not durable"
+    assert [blobs.receive(intake)[1] for intake in (intakes[3], intakes[7])] == [True, True]
+
+
 def test_an_intake_stays_until_it_is_discarded(box: Box) -> None:
     """Its bytes may have to be published again: gc may take a blob away before it is named."""
     intake = box.intake(b"twice")

@@ -91,6 +91,8 @@ class Disk:
         device = run("losetup", "--find", "--show", image)
         try:
             run("mount", device, self.cut_point)
+            # The next start is another boot.
+            (self.cut_point / "library" / "index" / "boot").unlink(missing_ok=True)
             try:
                 yield self.cut_point
             finally:

@@ -71,3 +71,48 @@ def test_a_spoiled_index_is_made_anew(
     done = subprocess.run([sys.executable, "-c", code, str(root)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (done.returncode, done.stderr)
     assert done.stdout.split() == [f"s{number:02d}" for number in range(40)]
+
+
+HEALING = """
+import sys
+from mixfs import Library
+from mixfs.errors import IndexDamaged
+with Library.open(sys.argv[1]) as library:
+    if sys.argv[2] == "write":
+        library.create_session("after")
+    for _ in range(2):
+        try:
+            print(*sorted(session.title for session in library.sessions()))
+            break
+        except IndexDamaged:
+            # As the task of a mount does that follows the commits.
+            assert library.store.refresh()
+    library.create_session("last")
+"""
+
+
+@pytest.mark.parametrize(("junk", "boot"), [(bytes(4096), "another"), (b"\xff" * 4096, "the same")])
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_a_page_that_was_never_written_is_found_and_the_index_made_anew(
+    filled: Path, tmp_path: Path, first: str, junk: bytes, boot: str
+) -> None:
+    """Wherever it is. LMDB ends the process over some pages of zeros, so they are found before it comes by."""
+    size = (filled / "index" / "data.mdb").stat().st_size
+    healed = 0
+    for page in range(2, size // 4096):
+        root = tmp_path / str(page)
+        shutil.copytree(filled, root)
+        index = root / "index" / "data.mdb"
+        index.write_bytes(over(page * 4096, junk)(index.read_bytes()))
+        if boot == "another":
+            (root / "index" / "boot").write_text("before the power went")
+        done = subprocess.run(
+            [sys.executable, "-c", HEALING, str(root), first], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, (page, done.returncode, done.stderr)
+        titles = [f"s{number:02d}" for number in range(40)]
+        assert done.stdout.split() == (["after"] if first == "write" else []) + titles, page
+        with Library.open(root) as library:
+            assert "last" in {session.title for session in library.sessions()}
+        healed += (root / "problems.jsonl").exists()
+    assert healed > 1

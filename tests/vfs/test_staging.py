@@ -169,25 +169,38 @@ async def test_a_kill_after_a_commit_that_failed_loses_nothing(
     ]
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("times", [1, 3])
 async def test_a_blob_that_gc_takes_before_it_is_named_is_published_again(
-    tree: Tree, library: Library, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, library: Library, monkeypatch: pytest.MonkeyPatch, known: bool, times: int
 ):
     """gc looks at what is named by commits, and a file that is being taken in is not yet."""
-    for name in (b"a.png", b"b.bin"):
-        await put(tree, name, DATA + name)
+    if known:
+        # Looked at before: what was found out goes with the blob.
+        for data in (DATA, b"no picture"):
+            library.delete_session(library.import_bytes(data, "a").session_id)
+    await put(tree, b"a.png")
+    await put(tree, b"b.txt", b"no picture")
     commit, taken = library.commit, []
 
     def commit_after_gc(function: Callable[..., object]) -> object:
-        if not taken:
-            taken.append(gc.collect(library, grace_hours=-1))
+        if len(taken) < times:
+            with monkeypatch.context() as patch:
+                # gc commits too.
+                patch.setattr(library, "commit", commit)
+                taken.append(gc.collect(library, trash_days=-1, grace_hours=-1))
         return commit(function)
 
     monkeypatch.setattr(library, "commit", commit_after_gc)
     assert await TakingIn(tree).take_all() == []
-    assert taken[0].blobs == 2
+    assert [freed.blobs for freed in taken] == [2] * times
     for receipt in receipts(library):
         library.blobs.check(receipt.digest)
-    assert placed(library) == listing(tree) == [b"a.png", b"b.bin"]
+    assert listing(tree) == [b"a.png", b"b.txt"]
+    found = next(receipt for receipt in receipts(library) if receipt.name == b"a.png")
+    with library.read() as view:
+        image, generation = view.image(found.digest), view.generation_of(found.digest)
+    assert image is not None and image.problem is None and generation is not None and generation.prompt
 
 
 async def test_names_that_were_left_for_a_new_version_are_forgotten(tree: Tree, monkeypatch: pytest.MonkeyPatch):

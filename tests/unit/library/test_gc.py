@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mixfs import Library
-from mixfs.blobs import LocalBlobs
+from mixfs.blobs import local
 from mixfs.library import gc
 from mixfs.library.store import Store
 from mixfs.media.samples import make_sample
@@ -176,17 +176,17 @@ def test_what_goes_while_it_is_published_is_published_again(
     source.write_bytes(data)
     if known:
         library.delete_session(library.import_bytes(data, "a.png").session_id)
-    sync = LocalBlobs._sync
+    sync = local._fsync_path
     taken: list[gc.Freed] = []
 
-    def late(self: LocalBlobs, path: Path) -> None:
+    def late(path: Path) -> None:
         # Of the blob that is there already, or of the bucket in which it was linked.
-        if not taken and path != self.root and os.listdir(path if path.is_dir() else path.parent):
+        if not taken and path != library.blobs.root and os.listdir(path if path.is_dir() else path.parent):
             taken.append(gc.Freed())
             taken.append(now(library))
-        sync(self, path)
+        sync(path)
 
-    monkeypatch.setattr(LocalBlobs, "_sync", late)
+    monkeypatch.setattr(local, "_fsync_path", late)
     report = library.import_paths([source])
     assert not report.failed and taken[1].blobs == 1
     (session,) = library.sessions()

@@ -23,7 +23,7 @@ from random_records import by_kind, records, uuid
 
 from mixfs.errors import (
     FormatTooNew,
-    IndexDamaged,
+    IndexDiskFull,
     InvalidValue,
     JournalDamaged,
     LibraryError,
@@ -598,7 +598,7 @@ def test_an_index_that_fails_after_the_append_is_no_failure_of_the_commit(
         if error_kind is None and self._write and left[0]:
             left[0] -= 1
             real(self, ZeroDivisionError, None, None)
-            raise IndexDamaged("no space left on device")
+            raise IndexDiskFull("no space left on device")
         return real(self, error_kind, error, trace)
 
     monkeypatch.setattr(kind, "__exit__", failing)

@@ -21,14 +21,15 @@ from mixfs.media.inspect import inspect_file
 from mixfs.media.pool import PoolClosed, ThumbnailFailed, WorkerPool, WorkerStartError
 from mixfs.media.samples import KINDS, draw_landscape, make_sample
 from mixfs.media.sandbox import LIBRARY
-from mixfs.media.worker import MEMORY_LIMIT, TEST_JOBS
+from mixfs.media.worker import MEMORY_LIMIT
 
 ROOT = str(Path(__file__).resolve().parents[3])
+MISBEHAVING = ("-P", str(Path(__file__).with_name("misbehaving_worker.py")))
 
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerPool]:
-    monkeypatch.setenv(TEST_JOBS, "1")
+    monkeypatch.setattr(pool_module, "COMMAND", MISBEHAVING)
     with WorkerPool(2) as made:
         yield made
     assert made.pids == []
@@ -229,12 +230,6 @@ def test_an_answer_is_plain_data(body: bytes) -> None:
         pool_module._loads(body)
 
 
-def test_test_jobs_need_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(TEST_JOBS, raising=False)
-    with WorkerPool(1) as pool:
-        assert misbehave(pool, "crash")["error"] == "failed"
-
-
 def test_a_worker_is_replaced_after_some_jobs(pool: WorkerPool, sample: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "JOBS_PER_WORKER", 2)
     seen = set()
@@ -246,7 +241,7 @@ def test_a_worker_is_replaced_after_some_jobs(pool: WorkerPool, sample: str, mon
 
 
 def test_close_ends_a_busy_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TEST_JOBS, "1")
+    monkeypatch.setattr(pool_module, "COMMAND", MISBEHAVING)
     pool, busy = WorkerPool(1), threading.Event()
     original = pool_module._Worker.run
 
@@ -271,13 +266,14 @@ def test_close_ends_a_busy_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_orphan_when_the_parent_is_killed() -> None:
     code = (
         "import threading\n"
-        "from mixfs.media.pool import WorkerPool\n"
-        "pool = WorkerPool(2)\n"
+        "from mixfs.media import pool as pool_module\n"
+        f"pool_module.COMMAND = {MISBEHAVING!r}\n"
+        "pool = pool_module.WorkerPool(2)\n"
         "for _ in range(2): threading.Thread(target=pool._job, args=({'kind': 'hang'}, 600)).start()\n"
         "while len(pool.pids) < 2: threading.Event().wait(0.02)\n"
         "print(*pool.pids, flush=True)\n"
     )
-    environment = dict(os.environ, PYTHONPATH=ROOT, **{TEST_JOBS: "1"})
+    environment = dict(os.environ, PYTHONPATH=ROOT)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(word) for word in parent.stdout.readline().split()]
