@@ -79,10 +79,13 @@ class _Read:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
         try:
-            return self._read.__exit__(kind, error, trace)
+            answer = self._read.__exit__(kind, error, trace)
         except IndexDamaged:
-            self._store.note_damage()
+            self._store.fell_behind()
             raise
+        if isinstance(error, IndexDamaged):
+            self._store.fell_behind()
+        return answer
 
 
 class Store:
@@ -141,6 +144,10 @@ class Store:
         """
         return _Read(self)
 
+    def fell_behind(self) -> None:
+        """The index can't be read: `refresh` is to reopen it. For `read`."""
+        self._behind = True
+
     def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
         """A read transaction that has begun, and what ends it. For `read`."""
         while True:
@@ -153,12 +160,8 @@ class Store:
                 self._check_open()
                 with self._swap:
                     if self._engine is engine:
-                        self.note_damage()
+                        self.fell_behind()
                         raise
-
-    def note_damage(self) -> None:
-        """The index can't be read: `is_current` is False from now on."""
-        self._behind = True
 
     def _check_open(self) -> None:
         if self._closed:

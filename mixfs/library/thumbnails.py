@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from mixfs.library.api import Library
 
 SIZE = 256
+# While pictures come in, the workers are for looking into those, for which somebody may be waiting: thumbnails wait for
+# half a second in which none came, and for ten seconds at most.
+QUIET_S = 0.5
+HELD_S = 10.0
 
 
 class Thumbnails:
@@ -35,6 +40,8 @@ class Thumbnails:
         self.root = library.root / "thumbnails"
         self._wishes: OrderedDict[Digest, None] = OrderedDict()
         self._condition = threading.Condition()
+        # When the last wish came, and the first of those that there are (time.monotonic).
+        self._last = self._since = 0.0
         self._placing = threading.Lock()
         self._closed = False
 
@@ -45,6 +52,10 @@ class Thumbnails:
     def wish(self, digest: Digest, *, first: bool = False) -> None:
         """Have a thumbnail made when there is time; `first`: before the others."""
         with self._condition:
+            now = time.monotonic()
+            if not self._wishes:
+                self._since = now
+            self._last = now
             self._wishes[digest] = None
             if first:
                 self._wishes.move_to_end(digest, last=False)
@@ -56,11 +67,20 @@ class Thumbnails:
 
     def next_wish(self, timeout_s: float | None = None) -> Digest | None:
         """The next wish, waited for; None after `close` or at the timeout."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
         with self._condition:
-            self._condition.wait_for(lambda: self._wishes or self._closed, timeout_s)
-            if self._closed or not self._wishes:
-                return None
-            return self._wishes.popitem(last=False)[0]
+            while not self._closed:
+                now = time.monotonic()
+                left = None if end is None else end - now
+                if self._wishes:
+                    held = min(self._last + QUIET_S, self._since + HELD_S) - now
+                    if held <= 0:
+                        return self._wishes.popitem(last=False)[0]
+                    left = held if left is None else min(left, held)
+                if end is not None and now >= end:
+                    return None
+                self._condition.wait(left)
+            return None
 
     @property
     def closed(self) -> bool:

@@ -69,8 +69,8 @@ async def test_others_have_a_turn(pipe: tuple[int, int]) -> None:
             for _ in range(5 * IN_A_ROW):
                 await take(receiving, source)
             nursery.cancel_scope.cancel()
-    # Four times; who of the two comes first each time is chance.
-    assert len(turns) >= 2
+    # Four turns of all tasks; in the last of them it may come after the last request.
+    assert len(turns) >= 3
 
 
 async def test_a_request_that_comes_soon_is_not_waited_for_while_another_waits(pipe: tuple[int, int]) -> None:

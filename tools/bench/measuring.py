@@ -50,7 +50,8 @@ class Target(NamedTuple):
 
     def words(self) -> str:
         sign = "≤" if self.at_most else "≥"
-        return f"{sign} {self.value:g}" + (f" × {self.of}" if self.of else "")
+        who = "" if self.who == MIXFS else f" ({self.who})"
+        return f"{sign} {self.value:g}" + (f" × {self.of}" if self.of else "") + who
 
 
 @dataclass(slots=True)
@@ -114,8 +115,7 @@ class Report:
                 lines.append(f"{figure.name + ', ' + figure.unit:54}" + "".join(f"{cell:>16}" for cell in cells))
             for figure in figures:
                 for target, found, met in self._met(figure):
-                    who = "" if target.who == MIXFS else f" ({target.who})"
-                    words = f"{figure.name}{who}: {found:.3g}, wanted {target.words()}"
+                    words = f"{figure.name}: {found:.3g}, wanted {target.words()}"
                     lines.append(f"  {'met    ' if met else 'NOT MET'} {words}")
         return "\n".join([*lines, *self.left_out])
 
@@ -201,7 +201,7 @@ def fill(
     library: Library, files: Iterable[tuple[str, bytes, bytes]],
     inspected: Callable[[int], Inspection] = lambda number: TINY,
 ) -> None:  # fmt: skip
-    """Put (session, name, bytes) into a library as imports would leave it, but without their fsyncs.
+    """Put (session, name, bytes) into a library as imports would leave it, but without their fsyncs or thumbnails.
 
     `inspected` is what the readers find in the file of a number.
     """
@@ -226,6 +226,8 @@ def fill(
             came = []
     if came:
         put(came)
+    # Marked as pictures of which none can be made: a daemon would make them while something else is measured.
+    library.thumbnails.record(dict.fromkeys(library.thumbnails.missing(10**9), (0, 0)))
 
 
 def _publish(library: Library, staging: Path, data: bytes) -> tuple[Digest, bytes]:

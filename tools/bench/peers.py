@@ -53,12 +53,13 @@ class Peer:
     @contextlib.contextmanager
     def _mounted(self, *command: str | Path) -> Iterator[None]:
         """Of a program that goes to the background once it is mounted."""
-        run(*command, env=self.env)
         try:
+            run(*command, env=self.env)
             self._wait()
             yield
         finally:
-            run("fusermount3", "-u", self.point)
+            # Also where it was interrupted: then it may have mounted nothing.
+            subprocess.run(["fusermount3", "-u", self.point], check=False, capture_output=True)
 
     @contextlib.contextmanager
     def _mounted_by(self, *command: str | Path) -> Iterator[None]:
@@ -71,7 +72,6 @@ class Peer:
             self._wait()
             yield
         finally:
-            # Also where it never answered: then it may have mounted nothing.
             subprocess.run(["fusermount3", "-u", self.point], check=False, capture_output=True)
             try:
                 process.wait(10)

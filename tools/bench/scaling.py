@@ -31,8 +31,6 @@ def make_library(mixfs: Mixfs, images: int, a_session: int = A_SESSION) -> None:
             library,
             ((f"Session {n // a_session:05}", b"image %06d.png" % n, tiny_png(n)) for n in range(images)),
         )  # fmt: skip
-        # A daemon would begin to make them, and be busy with that in a large library only.
-        library.thumbnails.record(dict.fromkeys(library.thumbnails.missing(images), (0, 0)))
 
 
 def size_of(folder: Path) -> int:
