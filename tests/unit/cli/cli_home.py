@@ -45,6 +45,13 @@ class Home:
     def command(self, *words: str | Path) -> list[str]:
         return [sys.executable, "-P", "-m", "mixfs.cli.main", *map(str, words)]
 
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start `mixfs WORDS`, to be interrupted. A script's background job ignores Ctrl-C, and so would this."""
+        return subprocess.Popen(
+            ["env", "--default-signal=INT", *self.command(*words)], env=self.env, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
     def run(self, *words: str | Path, code: int | None = 0, env: dict[str, str] | None = None) -> Ran:
         """Run `mixfs WORDS`; `code` is what it must end with (None: anything)."""
         done = subprocess.run(

@@ -189,10 +189,7 @@ def test_log(filled: Home) -> None:
 
 
 def test_log_follow_shows_what_another_process_does_and_ends_with_ctrl_c(fresh: Home) -> None:
-    follower = subprocess.Popen(
-        fresh.command("log", "--follow", "-n", "1"), env=fresh.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    follower = fresh.start("log", "--follow", "-n", "1")
     assert follower.stdout is not None and follower.stderr is not None
     with follower:
         try:

@@ -256,10 +256,7 @@ def test_ctrl_c_keeps_what_was_taken_in(home: Home) -> None:
     folder.mkdir()
     for i in range(3000):
         (folder / f"{i}.txt").write_text(str(i))
-    importing = subprocess.Popen(
-        home.command("import", folder, "--json"), env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    importing = home.start("import", folder, "--json")
     with importing:
         while importing.poll() is None and not list(home.library.glob("blobs/*/*")):
             time.sleep(0.05)
