@@ -13,7 +13,7 @@ from mixfs.ids import Digest, hash16, key16
 from mixfs.index.dentries import fixed
 from mixfs.library import documents
 from mixfs.names import derived_name, safe_name
-from mixfs.records import KINDS, SENSELESS, Placement, Record, Trash, from_map
+from mixfs.records import KINDS, SENSELESS, Member, Placement, Record, Trash, from_map
 
 TRASH_ROOT = fixed("/trash")
 TRASH_SUFFIX = b".trash.json"
@@ -71,6 +71,11 @@ def kept_records(trash: Trash) -> Iterator[Record | None]:
             yield None
 
 
+def _shown_id(record: Record | None, entity_id: str) -> str:
+    """The id by which canvas.json knows it."""
+    return record.shown_id if isinstance(record, Member) else entity_id
+
+
 def _document(trash: Trash) -> bytes:
     return documents.to_json(
         {
@@ -80,8 +85,8 @@ def _document(trash: Trash) -> bytes:
             "session": trash.session_title,
             "restore": f"mixfs restore {trash.id}",
             "holds": [
-                {"kind": KINDS[kind].__name__ if kind in KINDS else f"kind {kind}", "id": entity_id}
-                for kind, entity_id, _ in trash.records
+                {"kind": KINDS[kind].__name__ if kind in KINDS else f"kind {kind}", "id": _shown_id(kept, entity_id)}
+                for (kind, entity_id, _), kept in zip(trash.records, kept_records(trash), strict=True)
             ],
         }
     )
