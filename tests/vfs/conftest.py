@@ -51,9 +51,10 @@ def full(library: Library, tree: Tree, tmp_path: Path) -> Tree:
     report = library.import_paths([source])
     assert not report.failed
     session = library.find_session("Trip")
-    placements = library.placements(session.id)
-    library.annotate(placements[0].digest, tags=["sea"], rating=7, comment="fine")
-    put_entries(library, session.id, placements[0].digest)
+    # In the order in which they came in, and text needs no look.
+    picture = next(placement for placement in library.placements(session.id) if placement.area == "images")
+    library.annotate(picture.digest, tags=["sea"], rating=7, comment="fine")
+    put_entries(library, session.id, picture.digest)
     for digest in library.thumbnails.missing(100):
         row = library.thumbnails.make(digest)
         if row is not None:
