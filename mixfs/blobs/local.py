@@ -41,14 +41,14 @@ class _Arrival:
         self.error: OSError | None = None
 
     @property
-    def is_done(self) -> bool:
+    def is_on_its_way(self) -> bool:
         return self.error is None and not self.again
 
 
 def _each(step: Callable[[_Arrival], None], arrivals: Iterable[_Arrival]) -> None:
     """Take a step with all that came this far; one that fails stops none of the others."""
     for arrival in arrivals:
-        if arrival.error is None and not arrival.again:
+        if arrival.is_on_its_way:
             try:
                 step(arrival)
             except OSError as error:
@@ -142,7 +142,7 @@ class LocalBlobs:
     def _sync_buckets(self, arrivals: list[_Arrival]) -> None:
         by_bucket: dict[Path, list[_Arrival]] = {}
         for arrival in arrivals:
-            if arrival.is_done:
+            if arrival.is_on_its_way:
                 by_bucket.setdefault(arrival.target.parent, []).append(arrival)
         fresh = {bucket.name for bucket in by_bucket} - self._buckets
         root_error: OSError | None = None

@@ -73,6 +73,7 @@ class Looked:
     inspection: Inspection | None
     digest: Digest
     sums: bytes
+    may_be_layout: bool
 
 
 class TakingIn:
@@ -240,16 +241,6 @@ class TakingIn:
         while self._dropped:
             await self._import_dropped(*self._dropped.pop())
 
-    def _note_layout(self, item: Looked) -> None:
-        if item.staged.directory[:1] == b"p":
-            return
-        fd = self._tree.library.blobs.open(item.digest)
-        try:
-            if may_be_layout(os.read(fd, HEAD_SIZE), item.staged.name):
-                self._dropped.append((item.digest, item.staged.name))
-        finally:
-            os.close(fd)
-
     async def _import_dropped(self, digest: Digest, name: bytes) -> None:
         """Have a process import what a file holds; the file itself is in the library already."""
         library, shown = self._tree.library, name.decode("utf-8", "replace")
@@ -278,13 +269,13 @@ class TakingIn:
             # Taken in by an earlier round than the one that chose it.
             return None
 
-        def measure() -> tuple[Path, Digest, os.stat_result, bytes]:
+        def measure() -> tuple[Path, Digest, os.stat_result, bytes, bytes]:
             intake = staged.intake
             if intake is None:
                 raise NotFoundError("It was removed meanwhile.")
             # Before it is read, which may change its access time, and linked, which changes its ctime.
             status = os.fstat(intake.fd)
-            return intake.path, intake.digest(), status, intake.sums()
+            return intake.path, intake.digest(), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
 
         def inspect() -> Inspection | None:
             with library.read() as view:
@@ -293,7 +284,7 @@ class TakingIn:
 
         try:
             async with staged.io:
-                path, digest, status, sums = await self._in_thread(measure)
+                path, digest, status, sums, head = await self._in_thread(measure)
             if staged.key not in self._tree.open_nodes:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
@@ -305,7 +296,9 @@ class TakingIn:
         if staged.version != version:
             return None
         times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
-        return Looked(staged, version, status.st_size, *times, inspection, digest, sums)
+        return Looked(
+            staged, version, status.st_size, *times, inspection, digest, sums, may_be_layout(head, staged.name)
+        )
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
@@ -434,7 +427,8 @@ class TakingIn:
             if staged.intake is not None:
                 staged.intake.discard()
                 staged.intake = None
-            self._note_layout(item)
+            if item.may_be_layout and staged.directory[:1] != b"p":
+                self._dropped.append((item.digest, staged.name))
         self.taken += len(items)
         tree.library.came_in(came)
         log.info("taken_in", files=len(items))

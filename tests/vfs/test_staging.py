@@ -47,6 +47,19 @@ async def rewrite(tree: Tree, key: bytes, data: bytes) -> None:
     await files.release(tree, handle)
 
 
+async def save(tree: Tree, key: bytes, way: str) -> None:
+    """A new version of a.bin, in one of the ways in which editors save."""
+    if way == "over it":
+        await put(tree, b".a.tmp", b"new")
+        await renaming.rename(tree, IMPORT, b".a.tmp", IMPORT, b"a.bin")
+    elif way == "aside":
+        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".a.tmp")
+        await put(tree, b"a.bin", b"new")
+        await naming.unlink(tree, IMPORT, b".a.tmp")
+    else:
+        await rewrite(tree, key, b"new")
+
+
 async def content(tree: Tree, name: bytes) -> bytes:
     with tree.library.read() as view:
         dentry = tree.lookup(view, IMPORT, name)
@@ -453,15 +466,7 @@ async def test_a_new_version_that_is_renamed_takes_its_picture_along(
 ):
     key = await put(tree, b"a.bin", b"old")
     await TakingIn(tree).take_all()
-    if saved == "over it":
-        await put(tree, b".a.tmp", b"new")
-        await renaming.rename(tree, IMPORT, b".a.tmp", IMPORT, b"a.bin")
-    elif saved == "aside":
-        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".a.tmp")
-        await put(tree, b"a.bin", b"new")
-        await naming.unlink(tree, IMPORT, b".a.tmp")
-    else:
-        await rewrite(tree, key, b"new")
+    await save(tree, key, saved)
     if by_way_of is not None:
         await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, by_way_of)
     await renaming.rename(tree, IMPORT, by_way_of or b"a.bin", IMPORT, b"b.bin")
@@ -475,15 +480,7 @@ async def test_a_new_version_that_is_renamed_takes_its_picture_along(
 async def test_an_editor_that_keeps_its_last_version_aside_may_save_twice_at_once(tree: Tree, first: str):
     key = await put(tree, b"a.bin", b"old")
     await TakingIn(tree).take_all()
-    if first == "over it":
-        await put(tree, b".a.tmp", b"new")
-        await renaming.rename(tree, IMPORT, b".a.tmp", IMPORT, b"a.bin")
-    elif first == "aside":
-        await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".a.tmp")
-        await put(tree, b"a.bin", b"new")
-        await naming.unlink(tree, IMPORT, b".a.tmp")
-    else:
-        await rewrite(tree, key, b"new")
+    await save(tree, key, first)
     await renaming.rename(tree, IMPORT, b"a.bin", IMPORT, b".b.tmp")
     await put(tree, b"a.bin", b"newer")
     await naming.unlink(tree, IMPORT, b".b.tmp")

@@ -31,3 +31,11 @@ def samples() -> Path:
     if not SAMPLES.is_dir():
         pytest.skip("the collection of foreign layouts (../shared/samples/foreign) is not here")
     return SAMPLES
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, Library, Path]]:
+    """Two libraries, and a folder beside them."""
+    path = tmp_path_factory.mktemp("two")
+    with Library.open(path / "one") as one, Library.open(path / "other") as other:
+        yield one, other, path

@@ -330,13 +330,6 @@ values = st.recursive(
 data = st.dictionaries(plain | st.sampled_from(["data", "koda", "label", "x-mixfs"]), values, max_size=3)
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, Library, Path]]:
-    path = tmp_path_factory.mktemp("two")
-    with Library.open(path / "one") as one, Library.open(path / "other") as other:
-        yield one, other, path
-
-
 @settings(
     max_examples=30, deadline=None, phases=(Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
 )

@@ -429,13 +429,6 @@ edges = st.lists(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Library, Library, Path]]:
-    path = tmp_path_factory.mktemp("two")
-    with Library.open(path / "one") as one, Library.open(path / "other") as other:
-        yield one, other, path
-
-
 # Shrinking would take minutes: each example is two libraries' commits.
 @settings(
     max_examples=40, deadline=None, phases=(Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
