@@ -21,8 +21,6 @@ from mixfs.blobs.sums import sums_of
 from mixfs.errors import BlobDamaged, BlobMissing
 from mixfs.ids import Digest
 
-AHEAD = 1 << 20
-"""Bytes at the beginning of a blob that are read ahead when it is opened."""
 # As many files as are synced side by side.
 _TOGETHER = 8
 
@@ -218,12 +216,9 @@ class LocalBlobs:
 
     def open(self, digest: Digest) -> int:
         try:
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise self._missing(digest) from None
-        # Who opens a blob reads it, nearly always from its beginning: the disk begins before they ask.
-        os.posix_fadvise(fd, 0, AHEAD, os.POSIX_FADV_WILLNEED)
-        return fd
 
     def open_cached(self, digest: Digest) -> int | None:
         try:

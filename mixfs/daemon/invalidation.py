@@ -19,6 +19,7 @@ from mixfs.fuse.mount import KernelCache
 from mixfs.ids import Digest
 from mixfs.index.dentries import ITSELF, Changes
 from mixfs.library.replay import EVENTS_KEPT, events_since
+from mixfs.vfs import files
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.mirrors import leading_names, mirrored_names
 
@@ -114,6 +115,7 @@ class Invalidation:
             for sequence, value in page:
                 await self._forget(Changes.load(value))
                 self._sequence = sequence
+            await files.hold_deleted(self._tree)
 
     async def _forget(self, changes: Changes) -> None:
         news = dict.fromkeys(changes.news_for(self._tree.origin))
@@ -161,4 +163,5 @@ class Invalidation:
                     self._cache.forget_name(key, name)
             if index % 256 == 0:
                 await trio.lowlevel.checkpoint()
+        await files.hold_deleted(self._tree)
         log.info("forgot_everything", nodes=len(keys))

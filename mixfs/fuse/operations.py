@@ -37,6 +37,10 @@ _LIVE_TAGS = (b".", b"u", b"U")
 # Node keys of files begin with one of these; all others are directories.
 FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".")
 _SECURITY = b"security."
+# What programs take for the size of their buffers (st_blksize). Who has just made a file is about to write it, and each
+# write(2) costs us a thread and the kernel a question for its capabilities: as much at once as a request can carry.
+READ_SIZE, WRITE_SIZE = 1 << 17, 1 << 20
+_WRITTEN_TAGS = (b"P", b"R")
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -135,7 +139,6 @@ class Operations(pyfuse3.Operations):
         entry = EntryAttributes()
         entry.st_uid = self._uid
         entry.st_gid = self._gid
-        entry.st_blksize = 131072
         entry.entry_timeout = TIMEOUT_S
         entry.attr_timeout = TIMEOUT_S
         return entry
@@ -150,6 +153,7 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = dentry.mode
         entry.st_nlink = 2 if tag == b"J" else dentry.links
         entry.st_size = size
+        entry.st_blksize = READ_SIZE if size or tag not in _WRITTEN_TAGS else WRITE_SIZE
         entry.st_blocks = (size + 511) >> 9
         entry.st_atime_ns = dentry.atime_ns if dentry.extra else mtime_ns
         entry.st_mtime_ns = mtime_ns

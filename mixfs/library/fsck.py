@@ -156,13 +156,11 @@ def _check_index(root: Path, ground: _Ground, report: Report) -> None:
     if not os.access(path / "data.mdb", os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / "data.mdb"))
     try:
-        index = _open_index(path)
+        index = _open_sound(path)
     except (IndexDamaged, OSError) as error:
         report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{REBUILD}.")
         return
     try:
-        # The pages first: LMDB itself would follow a wild reference.
-        index.check()
         with index.read() as txn:
             noted = _noted(txn, ground)
         # Most of it outside the transaction that compares: one that is open for long makes the file grow.
@@ -186,6 +184,31 @@ def _check_index(root: Path, ground: _Ground, report: Report) -> None:
 
 def _noted(txn: ReadTxn, ground: _Ground) -> dict[ReplicaId, Position]:
     return {journal.replica: noted_position(txn, journal.replica) for journal in ground.journals}
+
+
+def _open_sound(path: Path) -> LmdbEngine:
+    """The index, its pages looked through first: LMDB itself would follow a wild reference. Raises IndexDamaged."""
+    while True:
+        which = _inode(path)
+        try:
+            index = _open_index(path)
+            try:
+                index.check()
+                return index
+            except BaseException:
+                index.close()
+                raise
+        except IndexDamaged:
+            # Unless another process has put a new one in its place meanwhile.
+            if _inode(path) == which:
+                raise
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.stat(path / "data.mdb").st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _open_index(path: Path) -> LmdbEngine:

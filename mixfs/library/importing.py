@@ -123,7 +123,7 @@ def _walk(
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A file that is a blob now and waits for its commit; `intake` still names its bytes in staging."""
+    """A file that was copied and looked into, and is to be published and committed; `intake` is its copy in staging."""
 
     job: Job
     incoming: Incoming
@@ -190,11 +190,11 @@ class Importer:
                     self.report.failed.append(Failure(str(job.path), _reason(job, error)))
             due = len(ready) >= BATCH_FILES or time.monotonic() - since > BATCH_S or (exhausted and not pending)
             if ready and due:
-                self._commit(ready)
+                self._publish_and_commit(ready)
                 ready, since = [], time.monotonic()
 
     def _take(self, job: Job) -> Taken:
-        """Copy, hash, publish and inspect one file (in a thread)."""
+        """Copy, hash and inspect one file (in a thread)."""
         library = self._library
         source = os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -202,7 +202,9 @@ class Importer:
             intake = library.staging.intake()
             try:
                 size = intake.copy_from(source)
-                inspection = publish(library, intake)
+                with library.read() as view:
+                    wanted = needs_inspection(view, intake.digest())
+                inspection = library.pool.inspect(str(intake.path)) if wanted else None
             except BaseException:
                 intake.discard()
                 raise
@@ -218,6 +220,19 @@ class Importer:
             sums=intake.sums(),
         )
         return Taken(job, incoming, intake)
+
+    def _publish_and_commit(self, taken: list[Taken]) -> None:
+        """Together, for what is made durable together waits for the disk but once."""
+        ready = []
+        results = self._library.blobs.receive_all([one.intake for one in taken])
+        for one, result in zip(taken, results, strict=True):
+            if isinstance(result, OSError):
+                self.report.failed.append(Failure(str(one.job.path), _reason(one.job, result)))
+                one.intake.discard()
+            else:
+                ready.append(one)
+        if ready:
+            self._commit(ready)
 
     def _commit(self, ready: list[Taken]) -> None:
         def write(txn: Txn) -> list[tuple[bool, str]]:

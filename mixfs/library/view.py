@@ -60,6 +60,8 @@ class View:
 
     def __init__(self, txn: ReadTxn) -> None:
         self.txn = txn
+        # What was decoded last: the attributes of a node and its content are questions about one record.
+        self._last: tuple[bytes, type[Record], Any] | None = None
 
     # -- records
 
@@ -74,8 +76,13 @@ class View:
     def _decode(self, cls: type[R], value: bytes | None) -> R | None:
         if value is None:
             return None
+        last = self._last
+        if last is not None and last[0] == value and last[1] is cls:
+            return last[2]  # type: ignore[no-any-return]
         data = cbor2.loads(value)[2]
-        return None if data is None else from_map(cls, data)
+        record = None if data is None else from_map(cls, data)
+        self._last = (value, cls, record)
+        return record
 
     def stamp_of(self, kind: int, entity_id: str) -> tuple[Stamp, bytes] | None:
         """The (stamp, replica) of the newest change to an entity, deletes included."""

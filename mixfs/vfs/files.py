@@ -6,14 +6,13 @@ begun to publish takes no write until it is done; the next write then begins a n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import replace
 
 from mixfs.blobs.cached import open_cached
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
-from mixfs.errors import BadHandle, BlobDamaged, NotFoundError, ReadOnlyError
+from mixfs.errors import BadHandle, BlobDamaged, MixfsError, NotFoundError, Outdated, ReadOnlyError
 from mixfs.ids import Digest
 from mixfs.library.view import View
 from mixfs.records import Blob, Placement
@@ -28,50 +27,21 @@ from mixfs.vfs.views.fixed import status_key
 
 _NOWAIT = os.RWF_NOWAIT
 IMPORTED = status_key("imported")
-
-
-class NotCached(Exception):
-    """Opening it would have to wait for the disk. `opener` does that."""
-
-    def __init__(self, what: object, opener: Callable[[], int]) -> None:
-        super().__init__(what)
-        self.what, self.opener = what, opener
+# Who asks for so much at the beginning of a file reads it to its end.
+_MUCH, _AHEAD = 1 << 17, 1 << 20
 
 
 # -- opening and reading
 
 
 async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
-    """As `open_file`, in a read of its own; what isn't cached is opened in a thread."""
-    cold: NotCached | None = None
-    try:
-        while True:
-            try:
-                with tree.library.read() as view:
-                    return open_file(tree, view, key, flags)
-            except NotCached as error:
-                cold = error
-            fd = await tree.in_cold_thread(cold.opener)
-            if tree.warmed.setdefault(cold.what, fd) != fd:
-                os.close(fd)
-    finally:
-        # Nobody needed it after all: another handle was opened meanwhile, or the file is gone.
-        left = tree.warmed.pop(cold.what, -1) if cold is not None else -1
-        if left >= 0:
-            os.close(left)
-
-
-def _open_now(tree: Tree, what: object, cached: Callable[[], int | None], opener: Callable[[], int]) -> int:
-    fd = tree.warmed.pop(what, None)
-    if fd is None:
-        fd = cached()
-    if fd is None:
-        raise NotCached(what, opener)
-    return fd
+    """As `open_file`, in a read of its own."""
+    with tree.library.read() as view:
+        return open_file(tree, view, key, flags)
 
 
 def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
-    """Open a file. Raises ReadOnlyError for writing what is generated, NotCached (see `opened`). Never awaits."""
+    """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node = tree.open_nodes.get(key)
     if node is None:
@@ -105,25 +75,29 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
     content = found.content(tree.context, view, key)
     if isinstance(content, BytesContent):
         return OpenNode(key, data=content.data, live=content.live, attr=dentry)
-    if isinstance(content, BlobContent):
-        blobs, digest, node = tree.library.blobs, content.digest, OpenNode(key, attr=dentry)
-        fd = _open_now(tree, digest, lambda: blobs.open_cached(digest), lambda: blobs.open(digest))
-        show_blob(tree, view, node, digest, fd)
-        return node
-    assert isinstance(content, FileContent)
-    path = content.path
+    return OpenNode(key, content=content, live=isinstance(content, FileContent) and content.growing, attr=dentry)
+
+
+async def hold_deleted(tree: Tree) -> None:
+    """After commits: what has lost its name while it is open is opened in earnest, before gc may take it away."""
+    gone = []
+    with tree.library.read() as view:
+        for node in tree.open_nodes.values():
+            if node.fd < 0 and isinstance(node.content, BlobContent) and not _is_there(tree, view, node):
+                gone.append(node)
+    for node in gone:
+        content = node.content
+        if isinstance(content, BlobContent):
+            with contextlib.suppress(MixfsError, OSError):
+                digest = content.digest
+                node.take(await tree.in_cold_thread(lambda digest=digest: tree.library.blobs.open(digest)), content)  # type: ignore[misc]
+
+
+def _is_there(tree: Tree, view: View, node: OpenNode) -> bool:
     try:
-        fd = _open_now(tree, path, lambda: open_cached(path), lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    except FileNotFoundError:
-        if content.growing:
-            return OpenNode(key, data=b"", live=True, attr=dentry)
-        raise NotFoundError(f"{content.path} is gone.") from None
-    return OpenNode(key, fd=fd, live=content.growing, attr=dentry)
-
-
-def show_blob(tree: Tree, view: View, node: OpenNode, digest: Digest, fd: int) -> None:
-    """Let a node show a blob that is open at `fd`."""
-    node.show(fd, view.blob(digest) or Blob(digest=digest, size=os.fstat(fd).st_size))
+        return file_view(node.key).content(tree.context, view, node.key) == node.content
+    except (NotFoundError, Outdated):
+        return False
 
 
 async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -133,16 +107,17 @@ async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | by
         return bytes(node.edit[offset : offset + size])
     if node.data is not None:
         return memoryview(node.data)[offset : offset + size]
-    if node.staged is not None or node.blob is None:
-        return await _read(tree, node.source(), offset, size)
+    content = node.content
+    if not isinstance(content, BlobContent):
+        return await _read(tree, node, offset, size)
     blob = node.blob
+    if blob is None:
+        blob = node.blob = await _blob(tree, node, content.digest)
     start, end = blocks_around(offset, size)
     end = min(end, blob.size)
     if start >= end:
         return b""
-    if not blob.sums:
-        blob = node.blob = await _with_sums(tree, node.fd, blob)
-    data = await _read(tree, node.fd, start, end - start)
+    data = await _read(tree, node, start, end - start)
     bad = start + len(data) if len(data) < end - start else first_bad_block(blob.sums, data, start)
     if bad is not None:
         tree.damaged(blob.digest)
@@ -150,46 +125,85 @@ async def read(tree: Tree, handle: Handle, offset: int, size: int) -> bytes | by
     return data[offset - start : offset - start + size]
 
 
-async def _read(tree: Tree, fd: int, offset: int, size: int) -> memoryview:
-    """From the page cache at once, from the disk in a thread."""
-    buffer = bytearray(size)
-    try:
-        count = os.preadv(fd, [buffer], offset, _NOWAIT)
-        if count == size or offset + count >= os.fstat(fd).st_size:
-            return memoryview(buffer)[:count]
-    except OSError as error:
-        # EOPNOTSUPP: a file system that can't say (tmpfs).
-        if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-            raise
-        count = 0
+async def _read(tree: Tree, node: OpenNode, offset: int, size: int) -> memoryview:
+    """From the page cache at once, from the disk in a thread, where it is opened too if it has not been."""
+    content, fd = node.content, node.source()
+    if fd < 0 and content is not None and (cached := _open_cached(tree, content)) is not None:
+        fd = node.fd = cached
+    buffer, count = bytearray(size), 0
+    if fd >= 0:
+        try:
+            count = os.preadv(fd, [buffer], offset, _NOWAIT)
+            if count == size or offset + count >= os.fstat(fd).st_size:
+                return memoryview(buffer)[:count]
+        except OSError as error:
+            # EOPNOTSUPP: a file system that can't say (tmpfs).
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
     # A short read was the end of the page cache's part and not the file's. The thread has a descriptor of its own:
     # the node's may be closed meanwhile (taken in, or a new version begun), and its number given to another file.
-    rest, own = memoryview(buffer)[count:], os.dup(fd)
+    own = os.dup(fd) if fd >= 0 else -1
+    rest = memoryview(buffer)[count:]
 
     def read_rest() -> int:
-        try:
-            return os.preadv(own, [rest], offset + count)
-        finally:
-            os.close(own)
+        nonlocal own
+        if own < 0:
+            assert content is not None
+            own = _open(tree, content)
+        if offset == 0 and size >= _MUCH:
+            os.posix_fadvise(own, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
+        return os.preadv(own, [rest], offset + count)
 
-    count += await tree.in_cold_thread(read_rest)
+    try:
+        count += await tree.in_cold_thread(read_rest)
+    finally:
+        if fd < 0 and own >= 0 and content is not None:
+            node.take(own, content)
+        elif own >= 0:
+            os.close(own)
     return memoryview(buffer)[:count]
 
 
-async def _with_sums(tree: Tree, fd: int, blob: Blob) -> Blob:
-    """A blob that was imported before sums were recorded: checked by its digest, the long way."""
-    own = os.dup(fd)
+def _open_cached(tree: Tree, content: BlobContent | FileContent) -> int | None:
+    """Open without waiting for the disk, or None."""
+    if isinstance(content, BlobContent):
+        return tree.library.blobs.open_cached(content.digest)
+    with contextlib.suppress(FileNotFoundError):
+        return open_cached(content.path)
+    return None
 
-    def measure() -> bytes:
+
+def _open(tree: Tree, content: BlobContent | FileContent) -> int:
+    """Open, in a thread. Raises BlobMissing, OSError."""
+    if isinstance(content, BlobContent):
+        return tree.library.blobs.open(content.digest)
+    try:
+        return os.open(content.path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if not content.growing:
+            raise
+        # A log in which nothing was written yet.
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+
+async def _blob(tree: Tree, node: OpenNode, digest: Digest) -> Blob:
+    """What a blob is checked against. One that was imported before sums were recorded is read the long way."""
+    with tree.library.read() as view:
+        blob = view.blob(digest)
+    if blob is not None and (blob.sums or not blob.size):
+        return blob
+
+    def measure() -> Blob:
+        fd = tree.library.blobs.open(digest)
         try:
-            return checked_sums(own, blob.digest)
+            return Blob(digest=digest, size=os.fstat(fd).st_size, sums=checked_sums(fd, digest))
         finally:
-            os.close(own)
+            os.close(fd)
 
     try:
-        return replace(blob, sums=await tree.in_cold_thread(measure))
+        return await tree.in_cold_thread(measure)
     except BlobDamaged:
-        tree.damaged(blob.digest)
+        tree.damaged(digest)
         raise
 
 
@@ -266,14 +280,20 @@ async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
     else:
         raise NotFoundError("The file was deleted.")
     assert staged.intake is not None
-    if not empty and node.fd >= 0:
-        intake, source, blob = staged.intake, node.fd, node.blob
+    content = node.content
+    if not empty and content is not None:
+        intake = staged.intake
+        own = os.dup(node.fd) if node.fd >= 0 else -1
 
         def copy() -> None:
-            if blob is not None:
-                # Or damage would get a digest of its own, and never be found.
-                checked_sums(source, blob.digest)
-            intake.copy_whole(source)
+            source = own if own >= 0 else _open(tree, content)
+            try:
+                if isinstance(content, BlobContent):
+                    # Or damage would get a digest of its own, and never be found.
+                    checked_sums(source, content.digest)
+                intake.copy_whole(source)
+            finally:
+                os.close(source)
 
         try:
             await tree.in_thread(copy)

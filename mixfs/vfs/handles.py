@@ -12,16 +12,22 @@ import trio
 
 from mixfs.index.dentries import Dentry
 from mixfs.records import Blob
+from mixfs.vfs.content import BlobContent, FileContent
 from mixfs.vfs.staging import KeptDocument, Staged
 
 
 @dataclass(slots=True, eq=False)
 class OpenNode:
-    """An open file, however many handles it has. Its bytes are in `data`, in `staged`, or behind `fd`."""
+    """An open file, however many handles it has. Its bytes are in `data`, in `staged`, or in `content`.
+
+    `content` is opened by the first read: most who open a picture again get its bytes from the kernel.
+    """
 
     key: bytes
+    content: BlobContent | FileContent | None = None
+    # `content`, once it is open.
     fd: int = -1
-    # Where a blob is behind `fd`: what is read is checked against this.
+    # What is read of a blob is checked against this.
     blob: Blob | None = None
     data: bytes | None = None
     staged: Staged | None = None
@@ -36,14 +42,22 @@ class OpenNode:
     live: bool = False
     attr: Dentry | None = None
 
-    def show(self, fd: int, blob: Blob) -> None:
-        """From now on the bytes are those of a blob, behind `fd`."""
-        self.fd, self.blob, self.staged = fd, blob, None
+    def show(self, content: BlobContent) -> None:
+        """From now on the bytes are those of a blob."""
+        self.close()
+        self.content, self.staged = content, None
 
     def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-        self.fd, self.blob = -1, None
+        self.fd, self.blob, self.content = -1, None, None
+
+    def take(self, fd: int, content: BlobContent | FileContent) -> None:
+        """Somebody has opened `content`: kept for the next read, unless it is too late for that."""
+        if self.fd < 0 and self.content is content and self.handles:
+            self.fd = fd
+        else:
+            os.close(fd)
 
     def source(self) -> int:
         """The file descriptor to read from."""

@@ -35,7 +35,7 @@ from mixfs.media.sniff import HEAD_SIZE
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
-from mixfs.vfs.files import show_blob
+from mixfs.vfs.content import BlobContent
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
@@ -444,7 +444,7 @@ class TakingIn:
         if node is None or node.staged is not staged:
             return
         with self._tree.library.read() as view:
-            show_blob(self._tree, view, node, digest, self._tree.library.blobs.open(digest))
+            node.show(BlobContent(digest))
             node.attr = self._tree.attr(view, staged.key)
 
     def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:

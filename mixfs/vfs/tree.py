@@ -78,8 +78,6 @@ class Tree:
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
     # Opens and reads that wait for the disk, apart: where it hangs, only they hang.
     _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
-    # What `mixfs.vfs.files.opened` has just opened, by what it is.
-    warmed: dict[object, int] = field(default_factory=dict)
 
     # -- looking (never awaits)
 
@@ -259,7 +257,7 @@ class Tree:
             "open_nodes": len(self.open_nodes), "staged": len(self.staging),
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
-            "going": len(self.context.going), "emptied": len(self.context.emptied), "warmed": len(self.warmed),
+            "going": len(self.context.going), "emptied": len(self.context.emptied),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -33,6 +33,9 @@ from mixfs.library.ingest import Incoming, admit  # noqa: E402
 from mixfs.library.transaction import Txn  # noqa: E402
 from mixfs.media.types import Inspection  # noqa: E402
 
+# Where it is set each start compiles all modules anew: that is no start that a user has.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 MIXFS = "mixfs"
 BATCH = 1000
 
