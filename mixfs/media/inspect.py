@@ -12,6 +12,7 @@ from mixfs.media.exif import Exif, parse_time, put_exif
 from mixfs.media.gif import MAX_FRAMES, scan_gif
 from mixfs.media.jpeg import scan_jpeg
 from mixfs.media.png import scan_png
+from mixfs.media.png_rows import Rows, whole_rows
 from mixfs.media.readers import read_metadata
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.stealth import read_stealth
@@ -62,14 +63,16 @@ def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
             if media_type == "image/jpeg":
                 # A small scale reads every byte of the scans, and so finds what is cut short, at a third of the cost.
                 picture.draft(None, (max(1, width // 8), max(1, height // 8)))
-            load_pixels(picture)
-            if cut:
-                raise BadPicture("damaged or cut short: it ends in the middle of a frame")
             # A mere claim of who made it must not hide what the generator hid in the pixels.
             unknown = metadata is None or metadata.prompt is None
-            if unknown and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
-                raw.put("stealth", hidden)
-                metadata = None
+            rows = _rows(path) if media_type == "image/png" else None
+            if rows is None or (unknown and rows.may_hide_text()):
+                load_pixels(picture)
+                if cut:
+                    raise BadPicture("damaged or cut short: it ends in the middle of a frame")
+                if unknown and media_type in _STEALTH_TYPES and (hidden := read_stealth(picture)):
+                    raw.put("stealth", hidden)
+                    metadata = None
     except BadPicture as error:
         problem = str(error)
         if width is None:
@@ -89,6 +92,11 @@ def inspect_file(path: str, *, pixels: bool = True) -> Inspection:
         raw=raw.items,
         problem=problem,
     )
+
+
+def _rows(path: str) -> Rows | None:
+    with open(path, "rb") as file:
+        return whole_rows(file)
 
 
 def scan_container(file: BinaryIO, media_type: str, raw: RawTexts) -> tuple[Exif | None, bytes, int, bool]:

@@ -8,6 +8,7 @@ lossless formats only.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mixfs.media.texts import MAX_TEXT, inflate
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _SIGNATURE = 15
+_ALPHA = (b"stealth_pnginfo", b"stealth_pngcomp")
+_COLOURS = (b"stealth_rgbinfo", b"stealth_rgbcomp")
+SIGNATURES = frozenset({*_ALPHA, *_COLOURS})
+SIGNATURE_BITS = _SIGNATURE * 8
 _ONES = bytes(48 + (value & 1) for value in range(256))
 
 
 def read_stealth(picture: Image) -> str | None:
     """The hidden text of a decoded picture; None when there is none or it is damaged."""
     if picture.mode == "RGBA":
-        text = _read(picture, "A", 1, (b"stealth_pnginfo", b"stealth_pngcomp"))
+        text = _read(picture, "A", 1, _ALPHA)
         if text is not None:
             return text
     if picture.mode in ("RGBA", "RGB"):
-        return _read(picture, "RGB", 3, (b"stealth_rgbinfo", b"stealth_rgbcomp"))
+        return _read(picture, "RGB", 3, _COLOURS)
     return None
 
 
@@ -60,6 +65,10 @@ def _bits(picture: Image, bands: str, count: int, bits: int) -> bytes | None:
     strip = picture.crop((0, 0, columns, height))
     strip = strip.getchannel("A") if bands == "A" else strip.convert("RGB")
     # Transposed, the rows that tobytes() gives are the columns that are wanted.
-    digits = strip.transpose(PILImage.Transpose.TRANSPOSE).tobytes().translate(_ONES)[:bits]
+    return packed_bits(strip.transpose(PILImage.Transpose.TRANSPOSE).tobytes()[:bits]) if bits % 8 == 0 else None
+
+
+def packed_bits(values: Sequence[int]) -> bytes:
+    """The lowest bits of `values`, eight a byte."""
     # Base 2 converts in linear time; Python's digit limit is for bases that are no power of two.
-    return int(digits, 2).to_bytes(bits // 8, "big") if bits % 8 == 0 else None
+    return int(bytes(values).translate(_ONES), 2).to_bytes(len(values) // 8, "big")
