@@ -85,6 +85,7 @@ class TakingIn:
         self._round = trio.Lock()
         # Its own: many files that are looked at must not keep those waiting who write.
         self._threads = trio.CapacityLimiter(THREADS)
+        self._publisher = trio.CapacityLimiter(1)
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
         # What was just taken in from import/ and may be in another program's layout: digest and name.
@@ -97,6 +98,10 @@ class TakingIn:
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(function, limiter=self._threads)
+
+    async def _in_publisher(self, function: Callable[[], T]) -> T:
+        """Not behind those that are looked at."""
+        return await trio.to_thread.run_sync(function, limiter=self._publisher)
 
     # -- what is ready
 
@@ -186,9 +191,9 @@ class TakingIn:
                         ready.append(staged)
             # Where a hundred thousand wait, requests go on in between.
             await trio.lowlevel.checkpoint()
-        for start in range(0, len(ready), BATCH):
+        if ready:
             async with self._round:
-                await self._take(ready[start : start + BATCH])
+                await self._take(ready)
         return max(0.01, next_due - time.monotonic()) if not ready else 0.01
 
     async def take_all(self) -> list[str]:
@@ -201,8 +206,7 @@ class TakingIn:
             closed = self._all_closed()
             for _ in range(RELEASE_TRIES):
                 ready = [staged for staged in closed if self._candidate(staged)]
-                for start in range(0, len(ready), BATCH):
-                    await self._take(ready[start : start + BATCH])
+                await self._take(ready)
                 # A release that comes while a file is looked at makes it be looked at again.
                 if not any(self._closed(staged) and not staged.failed for staged in closed):
                     break
@@ -220,26 +224,37 @@ class TakingIn:
                 if self._closed(staged) and not waits(view, staged.directory, staged.name)
             ]
 
-    # -- one batch
+    # -- by batches
 
-    async def _take(self, batch: list[Staged]) -> None:
-        looked: list[Looked] = []
-
-        async def look(staged: Staged) -> None:
-            found = await self._look(staged)
-            if found is not None:
-                looked.append(found)
-
+    async def _take(self, ready: list[Staged]) -> None:
+        """Take files in: while one batch is made durable the next is looked at."""
+        send, receive = trio.open_memory_channel[list[Looked]](0)
         async with trio.open_nursery() as nursery:
-            for staged in batch:
-                nursery.start_soon(look, staged)
-        async with self._tree.lock:
-            ready = [item for item in looked if self._unchanged(item)]
-            if ready:
-                await self._publish_and_commit(ready)
+            nursery.start_soon(self._look_at, ready, send)
+            async with receive:
+                async for looked in receive:
+                    async with self._tree.lock:
+                        unchanged = [item for item in looked if self._unchanged(item)]
+                        if unchanged:
+                            await self._publish_and_commit(unchanged)
         # Within the round, so that whoever waits for the intake waits for these too.
         while self._dropped:
             await self._import_dropped(*self._dropped.pop())
+
+    async def _look_at(self, ready: list[Staged], send: trio.MemorySendChannel[list[Looked]]) -> None:
+        async with send:
+            for start in range(0, len(ready), BATCH):
+                looked: list[Looked] = []
+
+                async def look(staged: Staged, looked: list[Looked] = looked) -> None:
+                    found = await self._look(staged)
+                    if found is not None:
+                        looked.append(found)
+
+                async with trio.open_nursery() as nursery:
+                    for staged in ready[start : start + BATCH]:
+                        nursery.start_soon(look, staged)
+                await send.send(looked)
 
     async def _import_dropped(self, digest: Digest, name: bytes) -> None:
         """Have a process import what a file holds; the file itself is in the library already."""
@@ -324,7 +339,7 @@ class TakingIn:
             return self._publish(ready)
 
         published: list[Looked] = []
-        for item, error in zip(ready, await self._in_thread(publish), strict=True):
+        for item, error in zip(ready, await self._in_publisher(publish), strict=True):
             if error is not None:
                 self._failed(item.staged, error)
             else:
@@ -352,7 +367,7 @@ class TakingIn:
                 return items
             except BlobMissing:
                 # A gc without patience took a blob before it was named. The name in staging has the bytes still.
-                items = await self._in_thread(lambda items=items: self._publish_again(items))  # type: ignore[misc]
+                items = await self._in_publisher(lambda items=items: self._publish_again(items))  # type: ignore[misc]
         await self._commit(items)
         return items
 
