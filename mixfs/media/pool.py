@@ -188,6 +188,25 @@ class WorkerPool:
         with self._lock:
             return sorted(worker.process.pid for worker in self._live)
 
+    def start(self) -> None:
+        """Start the workers that don't run: who knows that there will be jobs spares the first of them the wait."""
+
+        def start_one() -> None:
+            slot = self._idle.get()
+            try:
+                slot = self._ready(slot)
+            except (WorkerStartError, PoolClosed) as error:
+                # The first job says so to who can do something about it.
+                _log.warning("a worker was not started before it was needed: %s", error)
+            finally:
+                self._idle.put(slot)
+
+        threads = [threading.Thread(target=start_one) for _ in range(self._processes)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
     def inspect(self, path: str, timeout_s: float = 60) -> Inspection:
         """What a file is and holds. Raises OSError when it can't be read, WorkerStartError, PoolClosed."""
         path = os.path.abspath(path)

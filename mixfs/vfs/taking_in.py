@@ -148,16 +148,22 @@ class TakingIn:
 
     async def run(self) -> None:
         """Take in whatever is due, for as long as the mount lives."""
-        while True:
-            self._wake = trio.Event()
-            began = time.monotonic()
-            pause = await self._take_due()
-            took = time.monotonic() - began
-            with trio.move_on_after(pause):
-                await self._wake.wait()
-                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
-                # a longer one where very many wait for a real name, and looking at them takes its time.
-                await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
+        ready = False
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake = trio.Event()
+                began = time.monotonic()
+                pause = await self._take_due()
+                took = time.monotonic() - began
+                with trio.move_on_after(pause):
+                    await self._wake.wait()
+                    if not ready:
+                        # While more files come: workers take a moment to start.
+                        ready = True
+                        nursery.start_soon(trio.to_thread.run_sync, self._tree.library.pool.start)
+                    # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
+                    # a longer one where very many wait for a real name, and looking at them takes its time.
+                    await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
 
     async def _settle(self) -> None:
         """Commit the receipts that were removed; on a full disk they stay hidden until the next commit."""
