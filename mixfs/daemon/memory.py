@@ -16,6 +16,7 @@ import trio
 
 _M_ARENA_MAX = -8  # malloc.h
 _EVERY_S = 10
+_MANY = 1000
 
 
 def use_one_arena() -> None:
@@ -25,14 +26,16 @@ def use_one_arena() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-async def give_back(waiting: Sized) -> None:
-    """For as long as the mount lives: after very many files waited, give back what malloc keeps between the others."""
+async def give_back(*kept: Sized) -> None:
+    """For as long as the mount lives: when most of very many things went, give back what is free."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    most = 0
+    most = [0] * len(kept)
     while trim is not None:
         await trio.sleep(_EVERY_S)
-        there = len(waiting)
-        most = max(most, there)
-        if most > 1000 and there < most // 10:
-            most = 0
+        there = [len(each) for each in kept]
+        most = list(map(max, most, there))
+        went = [number for number, now in enumerate(there) if most[number] > _MANY and now < most[number] // 10]
+        if went:
+            for number in went:
+                most[number] = 0
             await trio.to_thread.run_sync(trim, 0)

@@ -109,7 +109,8 @@ class Daemon:
                 nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
-                nursery.start_soon(_supervise, "memory", lambda: memory.give_back(self.tree.staging))
+                kept = self.tree.staging, self.operations.inodes
+                nursery.start_soon(_supervise, "memory", lambda: memory.give_back(*kept))
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:

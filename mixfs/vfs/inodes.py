@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from mixfs.ids import ino_of
 
 ROOT_INO = 1
+# A dictionary keeps the room of the most that it ever held; one that held more than this many is made anew.
+_ROOMY = 4096
 
 
 class Inodes:
@@ -25,6 +27,7 @@ class Inodes:
     ) -> None:  # fmt: skip
         self._keys: dict[int, bytes] = {ROOT_INO: root_key}
         self._more: dict[int, int] = {}
+        self._most = 0
         self._root_key = root_key
         self._collided = dict(collided or {})
         self._keep = keep
@@ -71,6 +74,7 @@ class Inodes:
             self._more[ino] = self._more.get(ino, 0) + 1
         else:
             self._keys[ino] = key
+            self._most = max(self._most, len(self._keys))
 
     def forget(self, ino: int, lookups: int) -> None:
         """Take lookups off; the node goes with its last one."""
@@ -85,3 +89,5 @@ class Inodes:
             return
         self._more.pop(ino, None)
         del self._keys[ino]
+        if self._most > _ROOMY and len(self._keys) < self._most // 8:
+            self._keys, self._more, self._most = dict(self._keys), dict(self._more), len(self._keys)

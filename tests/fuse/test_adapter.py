@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -244,6 +245,20 @@ async def test_two_nodes_whose_inos_collide_are_kept_apart(monkeypatch: pytest.M
     assert (await ops.lookup(ROOT_INO, b"two", CONTEXT)).st_ino == 1001, "the number stays when the other is gone"
     again = Inodes(ROOT, collided=kept)
     assert again.ino(two.key, 1000) == 1001, "and after a remount"
+
+
+def test_what_is_forgotten_keeps_no_room():
+    inodes = Inodes(ROOT)
+    kept = [inodes.ino(key) for key in (b"P%016d" % number for number in range(50_000))]
+    for number, ino in enumerate(kept):
+        inodes.remember(ino, b"P%016d" % number)
+    much = sys.getsizeof(inodes._keys)
+    for ino in kept[10:]:
+        inodes.forget(ino, 1)
+    assert sys.getsizeof(inodes._keys) < much / 4
+    assert len(inodes) == 11 and inodes.key(kept[3]) == b"P%016d" % 3
+    inodes.remember(kept[20], b"P%016d" % 20)
+    assert inodes.lookups() == 11
 
 
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR])

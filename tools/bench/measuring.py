@@ -281,7 +281,7 @@ class Mixfs:
             time.sleep(0.1)
 
     def memory(self) -> int:
-        """The daemon's own memory (bytes)."""
+        """The daemon's own memory (bytes); without pages of files like the index, which the kernel may drop."""
         pid = self.status("health")["pid"]
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
