@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -44,6 +45,9 @@ log = structlog.get_logger("mixfs.daemon")
 # How long a stopping daemon goes on taking in what was closed; the rest waits in staging for the next mount.
 LAST_INTAKE_S = 20.0
 _THUMBNAILS_AT_START = 100_000
+# How long a thread may keep the interpreter from the event loop, which asks for it after each system call: a commit
+# computes for tens of milliseconds, and Python's own 5 ms add up over what one request needs.
+SWITCH_S = 0.0005
 
 
 class Daemon:
@@ -206,6 +210,7 @@ def run(
 ) -> None:
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
     memory.use_one_arena()
+    sys.setswitchinterval(SWITCH_S)
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:

@@ -235,14 +235,21 @@ class TakingIn:
     async def _take(self, ready: list[Staged]) -> None:
         """Take files in: while one batch is made durable the next is looked at."""
         send, receive = trio.open_memory_channel[list[Looked]](0)
-        async with trio.open_nursery() as nursery:
+        failed: Exception | None = None
+        async with trio.open_nursery() as nursery, receive:
             nursery.start_soon(self._look_at, ready, send)
-            async with receive:
+            try:
                 async for looked in receive:
                     async with self._tree.lock:
                         unchanged = [item for item in looked if self._unchanged(item)]
                         if unchanged:
                             await self._publish_and_commit(unchanged)
+            except Exception as error:  # noqa: BLE001 - raised below
+                # Behind the nursery, which would make a group of it: whoever waits is to learn its errno.
+                failed = error
+                nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
         # Within the round, so that whoever waits for the intake waits for these too.
         while self._dropped:
             await self._import_dropped(*self._dropped.pop())
