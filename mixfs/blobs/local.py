@@ -67,13 +67,18 @@ class LocalBlobs:
     def __init__(self, root: Path) -> None:
         """`root` is blobs/ of a library; damaged blobs go to quarantine/ beside it."""
         self.root = root
+        self._root = str(root)
         self.quarantine_root = root.parent / "quarantine"
         # Buckets whose own name this process knows to be durable: another's may have been made a moment ago.
         self._buckets: set[str] = set()
 
     def path(self, digest: Digest) -> Path:
+        return Path(self._place(digest))
+
+    def _place(self, digest: Digest) -> str:
+        # A text: making a Path takes longer than opening the file.
         text = digest.hex()
-        return self.root / text[:2] / text[2:]
+        return f"{self._root}/{text[:2]}/{text[2:]}"
 
     def receive(self, intake: Intake, *, durable: bool = True, anew: bool = False) -> tuple[Digest, bool]:
         (received,) = self.receive_all([intake], durable=durable, anew=anew)
@@ -216,13 +221,13 @@ class LocalBlobs:
 
     def open(self, digest: Digest) -> int:
         try:
-            return os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self._place(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise self._missing(digest) from None
 
     def open_cached(self, digest: Digest) -> int | None:
         try:
-            return open_cached(self.path(digest))
+            return open_cached(self._place(digest))
         except FileNotFoundError:
             raise self._missing(digest) from None
 

@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 import queue
-import selectors
+import select
 import signal
 import subprocess
 import sys
@@ -120,17 +120,16 @@ class _Worker:
     def _exactly(self, size: int, deadline: float) -> bytes:
         assert self.process.stdout is not None
         fd = self.process.stdout.fileno()
-        data = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(fd, selectors.EVENT_READ)
-            while len(data) < size:
-                left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
-                    raise _TimedOut
-                part = os.read(fd, min(size - len(data), 1 << 20))
-                if not part:
-                    raise _Died
-                data += part
+        data, answers = bytearray(), select.poll()
+        answers.register(fd, select.POLLIN)
+        while len(data) < size:
+            left = deadline - time.monotonic()
+            if left <= 0 or not answers.poll(left * 1e3):
+                raise _TimedOut
+            part = os.read(fd, min(size - len(data), 1 << 20))
+            if not part:
+                raise _Died
+            data += part
         return bytes(data)
 
     def kill(self) -> None:
