@@ -487,7 +487,7 @@ def from_map(cls: type[R], data: Mapping[int | str, Any]) -> R:
     return record
 
 
-_put_unknown: Callable[[Any, Any], None] = Record.unknown.__set__  # type: ignore[misc]
+_put_unknown: Callable[[Any, Any], None] = Record.__dict__["unknown"].__set__
 
 
 def _unknown_in(cls: type[Record], data: Mapping[int | str, Any]) -> dict[int | str, Any]:
