@@ -115,7 +115,9 @@ setup_venv() {
         "$python" -m venv "$VENV" || die "$python can't make a virtual environment. On Debian: apt-get install python3-venv"
     fi
     say "Installing MixFS and what it needs into .venv (once; a minute or two)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e "$what" >&2 || {
+    # compat: a path, so that Python finds the package from beside a clone named mixfs too.
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat \
+        -e "$what" >&2 || {
         say "pip could not install what pyproject.toml asks for; its last lines above say why."
         die "the usual reasons: no network, or no C compiler, libfuse3-dev or Python headers (pyfuse3 is compiled here)."
     }
