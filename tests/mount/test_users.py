@@ -46,7 +46,7 @@ def as_nobody() -> list[str]:
     pytest.skip(f"NOT RUN: user {NOBODY} can't run Python with MixFS, so nothing was tried as an ordinary user: {last}")
 
 
-@pytest.mark.parametrize("module", ["test_programs.py", "test_posix.py"])
+@pytest.mark.parametrize("module", ["test_programs.py", "test_posix.py", "test_app_folder.py"])
 def test_an_ordinary_user(module: str):
     run_as_nobody(Path(__file__).with_name(module))
 
