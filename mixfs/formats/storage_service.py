@@ -1,7 +1,6 @@
 """What a canvas app's storage service offers, over a library: pictures, sessions and the log, without a mount.
 
-    from mixfs import Library
-    from mixfs.formats.storage_service import StorageService
+    from mixfs import Library, StorageService
 
     with Library.open("/path/to/library") as library:
         storage = StorageService(library)

@@ -36,6 +36,8 @@ def save_session(txn: Txn, session_id: str, suffix: str, document: Mapping[str, 
     if session_id == POOL_ID:
         raise InvalidValue(f"{session_id} is what MixFS calls the pictures that no session has: choose another id.")
     held = txn.get(Session, session_id)
+    if held is not None and _is_as_shown(txn, held, suffix, document):
+        return held
     session = _create(txn, session_id, suffix, document) if held is None else _update(txn, held, suffix, document)
     if suffix == CANVAS and ("canvas_images" in document or held is None):
         _save_entries(txn, session.id, _items(document, "canvas_images", "canvasId"))
@@ -91,9 +93,6 @@ def _create(txn: Txn, session_id: str, suffix: str, document: Mapping[str, Any])
 
 def _update(txn: Txn, session: Session, suffix: str, document: Mapping[str, Any]) -> Session:
     kept = dict(layout.kept_of(session))
-    same = {**document, _ITEMS[suffix]: None} == {**rendered(txn, session, suffix), _ITEMS[suffix]: None}
-    if same and suffix not in kept.get("lacks", ()):
-        return session
     kept["lacks"] = [other for other in kept.get("lacks", ()) if other != suffix]
     changed = session
     if suffix == CANVAS:
@@ -113,14 +112,10 @@ def _update(txn: Txn, session: Session, suffix: str, document: Mapping[str, Any]
     return txn.put(changed) if changed != session else session
 
 
-_ITEMS = {CANVAS: "canvas_images", GENERATIONS: "generations"}
-
-
-def rendered(view: View, session: Session, suffix: str) -> dict[str, Any]:
-    """One of a session's documents as it is now, without its items."""
-    parts = view.session_row(session.id).parts(session)
-    make = layout.canvas_document if suffix == CANVAS else layout.generations_document
-    return dict(json.loads(make(parts, documents.Sum()).render([])))
+def _is_as_shown(view: View, session: Session, suffix: str, document: Mapping[str, Any]) -> bool:
+    """Whether a document says what it says already."""
+    shown = layout.ROW_NAMES[suffix] in view.session_row(session.id).documents
+    return shown and json.loads(layout.render(view, session, suffix)) == document
 
 
 def _save_entries(txn: Txn, session_id: str, items: list[dict[str, Any]]) -> None:
@@ -194,6 +189,11 @@ def delete_document(txn: Txn, session_id: str, suffix: str) -> None:
     other = GENERATIONS if suffix == CANVAS else CANVAS
     items = row.app_generations if suffix == CANVAS else row.app_entries
     if not layout.has_document(session, other, items):
+        # Restored, it has again what the app once wrote.
+        kept = dict(layout.kept_of(session))
+        written = [name for name, key in ((CANVAS, "canvas"), (GENERATIONS, "generations")) if key in kept]
+        kept["lacks"] = [name for name in kept.get("lacks", ()) if name not in written]
+        txn.put(dataclasses.replace(session, foreign={**session.foreign, NAME: kept}))
         delete_session(txn, session_id)
         return
     cls: type[Member] = Entry if suffix == CANVAS else Generation

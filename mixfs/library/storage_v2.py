@@ -133,8 +133,7 @@ def registered(alias: str, name: str, placement: Placement, image: Image) -> dic
 
 def registry_item(alias: str, info: Mapping[str, Any]) -> bytes:
     """One line of image_registry.json, without what stands between it and the next."""
-    lines = documents.head_fields({alias: dict(info)}).removesuffix(b",\n").split(b"\n")
-    return b"\n".join(b"  " + line for line in lines)
+    return b"    " + documents.to_json_line({alias: dict(info)})[1:-1]
 
 
 class Registry:
@@ -143,16 +142,24 @@ class Registry:
     def __init__(self, txn: WriteTxn, view: View, listing: Listing, stamp: int) -> None:
         self.txn, self.view = txn, view
         self._listing, self._stamp = listing, stamp
+        self._sum, self._changed = Sum(), False
 
     def update(self, digests: Iterable[Digest]) -> None:
         """Show blobs as the files that they are in the folder now, and as no others."""
         found = {digest: shown_of(self.view, digest) for digest in digests}
+        value = self.txn.get(keys.REGISTRY_SUM)
+        self._sum = before = Sum(*cbor2.loads(value)) if value is not None else Sum()
         # What goes, goes first: a file that got other bytes is the same node, now of another blob.
         rows = {digest: self._replace(digest, shown) for digest, shown in found.items()}
         for digest, files in found.items():
             for shown, row in zip(files, rows[digest], strict=True):
                 self._list(digest, shown, row[1], row[2])
-                self.txn.put(keys.alias(row[0], digest), b"")
+        if self._sum != before and self._sum.items:
+            self.txn.put(keys.REGISTRY_SUM, cbor2.dumps(list(self._sum)))
+        elif self._sum != before:
+            self.txn.delete(keys.REGISTRY_SUM)
+        if self._changed:
+            self._listing.touch(ROOT, self._stamp)
 
     def _replace(self, digest: Digest, files: list[Shown]) -> list[tuple[str, bytes, bytes, bytes]]:
         """Keep what files a blob is, and take away what it was; returns the rows."""
@@ -161,7 +168,10 @@ class Registry:
         after = [self._row(digest, shown) for shown in files]
         if before == after:
             return after
-        self._count(before, after)
+        self._changed = True
+        for rows, sign in ((before, -1), (after, 1)):
+            for row in rows:
+                self._sum = self._sum.with_item(row[3], sign) if row[3] else self._sum
         for alias, name, key, _ in before:
             if (alias, name, key) not in [row[:3] for row in after]:
                 self._listing.remove(IMAGES, name, key, stamp=self._stamp)
@@ -170,7 +180,8 @@ class Registry:
             self.txn.put(keys.registry_row(digest), cbor2.dumps([list(row) for row in after]))
         else:
             self.txn.delete(keys.registry_row(digest))
-        self._listing.touch(ROOT, self._stamp)
+        for alias, *_ in after:
+            self.txn.put(keys.alias(alias, digest), b"")
         return after
 
     @staticmethod
@@ -179,17 +190,6 @@ class Registry:
         # What has no line in the registry is found by its digest nevertheless.
         item = registry_item(shown.alias, shown.info) if shown.alias and shown.info else b""
         return shown.alias, shown.file, key, item
-
-    def _count(self, before: Iterable[tuple[Any, ...]], after: Iterable[tuple[Any, ...]]) -> None:
-        value = self.txn.get(keys.REGISTRY_SUM)
-        total = Sum(*cbor2.loads(value)) if value is not None else Sum()
-        for rows, sign in ((before, -1), (after, 1)):
-            for row in rows:
-                total = total.with_item(row[3], sign) if row[3] else total
-        if total.items:
-            self.txn.put(keys.REGISTRY_SUM, cbor2.dumps(list(total)))
-        else:
-            self.txn.delete(keys.REGISTRY_SUM)
 
     def _list(self, digest: Digest, shown: Shown, name: bytes, key: bytes) -> None:
         placement = shown.placement
