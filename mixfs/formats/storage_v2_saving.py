@@ -208,9 +208,9 @@ def delete_document(txn: Txn, session_id: str, suffix: str) -> None:
 def delete_session(txn: Txn, session_id: str) -> None:
     """Move a session to the trash. Its pictures are files of the app's folder still: those that only it has stay."""
     for placement in list(txn.members(Placement, session_id)):
-        if layout.is_file(placement) and all(
-            copy.session_id == session_id for copy in layout.copies_of(txn, placement)
-        ):
+        alias = layout.kept_of(placement).get("hash")
+        same = [copy for copy in layout.copies_of(txn, placement) if layout.kept_of(copy).get("hash") == alias]
+        if layout.is_file(placement) and all(copy.session_id == session_id for copy in same):
             _put_in_pool(txn, placement)
     editing.delete_session(txn, session_id)
 
@@ -463,7 +463,7 @@ def _placements_at(txn: Txn, file: bytes) -> list[Placement]:
         copies = [each for each in txn.members(Placement, POOL_ID) if each.digest == held.digest]
         return [max(copies, key=lambda each: each.id)]
     if held is not None:
-        return layout.copies_of(txn, held)
+        return [copy for copy in layout.copies_of(txn, held) if "hash" not in layout.kept_of(copy)]
     # A picture of MixFS's own, of which the app now says something.
     own = dentry is not None and dentry.key[:1] == b"J"
     return list(itertools.islice(txn.referrers(Placement, Digest(dentry.key[1:])), 1)) if own and dentry else []

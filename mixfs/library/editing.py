@@ -276,14 +276,15 @@ def overwrite_placement(txn: Txn, placement_id: str, **changes: Any) -> Placemen
 
 def _overwrite_copies(txn: Txn, old: Placement, new: Placement) -> None:
     """To the app whose folder it is from, a picture is one file, in however many sessions it is."""
-    alias = storage_v2.kept_of(old).get("hash")
+    aliases: list[Any] = []
     for copy in storage_v2.copies_of(txn, old):
+        aliases.append(storage_v2.kept_of(copy).get("hash"))
         if copy.id != old.id:
             session = txn.get(Session, copy.session_id)
             trash(txn, [copy], session=session, name=copy.name, digest=copy.digest, reason="overwritten", keep=True)
             txn.put(dataclasses.replace(copy, digest=new.digest, size=new.size, mtime_ns=new.mtime_ns, area=new.area))
     for entry in list(txn.referrers(Entry, old.digest)):
-        if alias is not None and entry.data.get("imageHash") == alias:
+        if entry.data.get("imageHash") in aliases and "imageHash" in entry.data:
             txn.put(dataclasses.replace(entry, digest=new.digest))
 
 

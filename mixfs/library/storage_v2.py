@@ -153,7 +153,8 @@ class Registry:
         rows = {digest: self._replace(digest, shown) for digest, shown in found.items()}
         for digest, files in found.items():
             for shown, row in zip(files, rows[digest], strict=True):
-                self._list(digest, shown, row[1], row[2])
+                if row[2]:
+                    self._list(digest, shown, row[1], row[2])
         if self._sum != before and self._sum.items:
             self.txn.put(keys.REGISTRY_SUM, cbor2.dumps(list(self._sum)))
         elif self._sum != before:
@@ -165,7 +166,11 @@ class Registry:
         """Keep what files a blob is, and take away what it was; returns the rows."""
         value = self.txn.get(keys.registry_row(digest))
         before = [tuple(row) for row in cbor2.loads(value)] if value is not None else []
-        after = [self._row(digest, shown) for shown in files]
+        after: list[tuple[str, bytes, bytes, bytes]] = []
+        for shown in files:
+            # A file that the app has two names for is listed once.
+            listed = any(row[1] == shown.file for row in after)
+            after.append(self._row(digest, shown, listed=listed))
         if before == after:
             return after
         self._changed = True
@@ -173,9 +178,9 @@ class Registry:
             for row in rows:
                 self._sum = self._sum.with_item(row[3], sign) if row[3] else self._sum
         for alias, name, key, _ in before:
-            if (alias, name, key) not in [row[:3] for row in after]:
+            if key and (name, key) not in [row[1:3] for row in after]:
                 self._listing.remove(IMAGES, name, key, stamp=self._stamp)
-                self.txn.delete(keys.alias(alias, digest))
+            self.txn.delete(keys.alias(alias, digest))
         if after:
             self.txn.put(keys.registry_row(digest), cbor2.dumps([list(row) for row in after]))
         else:
@@ -185,8 +190,9 @@ class Registry:
         return after
 
     @staticmethod
-    def _row(digest: Digest, shown: Shown) -> tuple[str, bytes, bytes, bytes]:
+    def _row(digest: Digest, shown: Shown, *, listed: bool) -> tuple[str, bytes, bytes, bytes]:
         key = b"P" + key16(shown.placement.id) if shown.placement is not None else b"J" + digest
+        key = b"" if listed else key
         # What has no line in the registry is found by its digest nevertheless.
         item = registry_item(shown.alias, shown.info) if shown.alias and shown.info else b""
         return shown.alias, shown.file, key, item
@@ -243,14 +249,16 @@ def placements_of(view: View, alias: str, digest: Digest | None = None) -> list[
 
 
 def copies_of(view: View, placement: Placement) -> list[Placement]:
-    """The placements that are the same file of the app's folder, in whichever session; itself among them."""
+    """The placements that are the same file of the app's folder, in whichever session; itself among them.
+
+    Where the app has two names for it, under both.
+    """
     if not is_file(placement):
         return [placement]
-    mine = (kept_of(placement).get("hash"), file_of(placement))
     return [
         other
         for other in view.referrers(Placement, placement.digest)
-        if is_file(other) and (kept_of(other).get("hash"), file_of(other)) == mine
+        if is_file(other) and file_of(other) == file_of(placement)
     ]
 
 

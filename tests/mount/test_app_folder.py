@@ -395,11 +395,12 @@ def test_a_deleted_session_is_in_the_trash_and_its_pictures_stay(live: Live) -> 
     live.take_in()
     expected = app.everything()
     app.delete(session)
-    assert os.listdir(app.root / "sessions") == [] and not (live.point / "sessions" / "Trip").exists()
+    assert os.listdir(app.root / "sessions") == []
+    until(lambda: not (live.point / "sessions" / "Trip").exists(), "it is in the trash", 1.0)
     assert app.image(output) == picture(1)
     live.mixfs("restore", session)
     until(lambda: app.everything() == expected, "all is back", 1.0)
-    assert (live.point / "sessions" / "Trip" / "images").is_dir()
+    until(lambda: os.listdir(live.point / "sessions" / "Trip" / "images"), "in sessions/ too", 1.0)
 
 
 def test_pictures_as_files(live: Live) -> None:
@@ -470,3 +471,64 @@ def test_a_session_of_mixfs_is_the_app_s_too(live: Live) -> None:
     registry["images"][text]["x_note"] = "mine"
     app._write("image_registry.json", registry)
     assert app.read("image_registry.json") == registry and app.image(text) == picture(1)
+
+
+def registry_work(app: CanvasApp) -> list[Any]:
+    """What an app may do to its registry; returns what it reads after each step."""
+    seen: list[Any] = []
+    app.log("info", "started")
+    one, two = app.register(picture(1)), app.register(picture(2))
+    registry = app.read("image_registry.json")
+
+    def saved() -> None:
+        app._write("image_registry.json", registry)
+        seen.append((app.read("image_registry.json"), sorted(os.listdir(app.root / "images"))))
+
+    registry["xregistry"] = [1, None]
+    registry["images"][one]["original_name"] = "photo.jpg"
+    saved()
+    # Two names of one file; a name of a file that never comes; one that stands for another file now.
+    registry["images"]["again"] = registry["images"][one] | {"hash": "again"}
+    registry["images"]["later"] = {"hash": "later", "file_path": "images/later.png"}
+    saved()
+    seen += [app.image("again") == app.image(one)]
+    registry["images"][two]["file_path"] = registry["images"][one]["file_path"]
+    saved()
+    seen += [app.image(two) == app.image(one)]
+    # Left out: the file stays.
+    for gone in (two, "later", "xregistry"):
+        registry.pop(gone, None) or registry["images"].pop(gone)
+    saved()
+    # A file moves to where a line expects it.
+    registry["images"]["moved"] = {"hash": "moved", "file_path": "images/moved.png"}
+    saved()
+    (app.root / "images" / "new.png").write_bytes(picture(3))
+    os.rename(app.root / "images" / "new.png", app.root / "images" / "moved.png")
+    saved()
+    seen += [app.image("moved") == picture(3)]
+    registry["images"] = {}
+    saved()
+    return [*seen, app.everything()]
+
+
+def test_the_registry_is_the_app_s(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    expected, found = registry_work(CanvasApp(tmp_path / "disk")), registry_work(app_on(live))
+    for at, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        assert ours == theirs, at
+    live.take_in()
+    app = app_on(live)
+    assert app.everything() == expected[-1]
+    assert live.mixfs("fsck", check=False).returncode == 0
+
+
+def test_a_long_document(live: Live) -> None:
+    app = app_on(live)
+    session = app.create("Long")
+    entries = [image_entry(at, f"{at:032}", note="x" * 200) for at in range(2000)]
+    app.save_canvas(session, canvas(session, "Long") | {"canvas_images": entries})
+    assert app.canvas(session)["canvas_images"] == entries
+    path = live.point / "sessions" / "Long" / "canvas.json"
+    assert len(json.loads(path.read_bytes())["canvas_images"]) == 2000
+    health = json.loads((live.point / ".mixfs" / "health.json").read_text())
+    assert "rendered" not in json.dumps(health) or '"rendered": 0' in json.dumps(health)

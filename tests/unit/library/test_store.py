@@ -747,15 +747,13 @@ def check(view: View, times: bool = True) -> None:
     registry = storage_v2.render_registry(view)
     assert len(registry) == storage_v2.registry_size(view)[0]
     assert isinstance(json.loads(registry)["images"], dict)
-    shown = {
-        (digest, each.alias, each.file, key16(each.placement.id) if each.placement is not None else digest)
-        for digest in {placement.digest for placement in view.records(Placement)}
-        for each in storage_v2.shown_of(view, digest)
-    }
-    listed = {dentry.key[1:]: dentry for dentry in scan_dentries(view.txn, storage_v2.IMAGES)}
-    assert {key: listable(file) for _, _, file, key in shown} == {key: d.wanted for key, d in listed.items()}
-    for digest, alias, _, _ in shown:
-        assert digest in storage_v2.digests_of(view, alias)
+    listed = {dentry.key[1:]: dentry.wanted for dentry in scan_dentries(view.txn, storage_v2.IMAGES)}
+    files: dict[tuple[Digest, bytes], bytes] = {}
+    for digest in {placement.digest for placement in view.records(Placement)}:
+        for each in storage_v2.shown_of(view, digest):
+            files.setdefault((digest, each.file), key16(each.placement.id) if each.placement is not None else digest)
+            assert digest in storage_v2.digests_of(view, each.alias)
+    assert listed == {key: listable(file) for (_, file), key in files.items()}
     for placement in view.records(Placement):
         directory, wanted = placement_place(placement)
         (dentry,) = (d for d in scan_dentries(view.txn, directory) if d.key[1:] == key16(placement.id))
