@@ -52,14 +52,7 @@ async def flush(tree: Tree, node: OpenNode) -> None:
         with tree.library.read() as view:
             target = target_of_key(view, node.key)
         node.edited = False
-        try:
-            await save(tree, target, data)
-        except InvalidValue:
-            raise
-        except BaseException:
-            # A full disk, say: tried again at the next close.
-            node.edited = True
-            raise
+        await save(tree, target, data)
 
 
 async def flush_new(tree: Tree, staged: Staged) -> bool:

@@ -47,7 +47,6 @@ VACATED_S = 300
 
 # How long a session whose images/ was removed waits for the rest of `rm -r`.
 GOING_S = 60
-_WRITTEN_UNDER_OTHER_NAMES = (ROOT, SESSIONS, IMAGES)
 # And how long an emptied folder of trash/ does.
 EMPTIED_S = 10
 
@@ -116,15 +115,11 @@ class Tree:
             return node.attr._replace(links=0)
 
     def _written(self, dentry: Dentry) -> Dentry:
-        """What is being written to shows that under all its names."""
+        """A picture that is being written to shows that under all its names."""
         if dentry.key[:1] == b"P":
             staged = self.staging.by_key(dentry.key)
             if staged is not None and staged.intake is not None:
                 return staged.dentry()._replace(name=dentry.name)
-        elif dentry.key[:1] == b"V":
-            node = self.open_nodes.get(dentry.key)
-            if node is not None and node.edit is not None:
-                return dentry._replace(size=len(node.edit))
         return dentry
 
     def _timed(self, dentry: Dentry) -> Dentry:
@@ -144,7 +139,7 @@ class Tree:
         removed = self.staging.removed
         if removed and directory[:1] == b"d":
             listed = ((dentry, place) for dentry, place in listed if dentry.key not in removed)
-        if directory in _WRITTEN_UNDER_OTHER_NAMES:
+        if directory == IMAGES:
             listed = ((self._written(dentry), place) for dentry, place in listed)
         if not self.staging.has_names(directory):
             if directory[:1] in (b"d", b"/"):

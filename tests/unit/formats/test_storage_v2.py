@@ -148,6 +148,8 @@ def test_what_was_changed_here_goes_out_changed(library: Library, source: Path, 
     expected = canvas("mixboard-1", "New")
     expected["canvas_images"][0]["x"] = 7
     assert written == expected
+    # What the log tells of a session that stays does not go along.
+    assert files(tmp_path / "out")["logs.jsonl"] == LOGS[1:]
 
 
 def test_a_session_of_mixfs_goes_out_and_comes_in(library: Library, tmp_path: Path) -> None:
