@@ -139,7 +139,7 @@ class Tree:
         removed = self.staging.removed
         if removed and directory[:1] == b"d":
             listed = ((dentry, place) for dentry, place in listed if dentry.key not in removed)
-        if directory == IMAGES:
+        if directory[:1] in (b"p", b"f", IMAGES[:1]) and self.staging.has_names(IMAGES):
             listed = ((self._written(dentry), place) for dentry, place in listed)
         if not self.staging.has_names(directory):
             if directory[:1] in (b"d", b"/"):

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.mount, needs_fuse]
 @functools.cache
 def picture(number: int) -> bytes:
     """A small picture, the same for the same number."""
-    return png()
+    return png(24 + number)
 
 
 @pytest.fixture
@@ -244,6 +244,20 @@ def test_in_whichever_order_it_comes(live: Live, order: tuple[str, ...]) -> None
         assert library.read_image(placement.digest) == picture(1)
 
 
+def test_a_file_is_renamed_to_what_is_waited_for(live: Live) -> None:
+    app = app_on(live)
+    about = {"hash": "h1", "file_path": "images/b.png"}
+    app._write("image_registry.json", {"version": "2.0", "images": {"h1": about}})
+    app.save_canvas("mixboard-1", canvas("mixboard-1", "Trip") | {"canvas_images": [image_entry(0, "h1")]})
+    (app.root / "images" / "a.png").write_bytes(picture(1))
+    live.take_in()
+    os.rename(app.root / "images" / "a.png", app.root / "images" / "b.png")
+    assert app.read("image_registry.json")["images"] == {"h1": about} and app.image("h1") == picture(1)
+    with Library.open(live.library, read_only=True) as library:
+        [entry], [placement] = library.entries("mixboard-1"), library.placements("mixboard-1")
+        assert entry.digest == placement.digest and library.read_image(placement.digest) == picture(1)
+
+
 def test_ways_to_save(live: Live) -> None:
     app = app_on(live)
     session = app.create("Trip")
@@ -417,6 +431,8 @@ def test_pictures_as_files(live: Live) -> None:
     # Other bytes: at once for who reads, and in both sessions.
     path.write_bytes(picture(2))
     assert path.read_bytes() == picture(2) and path.stat().st_size == len(picture(2))
+    [shown] = (live.point / "sessions" / "mixboard-1" / "images").iterdir()
+    assert shown.stat().st_size == len(picture(2)) and shown.read_bytes() == picture(2)
     live.take_in()
     assert path.read_bytes() == picture(2) and path.stat().st_ino == ino
     for session in ("mixboard-1", "mixboard-2"):
@@ -505,6 +521,7 @@ def registry_work(app: CanvasApp, pause: Callable[[], object]) -> list[Any]:
     registry["images"]["moved"] = {"hash": "moved", "file_path": "images/moved.png"}
     saved()
     (app.root / "images" / "new.png").write_bytes(picture(3))
+    pause()
     os.rename(app.root / "images" / "new.png", app.root / "images" / "moved.png")
     saved()
     seen += [app.image("moved") == picture(3)]

@@ -17,6 +17,7 @@ from mixfs.errors import ExistsError, InvalidValue, NotFoundError
 from mixfs.formats import storage_v2
 from mixfs.formats.storage_service import StorageService
 from mixfs.library.api import Library
+from mixfs.records import Entry, Generation, ImageRef
 
 
 @pytest.fixture
@@ -86,6 +87,28 @@ def test_sessions_are_made_saved_loaded_and_listed(library: Library, storage: St
     assert listed[first][1:2] + listed[first][4:] == ("Trip", 1, 1, 1)
     with pytest.raises(NotFoundError):
         storage.load_session("mixboard-4")
+
+
+def test_what_was_made_here_and_is_saved_as_it_was_stays_what_it_is(library: Library, storage: StorageService) -> None:
+    session = library.create_session("Trip").id
+    placement = library.import_bytes(picture(1), "cat.png", session_id=session)
+    output = ImageRef(digest=placement.digest, name="cat.png", role="output", size=placement.size)
+    entry = library.put_entry(Entry(id="e", session_id=session, digest=placement.digest))
+    run = library.put_generation(
+        Generation(id="g", session_id=session, time_ns=10**18, prompt="a cat", seed=7, negative_prompt="dogs",
+                   outputs=(output,)))  # fmt: skip
+    documents = storage.load_session(session)
+    documents["canvas"]["canvas_images"].append({"canvasId": "new", "type": "text", "text": "x", "x": 0, "y": 0})
+    storage.save_session(session, **documents)
+    assert [each for each in library.entries(session) if each.shown_id == "e"] == [entry]
+    assert library.generations(session) == [run]
+    # One that the app has changed keeps what the app does not know.
+    documents["generations"]["generations"][0]["prompt"] = "two cats"
+    storage.save_session(session, **documents)
+    [changed] = library.generations(session)
+    assert (changed.prompt, changed.seed, changed.negative_prompt) == ("two cats", 7, "dogs")
+    assert changed.outputs[0].digest == placement.digest
+    assert storage.load_session(session) == documents
 
 
 @pytest.mark.parametrize("wrong, where", [
