@@ -188,6 +188,9 @@ class _Reader:
 
     def _thumbnails(self, session_id: str) -> Iterator[tuple[str, Path]]:
         folder = self._root / "thumbnails" / session_id
+        if documents_v2.stem_of(session_id) != session_id.encode("utf-8", "surrogateescape"):
+            # It could lead out of the folder.
+            return
         if folder.is_dir() and not folder.is_symlink():
             for path in sorted(folder.iterdir()):
                 if path.is_file() and not path.is_symlink():

@@ -112,7 +112,7 @@ class Taking:
         if piece.log:
             library.app_files.take(piece.log)
         for folder, path in piece.thumbnails:
-            library.app_files.put_thumbnail(folder, path.name, path.read_bytes())
+            library.app_files.take_thumbnail(folder, path)
         self._count(piece, planned)
         library.came_in(incoming.values())
 

@@ -7,6 +7,7 @@ append at once. All that writes blocks on the disk.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -100,13 +101,13 @@ class AppFiles:
             for name in sorted(os.listdir(self.thumbnails / folder)):
                 yield folder, name, self.thumbnails / folder / name
 
-    def put_thumbnail(self, folder: str, name: str, data: bytes) -> None:
-        """Keep a thumbnail unless there is one of that name."""
-        path = self.thumbnails / folder / name
+    def take_thumbnail(self, folder: str, source: Path) -> None:
+        """Keep a copy of a thumbnail unless there is one of its name. Raises OSError."""
+        path = self.thumbnails / folder / source.name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            beside = path.with_name(f".{name}.new")
-            beside.write_bytes(data)
+            beside = path.with_name(f".{path.name}"[:255])
+            shutil.copyfile(source, beside)
             os.replace(beside, path)
 
 
