@@ -48,9 +48,12 @@ async def _rename_scratch(
     if staged is None:
         await _keep_aside(tree, source, new)
         return
-    if target is not None and source.size:
+    if target is not None and (source.size or held is not None):
         await save(tree, target, await read_whole(tree, staged), old, locked=True)
         drop(tree, staged)
+        # Who has it open still may go on writing the document.
+        staged.directory, staged.name = new
+        staged.saved = staged.version
     else:
         tree.staging.rename(staged, *new)
     if over is not None:

@@ -29,6 +29,8 @@ from mixfs.vfs.views.fixed import status_key
 _NOWAIT = os.RWF_NOWAIT
 # A document that is longer is rendered in a thread.
 LONG = 256 << 10
+# canvas.json and generations.json of a session: of others an open must not ask twice what they are.
+_LONG_DOCUMENTS = (b"DC", b"DH")
 IMPORTED = status_key("imported")
 # Who asks for so much at the beginning of a file reads it to its end.
 _MUCH, _AHEAD = 1 << 17, 1 << 20
@@ -43,7 +45,7 @@ async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
     if key[:1] == b"K" and flags & os.O_ACCMODE != os.O_RDONLY:
         kept = await tree.in_thread(app_folder.opener_of(tree, key))
     try:
-        if key[:1] in (b"D", b"V") and key not in tree.open_nodes:
+        if (key[:1] == b"V" or key[:2] in _LONG_DOCUMENTS) and key not in tree.open_nodes:
             await _render_long(tree, key)
         with tree.library.read() as view:
             handle = open_file(tree, view, key, flags)

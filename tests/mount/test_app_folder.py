@@ -305,9 +305,23 @@ def test_ways_to_save(live: Live) -> None:
     assert fresh.read_bytes() == b"" and fresh.name in os.listdir(path.parent)
     fresh.write_bytes(json.dumps(canvas("mixboard-8", "Eight")).encode())
     assert app.canvas("mixboard-8")["title"] == "Eight"
-    # Emptied and closed: what it was.
+    # Emptied and closed: what it was. An empty file is no document either.
     path.open("wb").close()
+    (path.parent / "empty.tmp").touch()
+    with pytest.raises(OSError):
+        os.replace(path.parent / "empty.tmp", path)
+    (path.parent / "empty.tmp").unlink()
     assert app.canvas(session)["title"] == "Synced"
+    # Renamed before it is closed.
+    with (path.parent / "open.tmp").open("wb") as file:
+        file.write(titled("Renamed"))
+        file.flush()
+        os.replace(path.parent / "open.tmp", path)
+        assert app.canvas(session)["title"] == "Renamed"
+        file.seek(0)
+        file.truncate()
+        file.write(titled("And written"))
+    assert app.canvas(session)["title"] == "And written" and len(os.listdir(path.parent)) == 3
     shell = f"cat > '{path}' <<< '{titled('Shell').decode()}'"
     subprocess.run(["bash", "-c", shell], check=True, timeout=30)
     assert app.canvas(session)["title"] == "Shell"
