@@ -223,10 +223,10 @@ def _pool(txn: Txn) -> Session:
     return session or editing.create_session(txn, POOL_TITLE, session_id=POOL_ID, foreign={NAME: {"registry": {}}})
 
 
-def _put_in_pool(txn: Txn, placement: Placement) -> None:
+def _put_in_pool(txn: Txn, placement: Placement) -> Placement:
     pool = _pool(txn)
     copy = dataclasses.replace(placement, id=new_id(), session_id=pool.id, folder_id=None)
-    editing.place(txn, dataclasses.replace(copy, name=_name_of(layout.file_of(placement)), original_name=b""))
+    return editing.place(txn, dataclasses.replace(copy, name=_name_of(layout.file_of(placement)), original_name=b""))
 
 
 def _name_of(file: bytes) -> bytes:
@@ -459,9 +459,7 @@ def _placements_at(txn: Txn, file: bytes) -> list[Placement]:
     dentry, held = txn.dentry(layout.IMAGES, file), layout.file_at(txn, file)
     if held is not None and layout.kept_of(held).get("hash"):
         # One file under two names of the app.
-        _put_in_pool(txn, held)
-        copies = [each for each in txn.members(Placement, POOL_ID) if each.digest == held.digest]
-        return [max(copies, key=lambda each: each.id)]
+        return [_put_in_pool(txn, held)]
     if held is not None:
         return [copy for copy in layout.copies_of(txn, held) if "hash" not in layout.kept_of(copy)]
     # A picture of MixFS's own, of which the app now says something.
