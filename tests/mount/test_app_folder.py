@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -413,6 +414,39 @@ def test_a_kill_takes_nothing_that_was_closed(live: Live) -> None:
     until(lambda: (live.point / "sessions" / "Trip" / "images").exists(), "the session", 1.0)
     live.take_in()
     assert len(os.listdir(live.point / "sessions" / "Trip" / "images")) == 1
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["rewritten", "renamed over"])
+def test_a_kill_in_the_middle_of_saving(live: Live, in_place: bool) -> None:
+    app = app_on(live)
+    session = app.create("0")
+    path = app.root / "sessions" / f"{session}_canvas.json"
+    begun, acknowledged, enough = 0, 0, threading.Event()
+
+    def save() -> None:
+        nonlocal begun, acknowledged
+        with contextlib.suppress(OSError):
+            for at in range(1, 10_000):
+                begun = at
+                target = path if in_place else path.with_suffix(".tmp")
+                target.write_text(json.dumps(canvas(session, str(at))))
+                if not in_place:
+                    os.replace(target, path)
+                app.log("info", str(at))
+                acknowledged = at
+                if at == 25:
+                    enough.set()
+
+    saving = threading.Thread(target=save)
+    saving.start()
+    assert enough.wait(30)
+    live.kill()
+    saving.join(30)
+    assert not saving.is_alive()
+    live.start()
+    assert acknowledged <= int(app.canvas(session)["title"]) <= begun
+    said = [int(line["message"]) for line in app.logs()]
+    assert said == list(range(1, len(said) + 1)) and acknowledged <= len(said) <= begun
 
 
 def test_a_deleted_session_is_in_the_trash_and_its_pictures_stay(live: Live) -> None:
