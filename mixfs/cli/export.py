@@ -66,7 +66,7 @@ def export(
         found = opened.sessions() if every else [opened.find_session(name) for name in names]
         if layout in _ONE and len(found) != 1:
             raise UsageError(f"{len(found)} sessions are meant; as a {layout} one goes at a time.")
-        lost = _not_carried(opened, found, layout)
+        lost = _not_carried(opened, found, layout, template)
         for line in lost:
             note(f"this layout ({layout}) has no place for {line}")
         if layout == "workflow-package":
@@ -98,13 +98,15 @@ def export(
     say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}")
 
 
-def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
+def _not_carried(
+    library: Library, sessions: Sequence[Session], layout: str, template: str | None
+) -> tuple[str, ...]:
     from mixfs.formats import koda, outputs, storage_v2, workflow_package
 
     if layout == "workflow-package":
         return workflow_package.not_carried(library, sessions[0].id)
     if layout == "outputs":
-        return outputs.not_carried(library, [session.id for session in sessions])
+        return outputs.not_carried(library, [session.id for session in sessions], template or outputs.TEMPLATE)
     if layout == "storage-v2":
         return storage_v2.not_carried(library, [session.id for session in sessions])
     if layout == "koda":

@@ -230,7 +230,16 @@ def iso_ns(moment: Any) -> int:
         return 0
 
 
-def data_uri(uri: str) -> bytes:
+def iso_offset_s(moment: Any) -> int:
+    """The UTC offset that an ISO 8601 time says; 0 for one without, and anything else."""
+    try:
+        offset = datetime.datetime.fromisoformat(moment).utcoffset()
+    except (ValueError, TypeError):
+        return 0
+    return int(offset.total_seconds()) if offset is not None else 0
+
+
+def data_uri(uri: str, *, may_be_empty: bool = False) -> bytes:
     """The bytes of a data URI. Raises InvalidValue."""
     head, comma, body = uri.partition(",")
     if not comma:
@@ -244,8 +253,8 @@ def data_uri(uri: str) -> bytes:
             spaces = body.split(None, 1)
             if len(spaces) < 2:
                 raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
-            return data_uri(f"{head},{''.join(body.split())}")
-    if not data:
+            return data_uri(f"{head},{''.join(body.split())}", may_be_empty=may_be_empty)
+    if not data and not may_be_empty:
         raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
     return data
 

@@ -23,10 +23,12 @@ from mixfs.formats.base import (
     data_uri,
     head_of,
     iso_ns,
+    iso_offset_s,
     number,
     split_off,
     text,
 )
+from mixfs.formats.lost import NAMES, TIMES, Lost
 from mixfs.ids import Digest, derived_id
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
@@ -34,7 +36,7 @@ from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
-from mixfs.records import Edge, Entry, Folder, Generation, ImageRef, Placement, Session
+from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
 
 NAME = "storage-v2"
 TITLE = "Storage V2 folder"
@@ -42,6 +44,9 @@ REGISTRY, LOGS = "image_registry.json", "logs.jsonl"
 _CANVAS, _GENERATIONS = "_canvas.json", "_generations.json"
 _UNNAMED = "images"
 _ENTRY_FIELDS = ("canvasId", "type", "x", "y", "width", "height", "text", "generationId")
+_SETTINGS = (
+    "negative_prompt", "model_hash", "seed", "steps", "cfg", "sampler", "scheduler", "width", "height", "loras",
+)  # fmt: skip
 
 
 def detect(path: Path) -> bool:
@@ -228,10 +233,10 @@ class _Reader:
             refs[key] = []
             listed = item.get(key)
             for ref in listed if isinstance(listed, list) else ():
-                alias = text(ref.get("hash")) if isinstance(ref, dict) else None
-                if alias is None:
-                    raise InvalidValue(f"{key} must be objects with a hash.")
-                file = self._file(alias, files, problems, role, ref)
+                if not isinstance(ref, dict):
+                    raise InvalidValue(f"{key} must be objects.")
+                alias = text(ref.get("hash"))
+                file = self._file(alias, files, problems, role, ref) if alias is not None else None
                 refs[key].append(
                     ImageRef(
                         digest=file.asset.digest if file is not None else None, name=text(ref.get("filename")) or "",
@@ -334,7 +339,8 @@ def _run(item: dict[str, Any]) -> Generation:
     duration, state = item.get("generation_time_ms"), item.get("canvas_state")
     return Generation(
         id=canvas_json.text("generation_id", item.get("generation_id")), session_id="",
-        time_ns=iso_ns(item.get("timestamp")), status=text(item.get("status")) or "completed",
+        time_ns=iso_ns(item.get("timestamp")), utc_offset_s=iso_offset_s(item.get("timestamp")),
+        status=text(item.get("status")) or "completed",
         prompt=text(item.get("prompt")), model=model, parameters=parameters, error=text(item.get("error")),
         duration_ms=duration if isinstance(duration, int) and not isinstance(duration, bool) else None,
         canvas_state=state if isinstance(state, dict) else None, foreign={NAME: item},
@@ -354,19 +360,56 @@ class Written:
 
 def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
     """What of sessions a Storage V2 folder can't carry, for a human, one line each."""
-    counts = dict.fromkeys(
-        ("files that are no picture", "folders", "connections", "tags, ratings and comments of pictures"), 0
-    )
-    files, folders, edges, annotations = counts
+    lost = Lost()
     with library.read() as view:
         for session_id in session_ids:
-            editing.require_session(view, session_id)
-            counts[folders] += sum(1 for _ in view.members(Folder, session_id))
-            counts[edges] += sum(1 for _ in view.members(Edge, session_id))
-            for placement in view.members(Placement, session_id):
-                counts[files] += placement.area != "images"
-                counts[annotations] += view.annotation(placement.digest) is not None
-    return tuple(f"{what} ({many})" for what, many in counts.items() if many)
+            session = editing.require_session(view, session_id)
+            lost.folders(view, session_id)
+            lost.count("connections", sum(1 for _ in view.members(Edge, session_id)))
+            lost.annotations(view, session_id)
+            _lost_files(view, session, lost)
+            for generation in view.members(Generation, session_id):
+                if NAME not in generation.foreign:
+                    among = any(getattr(generation, name) not in (None, ()) for name in _SETTINGS)
+                    lost.count("places of settings: seeds and the like come back among the parameters", among)
+                    lost.count("generators of generations", generation.generator is not None)
+            lost.newer(view, session_id)
+    return lost.lines()
+
+
+def _lost_files(view: View, session: Session, lost: Lost) -> None:
+    """What a folder, in which images are named by canvases and generations, doesn't say of a session's files."""
+    roles = _roles(view, session.id)
+    seen: set[Digest] = set()
+    for placement in view.members(Placement, session.id):
+        digest = placement.digest
+        if digest not in roles:
+            if placement.area != "images":
+                lost.count("files that are no picture")
+            elif not session.foreign.get(NAME, {}).get(_UNNAMED):
+                lost.count("pictures that no canvas or generation of their session names, so that they go apart")
+        elif digest in seen:
+            lost.count("second names of one picture in a session")
+        elif placement.foreign.get(NAME, {}).get("digest") != digest.hex():
+            lost.count(NAMES)
+            lost.count("roles of pictures", placement.role != roles[digest])
+            lost.count(TIMES, placement.mtime_ns // 1_000_000 != placement.added_ns // 1_000_000)
+        seen.add(digest)
+
+
+def _roles(view: View, session_id: str) -> dict[Digest, str]:
+    """What a session's generations and entries name, and the role that an import gives it."""
+    roles: dict[Digest, str] = {}
+    generations = sorted(view.members(Generation, session_id), key=lambda each: (each.time_ns, each.shown_id))
+    for generation in generations:
+        for refs, role in ((generation.inputs, "input"), (generation.outputs, "output")):
+            for ref in refs:
+                if ref.digest is not None:
+                    roles.setdefault(ref.digest, role)
+    for entry in view.members(Entry, session_id):
+        if entry.digest is not None:
+            roles.setdefault(entry.digest, "output")
+    return roles
 
 
 def write(library: Library, session_ids: list[str], target: Path) -> Written:
@@ -407,10 +450,11 @@ class _Writer:
         kept = session.foreign.get(NAME, {})
         self._registry |= kept.get("registry", {})
         self._logs += kept.get("logs", [])
+        named = _roles(self._view, session.id)
         for placement in self._view.members(Placement, session.id):
-            if placement.area == "images":
+            if placement.area == "images" or placement.digest in named:
                 self._image(placement)
-        if kept.get(_UNNAMED):
+        if kept.get(_UNNAMED) and not named:
             return
         changed_ns = self._view.session_row(session.id).mtime_ns
         canvas: dict[str, Any] = {"version": "2.0", "created_at": documents.iso(session.created_ns)}
