@@ -1,41 +1,226 @@
 """The process that imports what was dropped into import/ and is in a layout: `python -P -m mixfs.formats.dropped`.
 
 A process of its own, so that whatever a foreign file does to its reader, the mount goes on. Its arguments are the
-library's directory, the digest of the file, which is in the library already, and its name.
+library's directory, `folder` or `file`, and the id of the folder of import/ or of the receipt. What lies there was
+taken in already, as plain files: nothing can be lost here. It is laid out in this process's staging directory, as links
+to the blobs, for the readers to look at. What a layout takes to its own sessions is then no longer in the session that
+is called like the folder, and its receipt stands for the new placement. Done twice, or again after it was killed, it
+ends the same.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
+import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixfs.formats.base import Options, Report
-from mixfs.formats.layouts import detect
+from mixfs.formats.base import Asset, Known, Options, Report
+from mixfs.formats.layouts import within
 from mixfs.formats.taking import Taking
-from mixfs.ids import digest_from_hex
+from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.transaction import Txn
+from mixfs.library.view import View
+from mixfs.library.wanted import import_directory, placement_place
+from mixfs.records import Edge, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+
+_BATCH = 200
 
 
-def import_dropped(library: Library, digest_hex: str, name: str) -> Report | None:
-    """Import a blob as the layout that it is in; None when it is in none. What is not taken becomes problems."""
-    path = library.blobs.path(digest_from_hex(digest_hex))
-    layout = detect(path)
-    if layout is None:
-        return None
-    report = Taking(library, layout, str(path), Options()).run()
-    for problem in report.not_taken:
-        words = ": ".join(filter(None, (problem.place, problem.reason)))
-        library.store.problems.report("not-imported", f"{name}: {words}", name=name, digest=digest_hex)
-    return report
+@dataclass(slots=True)
+class Found:
+    """What was looked at: the layouts that were found in it, by name, and a report of each."""
+
+    layouts: list[str] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+
+def import_folder(library: Library, folder_id: str) -> Found:
+    """Import what in a folder of import/, and below it, is in a layout."""
+    with library.read() as view:
+        folder = view.get(ImportFolder, folder_id)
+        receipts = dict(_below(view, folder_id, b"")) if folder is not None else {}
+    return _import(library, folder.name, receipts, folder) if folder is not None else Found()
+
+
+def import_file(library: Library, receipt_id: str) -> Found:
+    """Import a file that lies in import/ itself, by its receipt."""
+    with library.read() as view:
+        receipt = view.get(Receipt, receipt_id)
+    return _import(library, receipt.name, {b"": receipt}, None) if receipt is not None else Found()
+
+
+def _below(view: View, folder_id: str, path: bytes) -> Iterator[tuple[bytes, Receipt]]:
+    """The receipts below a folder, by their paths in it."""
+    for dentry in view.dentries(import_directory(folder_id)):
+        here = path + b"/" + dentry.name
+        if dentry.is_directory:
+            folder = view.get_raw(ImportFolder, dentry.key[1:])
+            if folder is not None:
+                yield from _below(view, folder.id, here)
+        elif (receipt := view.get_raw(Receipt, dentry.key[1:])) is not None:
+            yield here, receipt
+
+
+def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folder: ImportFolder | None) -> Found:
+    found = Found()
+    with _laid_out(library, name, receipts) as (root, paths):
+        with library.read() as view:
+            known = {path: Known(_asset(view, receipt), receipt.mtime_ns) for path, receipt in paths.items()}
+        for path, layout in within(root):
+            # What is no part of a layout was taken in as a file; only packages are taken from beside the others.
+            taking = Taking(library, layout, str(path), Options(), known=known)
+            report = taking.run()
+            found.layouts.append(layout.NAME)
+            found.reports.append(report)
+            shown = os.path.relpath(path, root.parent)
+            for problem in report.not_taken:
+                file = os.path.relpath(problem.file, root.parent) if problem.file else shown
+                words = ": ".join(filter(None, (file, problem.place, problem.reason)))
+                library.store.problems.report("not-imported", words.encode("utf-8", "replace").decode(), name=file)
+            taken = [receipt for path, receipt in paths.items() if path in taking.taken]
+            for at in range(0, len(taken), _BATCH):
+                library.commit(lambda txn: _settle(txn, taken[at : at + _BATCH], taking, folder))  # noqa: B023
+            if folder is not None:
+                library.commit(lambda txn: _merge(txn, folder, [*paths.values()], taking))  # noqa: B023
+    return found
+
+
+@contextlib.contextmanager
+def _laid_out(
+    library: Library, name: bytes, receipts: dict[bytes, Receipt]
+) -> Iterator[tuple[Path, dict[str, Receipt]]]:
+    """A folder (or a file) with what receipts stand for, as links to the blobs; and the receipts by their paths."""
+    area = Path(os.fsdecode(os.path.join(os.fsencode(library.staging.open()), b"dropped")))
+    root = area / os.fsdecode(name)
+    paths: dict[str, Receipt] = {}
+    try:
+        area.mkdir()
+        for relative, receipt in receipts.items():
+            path = Path(str(root) + os.fsdecode(relative))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # gc may have taken it
+                _link(library.blobs.path(receipt.digest), path)
+                paths[str(path)] = receipt
+        yield root, paths
+    finally:
+        shutil.rmtree(area, ignore_errors=True)
+
+
+def _link(blob: Path, path: Path) -> None:
+    try:
+        os.link(blob, path)
+    except OSError as error:
+        # So many links to one file, or none at all, are not to be had everywhere.
+        if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        shutil.copyfile(blob, path)
+
+
+def _asset(view: View, receipt: Receipt) -> Asset:
+    blob = view.blob(receipt.digest)
+    return Asset(receipt.digest, receipt.size, blob.media_type if blob is not None else "")
+
+
+def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFolder | None) -> None:
+    """The receipts of files that a layout took stand for its placements, and what they stood for before goes."""
+    top = txn.get(ImportFolder, folder.id) if folder is not None else None
+    plain_id = top.session_id if top is not None else None
+    for each in receipts:
+        receipt = txn.get(Receipt, each.id)
+        if receipt is None or receipt.digest != each.digest:
+            continue  # removed, or written anew, meanwhile
+        ids = taking.placed.get(each.digest, [])
+        placed = next((p for p in (txn.get(Placement, own_id) for own_id in ids) if p is not None), None)
+        old = txn.get(Placement, receipt.placement_id) if receipt.placement_id is not None else None
+        if placed is None or (old is not None and (old.id in ids or old.session_id != plain_id)):
+            continue  # it stands for it already, or somebody moved the picture to another session
+        if old is not None and old.digest == each.digest:
+            # The same bytes stay, in the layout's session: nothing for the trash.
+            txn.delete(Placement, old.id)
+            _forget_generation(txn, old)
+            _take_name(txn, placed)
+        txn.put(dataclasses.replace(receipt, placement_id=placed.id, session_id=placed.session_id))
+
+
+def _forget_generation(txn: Txn, old: Placement) -> None:
+    """The generation that a picture's metadata made in a session goes with its last placement there."""
+    if any(each.session_id == old.session_id for each in txn.referrers(Placement, old.digest)):
+        return
+    generation = txn.get(Generation, editing.generation_id_for(old.digest, old.session_id))
+    if generation is not None and generation.reader is not None:
+        txn.delete(Generation, generation.id)
+
+
+def _take_name(txn: Txn, placed: Placement) -> None:
+    """The name that the one before had, where it is the one that was wanted."""
+    wanted = dataclasses.replace(placed, name=placed.original_name)
+    directory, name = placement_place(wanted)
+    if placed.name != placed.original_name and txn.dentry(directory, name) is None:
+        txn.put(dataclasses.replace(wanted, named_ns=txn.now_ns))
+
+
+def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taking) -> None:
+    """What else was in the folder goes to the layout's session of the same title, if any; an empty session goes."""
+    top = txn.get(ImportFolder, folder.id)
+    plain = txn.get(Session, top.session_id) if top is not None and top.session_id is not None else None
+    if top is None or plain is None or plain.id in taking.sessions or plain.created_ns < top.named_ns:
+        return  # it was there before the folder
+    sessions = [txn.get(Session, session_id) for session_id in taking.sessions]
+    same = next((each for each in sessions if each is not None and each.title == plain.title), None)
+    for each in receipts if same is not None else ():
+        receipt = txn.get(Receipt, each.id)
+        held = txn.get(Placement, receipt.placement_id) if receipt is not None and receipt.placement_id else None
+        if receipt is None or held is None or held.session_id != plain.id or same is None:
+            continue
+        path = [*_folders(txn, held.folder_id)]
+        editing.move_placement(txn, held.id, same.id, editing.ensure_path(txn, same.id, path), held.name)
+        txn.put(dataclasses.replace(receipt, session_id=same.id))
+    _drop_empty_folders(txn, plain.id)
+    if any(True for cls in (Placement, Folder, Entry, Edge, Generation) for _ in txn.members(cls, plain.id)):
+        return
+    txn.delete(Session, plain.id)
+    txn.put(dataclasses.replace(top, session_id=same.id if same is not None else None, folder_id=None))
+    if same is not None:
+        editing.retitle_session(txn, same.id, same.title)
+
+
+def _folders(txn: Txn, folder_id: str | None) -> list[bytes]:
+    """The names of a folder below images/ and of those that it is in, the outermost first."""
+    names: list[bytes] = []
+    while folder_id is not None and (folder := txn.get(Folder, folder_id)) is not None:
+        names.insert(0, folder.name)
+        folder_id = folder.parent_id
+    return names
+
+
+def _drop_empty_folders(txn: Txn, session_id: str) -> None:
+    used = {placement.folder_id for placement in txn.members(Placement, session_id)}
+    folders = {folder.id: folder for folder in txn.members(Folder, session_id)}
+    for folder_id in [each for each in used if each is not None]:
+        at: str | None = folder_id
+        while at is not None and at in folders:
+            used.add(at)
+            at = folders[at].parent_id
+    for folder in folders.values():
+        if folder.id not in used:
+            txn.delete(Folder, folder.id)
 
 
 def main() -> None:
-    """Nothing is printed: what went wrong is in problems.jsonl."""
-    root, digest_hex, name = sys.argv[1:]
+    """Says on stdout which layouts were found; what went wrong is in problems.jsonl."""
+    root, kind, own_id = sys.argv[1:]
     os.nice(5)
     with Library.open(Path(root), create=False) as library:
-        import_dropped(library, digest_hex, name)
+        found = import_folder(library, own_id) if kind == "folder" else import_file(library, own_id)
+    print(json.dumps(found.layouts))
 
 
 if __name__ == "__main__":

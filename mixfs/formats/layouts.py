@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from mixfs.errors import UsageError
@@ -32,6 +33,22 @@ def detect(place: Path | str) -> Format | None:
             # Who imports it as files says what is wrong with it.
             return None
     return None
+
+
+def within(path: Path) -> Iterator[tuple[Path, Format]]:
+    """What below a folder, or the folder or file itself, is in a layout: the outermost of each, and every package."""
+    layout = detect(path)
+    if layout is not None:
+        yield path, layout
+    if not path.is_dir():
+        return
+    for child in sorted(path.iterdir()):
+        if layout is None:
+            yield from within(child)
+        elif child.is_dir():
+            yield from ((found, kind) for found, kind in within(child) if kind is workflow_package)
+        elif detect(child) is workflow_package:
+            yield child, workflow_package
 
 
 def named(name: str) -> Format:

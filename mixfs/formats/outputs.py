@@ -162,7 +162,7 @@ class _Reader:
     def _file(self, path: Path, sidecar: Path | None) -> Iterator[Problem]:
         try:
             asset = self._source.take_file(path)
-            mtime_ns = path.stat().st_mtime_ns
+            mtime_ns = self._source.mtime_ns(path)
         except (OSError, InvalidValue) as error:
             yield Problem("", os_words(error) if isinstance(error, OSError) else str(error), str(path))
             return
