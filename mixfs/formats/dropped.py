@@ -87,7 +87,10 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
                 library.store.problems.report("not-imported", words.encode("utf-8", "replace").decode(), name=file)
             taken = [receipt for path, receipt in paths.items() if path in taking.taken]
             for at in range(0, len(taken), _BATCH):
-                library.commit(lambda txn: _settle(txn, taken[at : at + _BATCH], taking, folder))  # noqa: B023
+                freed = library.commit(lambda txn: _settle(txn, taken[at : at + _BATCH], taking, folder))  # noqa: B023
+                # Their names are free once that commit is done.
+                if freed:
+                    library.commit(lambda txn: _take_names(txn, freed))  # noqa: B023
             if folder is not None:
                 library.commit(lambda txn: _merge(txn, folder, [*paths.values()], taking))  # noqa: B023
     return found
@@ -129,8 +132,12 @@ def _asset(view: View, receipt: Receipt) -> Asset:
     return Asset(receipt.digest, receipt.size, blob.media_type if blob is not None else "")
 
 
-def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFolder | None) -> None:
-    """The receipts of files that a layout took stand for its placements, and what they stood for before goes."""
+def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFolder | None) -> list[str]:
+    """The receipts of files that a layout took stand for its placements, and what they stood for before goes.
+
+    Returns the placements whose picture went under another name, too.
+    """
+    freed: list[str] = []
     top = txn.get(ImportFolder, folder.id) if folder is not None else None
     plain_id = top.session_id if top is not None else None
     for each in receipts:
@@ -146,8 +153,10 @@ def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFol
             # The same bytes stay, in the layout's session: nothing for the trash.
             txn.delete(Placement, old.id)
             _forget_generation(txn, old)
-            _take_name(txn, placed)
+            if placed.name != placed.original_name:
+                freed.append(placed.id)
         txn.put(dataclasses.replace(receipt, placement_id=placed.id, session_id=placed.session_id))
+    return freed
 
 
 def _forget_generation(txn: Txn, old: Placement) -> None:
@@ -159,12 +168,14 @@ def _forget_generation(txn: Txn, old: Placement) -> None:
         txn.delete(Generation, generation.id)
 
 
-def _take_name(txn: Txn, placed: Placement) -> None:
-    """The name that the one before had, where it is the one that was wanted."""
-    wanted = dataclasses.replace(placed, name=placed.original_name)
-    directory, name = placement_place(wanted)
-    if placed.name != placed.original_name and txn.dentry(directory, name) is None:
-        txn.put(dataclasses.replace(wanted, named_ns=txn.now_ns))
+def _take_names(txn: Txn, placement_ids: list[str]) -> None:
+    """The names that were wanted, where plain files had them."""
+    for placement_id in placement_ids:
+        placed = txn.get(Placement, placement_id)
+        if placed is not None:
+            wanted = dataclasses.replace(placed, name=placed.original_name, named_ns=txn.now_ns)
+            if txn.dentry(*placement_place(wanted)) is None:
+                txn.put(wanted)
 
 
 def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taking) -> None:

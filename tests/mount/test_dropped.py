@@ -84,6 +84,7 @@ def _filled(path: Path, title: str) -> tuple[Library, list[str]]:
         ids.append(session.id)
         one, two = (library.import_bytes(png(), f"{n}.png", session_id=session.id) for n in (1, 2))
         library.put_entry(Entry(id=f"n{number}", session_id=session.id, digest=one.digest, x=1.0, y=2.0))
+        library.put_entry(Entry(id=f"m{number}", session_id=session.id, digest=two.digest))
         library.put_entry(Entry(id=f"t{number}", session_id=session.id, type="text", text="Hello"))
         library.put_edge(Edge(id=f"e{number}", session_id=session.id, source=f"n{number}", target=f"t{number}"))
         refs = [ImageRef(digest=p.digest, name="x.png", role="output", placement_id=p.id, size=p.size)
@@ -230,7 +231,7 @@ def test_what_lies_deeper_is_found_and_the_rest_is_kept(box: Box, tmp_path: Path
     box.take_in()
     titles = {session.title: session.id for session in box.library.sessions() if session.title.startswith(box.title)}
     assert sorted(titles) == sorted([box.title, f"{box.title} flow", f"{box.title} app 1", f"{box.title} app 2"])
-    assert len(box.library.entries(titles[f"{box.title} app 1"])) == 2
+    assert len(box.library.entries(titles[f"{box.title} app 1"])) == 3
     # What no layout took is in the session of the folder, the packages and documents too.
     names = ["plain.png", "settings.json", "flow.genaiw.zip", "koda.db"]
     assert sorted(box.placements()) == sorted(name.encode() for name in names)
@@ -265,6 +266,22 @@ def test_what_comes_later_comes_in_too(box: Box, tmp_path: Path, write: Write) -
     # Also on the canvases, and in the generations that name it.
     assert _contents(box.library, set(wanted)) == wanted
     assert _pictures(box.library, box.title) == pictures
+
+
+def test_a_picture_that_an_app_overwrites_there(box: Box, tmp_path: Path) -> None:
+    made = tmp_path / "made" / box.title
+    made.parent.mkdir()
+    _make(made, tmp_path / "elsewhere", _outputs)
+    run("cp", "-a", made, box.point / "import")
+    box.take_in()
+    before = {(p.name, p.area) for p in box.placements().values()}
+    written = next(box.inbox.rglob("*.png"))
+    written.write_bytes(data := png())
+    box.take_in()
+    assert {(p.name, p.area) for p in box.placements().values()} == before
+    name = os.fsencode(written.name)
+    assert box.library.read_image(box.placements()[name].digest) == data
+    assert [trash.name for trash in box.trash()] == [name]
 
 
 def test_a_copy_that_is_at_work_is_waited_for(box: Box, folder: Path) -> None:
