@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_place, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, quoted, say
 from mixfs.errors import UsageError
 
@@ -61,7 +61,7 @@ def export(
     *names, last = words
     if every == bool(names):
         raise UsageError("Name the sessions (or say --all), and then where they go.")
-    dest = str(a_path(last))
+    dest = a_place(last)
     with open_library(library, read_only=True) as opened:
         found = opened.sessions() if every else [opened.find_session(name) for name in names]
         if layout in _ONE and len(found) != 1:

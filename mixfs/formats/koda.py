@@ -1,4 +1,4 @@
-"""Koda databases: canvases with nodes, edges, assets and generations, in SQLite or PostgreSQL. In and out.
+"""Koda databases: canvases with nodes, edges, assets and generations, in SQLite, PostgreSQL or libSQL. In and out.
 
 A canvas is a session. Pictures that nodes hold as data URIs become blobs; a mark stays in their place, from which the
 data URI is made again. docs/formats/koda.md says what is kept, changed and not taken.
@@ -32,12 +32,14 @@ from mixfs.formats.base import (
 from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.koda_tables import (
     SCHEMA,
+    USER_COLUMNS,
     Tables,
     is_url,
-    open_postgres,
+    local,
+    open_server,
     open_sqlite,
     time_ns,
-    write_postgres,
+    write_server,
     write_sqlite,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost, keeps_name
@@ -59,7 +61,6 @@ _SETTINGS = (
     "negative_prompt", "generator", "generator_version", "model_hash", "seed", "steps", "cfg", "sampler", "scheduler",
     "width", "height", "loras", "canvas_state",
 )  # fmt: skip
-_USER_NAMES = ("display_name", "name", "username")
 
 
 def detect(path: Path) -> bool:
@@ -92,7 +93,7 @@ def read(source: Source) -> Iterator[Piece | Problem]:
     """A piece for each canvas. Raises Refused."""
     opened: AbstractContextManager[Tables]
     if is_url(source.location):
-        opened, folder = open_postgres(source.location), None
+        opened, folder = open_server(source.location), None
     else:
         path = _file(source.path)
         if path is None:
@@ -114,7 +115,7 @@ class _Reader:
     def run(self) -> Iterator[Piece | Problem]:
         if "id" not in self._columns["canvases"]:
             raise Refused("It has no table canvases with an id.")
-        name = next((column for column in _USER_NAMES if column in self._columns["users"]), None)
+        name = next((column for column in USER_COLUMNS[1:] if column in self._columns["users"]), None)
         if name is not None and "id" in self._columns["users"]:
             for row in self._tables.rows("users", ("id", name)):
                 self._users[str(row["id"])] = str(row[name] or "")
@@ -396,19 +397,19 @@ def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
 
 
 def write(library: Library, session_ids: list[str], target: str) -> Written:
-    """Write sessions as canvases: to a new folder with koda.db and files/, or into a PostgreSQL database by its URL.
+    """Write sessions as canvases: to a new folder with koda.db and files/, or into the database of a server by its URL.
 
-    In PostgreSQL pictures go along as data URIs; rows of ids that are there stay as they are. Raises NotFoundError,
+    On a server pictures go along as data URIs; rows of ids that are there stay as they are. Raises NotFoundError,
     ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, MixfsError for what the server says, OSError.
     """
     written = Written()
     if is_url(target):
         with library.read() as view:
             rows = _Rows(library, view, None, written).of(session_ids)
-        added = write_postgres(target, rows)
+        added = write_server(target, rows)
         written.files = sum(added.values())
         return written
-    with new_folder(library.root, Path(target)) as folder:
+    with new_folder(library.root, Path(local(target))) as folder:
         with library.read() as view:
             rows = _Rows(library, view, folder, written).of(session_ids)
         write_sqlite(folder / "koda.db", rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mixfs.errors import UsageError
 from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
 from mixfs.formats.base import Format, Options, Report
-from mixfs.formats.koda_tables import is_url
+from mixfs.formats.koda_tables import is_url, local
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import refuse_own
@@ -20,11 +20,11 @@ FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outp
 def detect(place: Path | str) -> Format | None:
     """The layout of a file or folder, by its content; None for plain files and folders, and what can't be read.
 
-    The URL of a PostgreSQL server is a Koda database's.
+    The URL of a server is a Koda database's.
     """
     if is_url(str(place)):
         return koda
-    path = Path(place)
+    path = Path(local(str(place)))
     for layout in FORMATS:
         try:
             if layout.detect(path):
@@ -67,8 +67,8 @@ def import_layout(
 
     With `dry_run` nothing is written. Raises UnsuitablePlace for a path in the library or its mount.
     """
-    location = str(path)
+    location = local(str(path))
     if not is_url(location):
-        location = os.path.abspath(path)
+        location = os.path.abspath(location)
         refuse_own(library, Path(location))
     return Taking(library, layout, location, options or Options(), dry_run=dry_run, progress=progress).run()
