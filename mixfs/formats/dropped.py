@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixfs.formats import outputs
 from mixfs.formats.base import Asset, Known, Options, Report
 from mixfs.formats.layouts import within
 from mixfs.formats.taking import Taking
@@ -32,6 +33,8 @@ from mixfs.library.wanted import import_directory, placement_place
 from mixfs.records import Edge, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 
 _BATCH = 200
+# The folders that the pictures of an outputs folder are taken out of: what lies beside them goes where they are.
+_LEFT_OUT = outputs.BELOW.encode().split(b"/")
 
 
 @dataclass(slots=True)
@@ -191,7 +194,9 @@ def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taki
         held = txn.get(Placement, receipt.placement_id) if receipt is not None and receipt.placement_id else None
         if receipt is None or held is None or held.session_id != plain.id or same is None:
             continue
-        path = [*_folders(txn, held.folder_id)]
+        path = _folders(txn, held.folder_id)
+        if path[: len(_LEFT_OUT)] == _LEFT_OUT:
+            path = path[len(_LEFT_OUT) :]
         editing.move_placement(txn, held.id, same.id, editing.ensure_path(txn, same.id, path), held.name)
         txn.put(dataclasses.replace(receipt, session_id=same.id))
     _drop_empty_folders(txn, plain.id)

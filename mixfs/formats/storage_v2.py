@@ -371,7 +371,7 @@ def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
             for generation in view.members(Generation, session_id):
                 if NAME not in generation.foreign:
                     among = any(getattr(generation, name) not in (None, ()) for name in _SETTINGS)
-                    lost.count("places of settings: seeds and the like come back among the parameters", among)
+                    lost.count("seeds, steps and the like as such: they come back among the parameters", among)
                     lost.count("generators of generations", generation.generator is not None)
             lost.newer(view, session_id)
     return lost.lines()

@@ -199,6 +199,9 @@ def test_a_folder_is_imported_as_what_it_is(box: Box, folder: Path, tmp_path: Pa
     for session in box.library.sessions():
         if session.id in wanted:
             assert os.fsdecode(session.name) in os.listdir(box.point / "sessions")
+            # No folder of it is empty.
+            images = box.point / "sessions" / os.fsdecode(session.name) / "images"
+            assert all(path.is_file() or any(path.iterdir()) for path in images.rglob("*"))
     # The same again changes nothing, as a second copy over it or after the receipts were removed.
     before = _everything(box)
     run("cp", "-a", folder, box.point / "import")

@@ -42,8 +42,8 @@ STORAGE_V2 = {
     "roles": f"roles of pictures|files that are no picture|{_APART}",
     "times of files": f"times of files|files that are no picture|{_APART}",
     "annotations": "tags, ratings and comments", "edges": "connections", "edges' fields": "connections",
-    "settings": "places of settings", "parameters": "places of settings", "generators": "generators",
-    "unknown": "fields of a newer MixFS",
+    "settings": "seeds, steps and the like as such", "parameters": "seeds, steps and the like as such",
+    "generators": "generators", "unknown": "fields of a newer MixFS",
 }  # fmt: skip
 PACKAGE = {
     "picture names": "names of files", "files": "names of files", "folders": "folders",
