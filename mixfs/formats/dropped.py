@@ -95,7 +95,10 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
                 if freed:
                     library.commit(lambda txn: _take_names(txn, freed))  # noqa: B023
             if folder is not None:
-                library.commit(lambda txn: _merge(txn, folder, [*paths.values()], taking))  # noqa: B023
+                rest = [receipt for path, receipt in paths.items() if path not in taking.taken]
+                for at in range(0, len(rest), _BATCH):
+                    library.commit(lambda txn: _merge(txn, folder, rest[at : at + _BATCH], taking))  # noqa: B023
+                library.commit(lambda txn: _clear(txn, folder, taking))  # noqa: B023
     return found
 
 
@@ -181,31 +184,69 @@ def _take_names(txn: Txn, placement_ids: list[str]) -> None:
                 txn.put(wanted)
 
 
-def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taking) -> None:
-    """What else was in the folder goes to the layout's session of the same title, if any; an empty session goes."""
+def _sessions(txn: Txn, folder: ImportFolder, taking: Taking) -> tuple[Session | None, Session | None, bool]:
+    """The plain session of a folder; the layout's of its title; and whether the plain one was made for the folder."""
     top = txn.get(ImportFolder, folder.id)
     plain = txn.get(Session, top.session_id) if top is not None and top.session_id is not None else None
-    if top is None or plain is None or plain.id in taking.sessions or plain.created_ns < top.named_ns:
-        return  # it was there before the folder
+    if top is None or plain is None:
+        return None, None, False
     sessions = [txn.get(Session, session_id) for session_id in taking.sessions]
     same = next((each for each in sessions if each is not None and each.title == plain.title), None)
-    for each in receipts if same is not None else ():
-        receipt = txn.get(Receipt, each.id)
-        held = txn.get(Placement, receipt.placement_id) if receipt is not None and receipt.placement_id else None
-        if receipt is None or held is None or held.session_id != plain.id or same is None:
-            continue
-        path = _folders(txn, held.folder_id)
-        if path[: len(_LEFT_OUT)] == _LEFT_OUT:
-            path = path[len(_LEFT_OUT) :]
-        editing.move_placement(txn, held.id, same.id, editing.ensure_path(txn, same.id, path), held.name)
-        txn.put(dataclasses.replace(receipt, session_id=same.id))
-    _drop_empty_folders(txn, plain.id)
-    if any(True for cls in (Placement, Folder, Entry, Edge, Generation) for _ in txn.members(cls, plain.id)):
+    return plain, same, plain.created_ns >= top.named_ns
+
+
+def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taking) -> None:
+    """Files that the layout did not take go to its session of the folder's title, if it has one."""
+    plain, same, fresh = _sessions(txn, folder, taking)
+    if plain is not None and same is not None and (fresh or same.id == plain.id):
+        for each in receipts:
+            _move_rest(txn, each, plain.id, same.id)
+
+
+def _clear(txn: Txn, folder: ImportFolder, taking: Taking) -> None:
+    """Folders and the plain session go, where they were made for the folder and nothing is in them any more."""
+    plain, same, fresh = _sessions(txn, folder, taking)
+    if plain is None:
+        return
+    _drop_empty_folders(txn, plain.id, {each for each in _bound(txn, folder.id) if each is not None})
+    members = (Placement, Folder, Entry, Edge, Generation)
+    if not fresh or plain.id in taking.sessions or any(True for cls in members for _ in txn.members(cls, plain.id)):
         return
     txn.delete(Session, plain.id)
-    txn.put(dataclasses.replace(top, session_id=same.id if same is not None else None, folder_id=None))
+    top = txn.get(ImportFolder, folder.id)
+    if top is not None:
+        txn.put(dataclasses.replace(top, session_id=same.id if same is not None else None, folder_id=None))
     if same is not None:
         editing.retitle_session(txn, same.id, same.title)
+
+
+def _move_rest(txn: Txn, each: Receipt, plain_id: str, session_id: str) -> None:
+    """A file that the layout did not take, to its session; where it is there already, to that."""
+    receipt = txn.get(Receipt, each.id)
+    held = txn.get(Placement, receipt.placement_id) if receipt is not None and receipt.placement_id else None
+    if receipt is None or held is None or held.session_id != plain_id:
+        return
+    path = _folders(txn, held.folder_id)
+    if path[: len(_LEFT_OUT)] == _LEFT_OUT:
+        path = path[len(_LEFT_OUT) :]
+    folder_id = editing.ensure_path(txn, session_id, path)
+    if (held.session_id, held.folder_id) == (session_id, folder_id):
+        return
+    there = editing.find_placement(txn, session_id, folder_id, held.original_name, held.digest)
+    if there is not None:
+        txn.delete(Placement, held.id)
+    else:
+        there = editing.move_placement(txn, held.id, session_id, folder_id, held.name)
+    txn.put(dataclasses.replace(receipt, placement_id=there.id, session_id=session_id))
+
+
+def _bound(view: View, folder_id: str) -> Iterator[str | None]:
+    """The folders of a session that folders of import/ below one stand for."""
+    for dentry in view.dentries(import_directory(folder_id)):
+        folder = view.get_raw(ImportFolder, dentry.key[1:]) if dentry.is_directory else None
+        if folder is not None:
+            yield folder.folder_id
+            yield from _bound(view, folder.id)
 
 
 def _folders(txn: Txn, folder_id: str | None) -> list[bytes]:
@@ -217,17 +258,17 @@ def _folders(txn: Txn, folder_id: str | None) -> list[bytes]:
     return names
 
 
-def _drop_empty_folders(txn: Txn, session_id: str) -> None:
+def _drop_empty_folders(txn: Txn, session_id: str, candidates: set[str]) -> None:
+    """Delete those of a session's folders that nothing is in, nor in what is below them."""
     used = {placement.folder_id for placement in txn.members(Placement, session_id)}
     folders = {folder.id: folder for folder in txn.members(Folder, session_id)}
-    for folder_id in [each for each in used if each is not None]:
-        at: str | None = folder_id
-        while at is not None and at in folders:
+    for folder in folders.values():
+        at: str | None = folder.id
+        while at is not None and at in folders and (folder.id in used or folder.id not in candidates):
             used.add(at)
             at = folders[at].parent_id
-    for folder in folders.values():
-        if folder.id not in used:
-            txn.delete(Folder, folder.id)
+    for folder_id in folders.keys() - used:
+        txn.delete(Folder, folder_id)
 
 
 def main() -> None:

@@ -199,9 +199,6 @@ def test_a_folder_is_imported_as_what_it_is(box: Box, folder: Path, tmp_path: Pa
     for session in box.library.sessions():
         if session.id in wanted:
             assert os.fsdecode(session.name) in os.listdir(box.point / "sessions")
-            # No folder of it is empty.
-            images = box.point / "sessions" / os.fsdecode(session.name) / "images"
-            assert all(path.is_file() or any(path.iterdir()) for path in images.rglob("*"))
     # The same again changes nothing, as a second copy over it or after the receipts were removed.
     before = _everything(box)
     run("cp", "-a", folder, box.point / "import")
@@ -211,6 +208,10 @@ def test_a_folder_is_imported_as_what_it_is(box: Box, folder: Path, tmp_path: Pa
     run("cp", "-a", folder, box.point / "import")
     box.take_in()
     assert _everything(box) == before
+    # Nor does it leave folders that nothing is in.
+    if (folder / outputs.BELOW).exists():
+        images = box.point / "sessions" / box.title / "images"
+        assert all(path.is_file() or any(path.iterdir()) for path in images.rglob("*"))
     assert not [line for line in box.problems() if box.title in line]
     assert not box.trash()
 
