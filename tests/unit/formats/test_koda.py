@@ -378,6 +378,7 @@ def test_values_of_any_size_come_from_libsql(library: Library, sqld: str) -> Non
     fill_libsql(sqld)
     with Stream(sqld) as stream:
         # More than the server says at once, in several rows and in one; and an integer that is no float.
+        stream.execute("UPDATE canvas_nodes SET z_index = ? WHERE id = 'n1'", (2**53 + 1,))
         for number in range(12):
             node = json.dumps({"long": f"é{number}" * 500_000, "whole": 2**60 + 1})
             stream.execute(
@@ -387,6 +388,7 @@ def test_values_of_any_size_come_from_libsql(library: Library, sqld: str) -> Non
         stream.execute("UPDATE canvases SET description = ? WHERE id = 'cv2'", ("\x07" * 3_000_000,))
     report = take(library, sqld)  # type: ignore[arg-type]
     assert report.not_taken == []
+    assert {entry.shown_id: entry.z for entry in library.entries("cv1")}["n1"] == 2**53 + 1
     nodes = {entry.shown_id: entry.data["data"] for entry in library.entries("cv2")}
     assert nodes["l11"] == {"long": "é11" * 500_000, "whole": 2**60 + 1} and len(nodes) == 12
     assert library.session("cv2").foreign["koda"]["canvas"]["description"] == "\x07" * 3_000_000
