@@ -27,6 +27,7 @@ from mixfs.formats.layouts import within
 from mixfs.formats.taking import Taking
 from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.documents import text_of
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import import_directory, placement_place
@@ -83,11 +84,10 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
             report = taking.run()
             found.layouts.append(layout.NAME)
             found.reports.append(report)
-            shown = os.path.relpath(path, root.parent)
             for problem in report.not_taken:
-                file = os.path.relpath(problem.file, root.parent) if problem.file else shown
+                file = text_of(os.fsencode(os.path.relpath(problem.file or path, root.parent)))
                 words = ": ".join(filter(None, (file, problem.place, problem.reason)))
-                library.store.problems.report("not-imported", words.encode("utf-8", "replace").decode(), name=file)
+                library.store.problems.report("not-imported", words, name=file)
             taken = [receipt for path, receipt in paths.items() if path in taking.taken]
             for at in range(0, len(taken), _BATCH):
                 freed = library.commit(lambda txn: _settle(txn, taken[at : at + _BATCH], taking, folder))  # noqa: B023

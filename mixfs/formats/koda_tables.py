@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import decimal
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -122,9 +123,9 @@ def open_sqlite(path: Path) -> Iterator[Tables]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mixfs-")))
             for each in (path, wal):
                 shutil.copyfile(each, folder / each.name)
-            uri = f"file:{urllib.parse.quote(str(folder / path.name))}"
+            uri = f"file:{urllib.parse.quote(os.fsencode(folder / path.name))}"
         else:
-            uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+            uri = f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
         try:
             connection = sqlite3.connect(uri, uri=True)
         except sqlite3.Error as error:

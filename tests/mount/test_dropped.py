@@ -223,6 +223,50 @@ def _everything(box: Box) -> Any:
     return _contents(box.library, ids), files
 
 
+def test_a_session_that_was_there_keeps_what_it_has(box: Box, tmp_path: Path) -> None:
+    (box.point / "sessions" / box.title).mkdir()
+    (box.images / "mine.png").write_bytes(png())
+    box.take_in()
+    made = tmp_path / "made" / box.title
+    made.parent.mkdir()
+    _make(made, tmp_path / "elsewhere", _outputs)
+    _, pictures = _imported(tmp_path / "imported", made)
+    run("cp", "-a", made, box.point / "import")
+    box.take_in()
+    sessions = {session.name: session.id for session in box.library.sessions() if session.title == box.title}
+    own, layouts = (sessions[os.fsencode(name)] for name in (box.title, f"{box.title} (2)"))
+    found = box.library.placements(own)
+    assert sorted(p.name for p in found if p.area == "images") == [b"mine.png"]
+    assert sorted(p.digest for p in box.library.placements(layouts) if p.area == "images") == pictures
+    # The documents went where the folder stands for.
+    assert any(p.name.endswith(b".json") for p in found)
+
+
+@pytest.mark.parametrize("write", FOLDERS.values(), ids=FOLDERS)
+def test_a_folder_whose_name_is_no_text(box: Box, tmp_path: Path, write: Write) -> None:
+    whole = tmp_path / box.title
+    _make(whole, tmp_path / "elsewhere", write)
+    made = whole.rename(tmp_path / os.fsdecode(os.fsencode(box.title) + b" \xff"))
+    wanted, pictures = _imported(tmp_path / "imported", made)
+    run("cp", "-a", made, box.point / "import")
+    box.take_in()
+    assert _contents(box.library, set(wanted)) == wanted
+    assert _pictures(box.library, box.title) == pictures
+    assert _files(box.point / "import" / made.name) == _files(made)
+
+
+def test_what_is_reported_has_its_place_in_import(box: Box, tmp_path: Path) -> None:
+    made = tmp_path / os.fsdecode(os.fsencode(box.title) + b" \xff")
+    _make(tmp_path / "whole", tmp_path / "elsewhere", _koda)
+    (tmp_path / "whole").rename(made)
+    for missing in made.rglob("*.png"):
+        missing.unlink()
+    run("cp", "-a", made, box.point / "import")
+    box.take_in()
+    lines = [json.loads(line) for line in box.problems()]
+    assert len([line for line in lines if line.get("name") == f"{box.title} \ufffd"]) == 4
+
+
 def test_what_lies_deeper_is_found_and_the_rest_is_kept(box: Box, tmp_path: Path) -> None:
     made = tmp_path / "made" / box.title
     made.mkdir(parents=True)
