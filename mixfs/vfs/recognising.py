@@ -175,8 +175,8 @@ class Recognising:
                     if self._changed.get(job) == since:
                         await self._tree.commit(lambda txn: _unmark(txn, job, layouts))
                         del self._changed[job]
-            except (OSError, MixfsError) as error:
-                # A full disk, say. It stays noted, and is looked at again.
+            except (OSError, MixfsError, ValueError) as error:
+                # A full disk, say, or an answer that was cut short. It stays noted, and is looked at again.
                 log.warning("not_looked_at", job=job, error=str(error))
                 self._changed[job] = time.monotonic() + RETRY_S
             while len(self._quiet_s) > 2 * len(self._changed) + 100:
