@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mixfs.formats.storage_service import StorageService as StorageService
     from mixfs.library.api import Library as Library
 
 __version__ = "0.1.0"
-__all__ = ["Library", "__version__"]
+__all__ = ["Library", "StorageService", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from mixfs.library.api import Library
 
         return Library
+    if name == "StorageService":
+        from mixfs.formats.storage_service import StorageService
+
+        return StorageService
     raise AttributeError(f"module 'mixfs' has no attribute {name!r}")

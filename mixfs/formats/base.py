@@ -8,7 +8,6 @@ Readers never change what they read, and put nothing into the library: `taking.p
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import os
 import urllib.parse
@@ -21,11 +20,10 @@ from mixfs.blobs import Intake
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
+from mixfs.library.documents import iso_ns as iso_ns
+from mixfs.library.documents import iso_offset_s as iso_offset_s
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
-
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_MICROSECOND = datetime.timedelta(microseconds=1)
 
 
 class Refused(MixfsError):
@@ -86,6 +84,9 @@ class Piece:
     entries: tuple[Entry, ...] = ()
     edges: tuple[Edge, ...] = ()
     generations: tuple[Generation, ...] = ()
+    # Of Storage V2: lines of its log, and thumbnails (folder, file), for `Library.app_files`.
+    log: tuple[bytes, ...] = ()
+    thumbnails: tuple[tuple[str, Path], ...] = ()
     whole: bool = False
 
 
@@ -239,27 +240,6 @@ class Format(Protocol):
 
     def read(self, source: Source, /) -> Iterator[Piece | Problem]:
         """What is in it, piece by piece. Raises Refused, OSError."""
-
-
-def iso_ns(moment: Any) -> int:
-    """Nanoseconds of an ISO 8601 time; one without a zone is UTC. 0 for anything else."""
-    if not isinstance(moment, str):
-        return 0
-    try:
-        parsed = datetime.datetime.fromisoformat(moment)
-        zoned = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=datetime.UTC)
-        return (zoned - _EPOCH) // _MICROSECOND * 1000
-    except (ValueError, OverflowError):
-        return 0
-
-
-def iso_offset_s(moment: Any) -> int:
-    """The UTC offset that an ISO 8601 time says; 0 for one without, and anything else."""
-    try:
-        offset = datetime.datetime.fromisoformat(moment).utcoffset()
-    except (ValueError, TypeError):
-        return 0
-    return int(offset.total_seconds()) if offset is not None else 0
 
 
 def data_uri(uri: str, *, may_be_empty: bool = False) -> bytes:

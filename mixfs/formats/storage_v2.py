@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mixfs.errors import InvalidValue, os_words
 from mixfs.formats.base import (
@@ -23,14 +23,14 @@ from mixfs.formats.base import (
     data_uri,
     head_of,
     iso_ns,
-    iso_offset_s,
     number,
     split_off,
     text,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost
-from mixfs.ids import Digest, derived_id
+from mixfs.ids import Digest
 from mixfs.library import canvas_json, documents, editing
+from mixfs.library import storage_v2 as documents_v2
 from mixfs.library.api import Library
 from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
@@ -40,9 +40,8 @@ from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
 
 NAME = "storage-v2"
 TITLE = "Storage V2 folder"
-REGISTRY, LOGS = "image_registry.json", "logs.jsonl"
-_CANVAS, _GENERATIONS = "_canvas.json", "_generations.json"
-_UNNAMED = "images"
+REGISTRY, LOGS = documents_v2.REGISTRY, documents_v2.LOGS
+_CANVAS, _GENERATIONS = documents_v2.CANVAS, documents_v2.GENERATIONS
 _ENTRY_FIELDS = ("canvasId", "type", "x", "y", "width", "height", "text", "generationId")
 _SETTINGS = (
     "negative_prompt", "model_hash", "seed", "steps", "cfg", "sampler", "scheduler", "width", "height", "loras",
@@ -100,7 +99,7 @@ class _Reader:
         self._source, self._root = source, root
         self._images: dict[str, dict[str, Any]] = {}
         self._named: set[str] = set()
-        self._logs: dict[str, list[list[Any]]] = {}
+        self._logs: list[bytes] = []
 
     def run(self) -> Iterator[Piece | Problem]:
         registry: dict[str, Any] = {}
@@ -117,15 +116,15 @@ class _Reader:
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
         ids = list(dict.fromkeys(name.removesuffix(_CANVAS).removesuffix(_GENERATIONS) for name in names))
         self._source.total = len(ids)
-        problems += self._read_logs({each for each in ids if not each.endswith(".json")}, ids[0] if ids else "")
+        problems += self._read_logs()
         yield from problems
-        for at, session_id in enumerate(ids):
+        for session_id in ids:
             if session_id.endswith(".json"):
                 yield from self.version_1(folder / session_id)
             else:
-                yield from self._session(folder, session_id, split_off(registry, "images") if at == 0 else {})
+                yield from self._session(folder, session_id)
             self._source.done += 1
-        yield from self._unnamed()
+        yield from self._unnamed(split_off(registry, "images"))
 
     def _json(self, path: Path, problems: list[Problem]) -> dict[str, Any] | None:
         try:
@@ -136,8 +135,8 @@ class _Reader:
             problems.append(Problem("", os_words(error), str(path)))
         return None
 
-    def _read_logs(self, ids: set[str], first: str) -> Iterator[Problem]:
-        """Log lines, each with its place among all, to the session that it names, else to the first."""
+    def _read_logs(self) -> Iterator[Problem]:
+        """Take the log's lines as they are."""
         if not (self._root / LOGS).is_file():
             return
         with (self._root / LOGS).open("rb") as file:
@@ -145,15 +144,13 @@ class _Reader:
                 if not data.strip():
                     continue
                 try:
-                    line = canvas_json.parse(data)
+                    canvas_json.parse(data)
                 except InvalidValue as error:
                     yield Problem(f"{LOGS}, line {at + 1}", str(error))
                     continue
-                context = line.get("context")
-                named = context.get("sessionId") if isinstance(context, dict) else None
-                self._logs.setdefault(named if named in ids else first, []).append([at, line])
+                self._logs.append(data.strip())
 
-    def _session(self, folder: Path, session_id: str, registry: dict[str, Any]) -> Iterator[Piece | Problem]:
+    def _session(self, folder: Path, session_id: str) -> Iterator[Piece | Problem]:
         problems: list[Problem] = []
         canvas: dict[str, Any] = {}
         history: dict[str, Any] = {}
@@ -165,7 +162,7 @@ class _Reader:
         generations: list[Generation] = []
         for place, item in _items(history, "generations", problems, str(folder / f"{session_id}{_GENERATIONS}")):
             try:
-                generations.append(self._generation(item, files, problems))
+                generations.append(generation_of(item, lambda *ref: self._reference(files, problems, *ref)))
             except InvalidValue as error:
                 problems.append(Problem(place, str(error), str(folder / f"{session_id}{_GENERATIONS}")))
         entries: list[Entry] = []
@@ -173,33 +170,54 @@ class _Reader:
             try:
                 alias = text(item.get("imageHash"))
                 file = self._file(alias, files, problems, "output") if alias is not None else None
-                entries.append(_entry(item, text(item.get("canvasId")), len(entries), file))
+                digest = file.asset.digest if file is not None else None
+                entries.append(entry_of(item, text(item.get("canvasId")), len(entries), digest))
             except InvalidValue as error:
                 problems.append(Problem(place, str(error), str(folder / f"{session_id}{_CANVAS}")))
-        kept = {
-            "canvas": split_off(canvas, "session_id", "title", "canvas_images", "zoom", "panOffset", "user"),
-            "generations": split_off(history, "session_id", "generations"),
-            "logs": self._logs.get(session_id, []), "registry": registry,
-        }  # fmt: skip
+        lacks = [
+            suffix for suffix in (_CANVAS, _GENERATIONS) if not (folder / f"{session_id}{suffix}").exists()
+        ]  # fmt: skip
+        kept: dict[str, Any] = {"lacks": lacks}
+        if _CANVAS not in lacks:
+            kept |= kept_of_canvas(session_id, canvas)
+        if _GENERATIONS not in lacks:
+            kept |= kept_of_history(session_id, history)
         yield from problems
         yield Piece(
-            place=session_id, session=_head(session_id, canvas, kept), files=tuple(files.values()),
-            entries=tuple(entries), generations=tuple(generations),
+            place=session_id, session=session_head(session_id, canvas, kept), files=tuple(files.values()),
+            entries=tuple(entries), generations=placed(generations), log=tuple(self._logs),
+            thumbnails=tuple(self._thumbnails(session_id)),
         )  # fmt: skip
+        self._logs = []
 
-    def _unnamed(self) -> Iterator[Piece | Problem]:
-        """What the registry has and no session names: in a session called like the folder."""
+    def _thumbnails(self, session_id: str) -> Iterator[tuple[str, Path]]:
+        folder = self._root / "thumbnails" / session_id
+        if documents_v2.stem_of(session_id) != session_id.encode("utf-8", "surrogateescape"):
+            # It could lead out of the folder.
+            return
+        if folder.is_dir() and not folder.is_symlink():
+            for path in sorted(folder.iterdir()):
+                if path.is_file() and not path.is_symlink():
+                    yield session_id, path
+
+    def _reference(
+        self, files: dict[str, FoundFile], problems: list[Problem], alias: str, role: str, ref: Mapping[str, Any]
+    ) -> Found | None:
+        file = self._file(alias, files, problems, role, ref)
+        return Found(file.asset.digest, file.asset.size, alias) if file is not None else None
+
+    def _unnamed(self, registry: dict[str, Any]) -> Iterator[Piece | Problem]:
+        """What the registry has and no session names, and what else it says: in a session called like the folder."""
         files: dict[str, FoundFile] = {}
         problems: list[Problem] = []
         for alias in self._images:
             if alias not in self._named:
                 self._file(alias, files, problems, "output")
         yield from problems
-        if files:
+        if files or self._logs or registry not in ({}, {"version": "2.0"}):
             title = (self._root.name or NAME).encode("utf-8", "replace").decode()
-            own_id = derived_id(b"storage-v2", title.encode())
-            session = Session(id=own_id, title=title, foreign={NAME: {_UNNAMED: True}})
-            yield Piece(place=REGISTRY, session=session, files=tuple(files.values()))
+            session = Session(id=documents_v2.POOL_ID, title=title, foreign={NAME: {"registry": registry}})
+            yield Piece(place=REGISTRY, session=session, files=tuple(files.values()), log=tuple(self._logs))
 
     def _file(
         self, alias: str, files: dict[str, FoundFile], problems: list[Problem], role: str,
@@ -223,28 +241,9 @@ class _Reader:
         files[alias] = FoundFile(
             id=alias, place=place, asset=asset, name=safe_name(path.rpartition("/")[2], "image"), role=role,
             mtime_ns=iso_ns(info.get("imported_at")),
-            foreign={NAME: {"hash": alias, "digest": asset.digest.hex(), "info": info}},
+            foreign={NAME: {"hash": alias, "file": path.rpartition("/")[2], "info": info}},
         )  # fmt: skip
         return files[alias]
-
-    def _generation(self, item: dict[str, Any], files: dict[str, FoundFile], problems: list[Problem]) -> Generation:
-        refs: dict[str, list[ImageRef]] = {}
-        for key, role in (("input_images", "input"), ("output_images", "output")):
-            refs[key] = []
-            listed = item.get(key)
-            for ref in listed if isinstance(listed, list) else ():
-                if not isinstance(ref, dict):
-                    raise InvalidValue(f"{key} must be objects.")
-                alias = text(ref.get("hash"))
-                file = self._file(alias, files, problems, role, ref) if alias is not None else None
-                refs[key].append(
-                    ImageRef(
-                        digest=file.asset.digest if file is not None else None, name=text(ref.get("filename")) or "",
-                        role=role, size=file.asset.size if file is not None else 0,
-                        placement_id=alias if file is not None else None,
-                    )
-                )  # fmt: skip
-        return dataclasses.replace(_run(item), inputs=tuple(refs["input_images"]), outputs=tuple(refs["output_images"]))
 
     # -- V1
 
@@ -265,12 +264,12 @@ class _Reader:
         for at, (place, item) in enumerate(_items(document, "canvas_images", problems, str(path))):
             entry_id = text(item.get("id")) or text(item.get("canvasId"))
             try:
-                file = None
+                file, digest = None, None
                 if text(item.get("dataUri")) is not None:
                     asset = self._source.take_bytes(data_uri(item["dataUri"]))
                     name = safe_name(f"{entry_id}", "image", 240) + extension(asset.media_type).encode()
-                    file = FoundFile(id=f"{entry_id}", place=place, asset=asset, name=name)
-                entries.append(_entry(split_off(item, "id", "dataUri"), entry_id, at, file))
+                    file, digest = FoundFile(id=f"{entry_id}", place=place, asset=asset, name=name), asset.digest
+                entries.append(entry_of(split_off(item, "id", "dataUri"), entry_id, at, digest))
                 if file is not None:
                     files.append(file)
             except InvalidValue as error:
@@ -278,13 +277,14 @@ class _Reader:
         generations: list[Generation] = []
         for place, item in _items(document, "generations", problems, str(path)):
             try:
-                generations.append(_run(item))
+                run = generation_of(split_off(item, "input_images", "output_images"), lambda *ref: None)
+                generations.append(dataclasses.replace(run, foreign={NAME: item}))
             except InvalidValue as error:
                 problems.append(Problem(place, str(error), str(path)))
         fields = ("session_id", "title", "canvas_images", "generations", "zoom", "panOffset", "user")
         yield from problems
         yield Piece(
-            place=session_id, session=_head(session_id, document, {"v1": split_off(document, *fields)}),
+            place=session_id, session=session_head(session_id, document, {"v1": split_off(document, *fields)}),
             files=tuple(files), entries=tuple(entries), generations=tuple(generations),
         )  # fmt: skip
 
@@ -303,20 +303,63 @@ def _items(
             problems.append(Problem(f"{key}[{at}]", "It must be an object.", file))
 
 
-def _head(session_id: str, canvas: Mapping[str, Any], kept: dict[str, Any]) -> Session:
+_CANVAS_FIELDS = ("session_id", "title", "canvas_images", "zoom", "panOffset", "user")
+
+
+def kept_of_canvas(session_id: str, canvas: Mapping[str, Any]) -> dict[str, Any]:
+    """What a session keeps of SID_canvas.json, for what no field has."""
+    kept = split_off(canvas, *_CANVAS_FIELDS) | _other_id(session_id, canvas)
+    # Of another type than the app's own: given back as it came, as long as nobody says otherwise here.
+    for name, fits in _FITS.items():
+        if name in canvas and not fits(canvas[name]):
+            kept[name] = canvas[name]
+    user, pan = canvas.get("user"), canvas.get("panOffset")
+    return {
+        "canvas": kept,
+        "user": split_off(user, "id", "displayName") if isinstance(user, dict) else {},
+        "panOffset": split_off(pan, "x", "y") if isinstance(pan, dict) else {},
+    }
+
+
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "title": lambda value: isinstance(value, str) and bool(value.strip()),
+    "zoom": lambda value: number(value) is not None,
+    "panOffset": lambda value: isinstance(value, dict) and any(number(value.get(name)) is not None for name in "xy"),
+    "user": lambda value: isinstance(value, dict) and any(text(value.get(name)) for name in ("displayName", "id")),
+}
+
+
+def kept_of_history(session_id: str, history: Mapping[str, Any]) -> dict[str, Any]:
+    """What a session keeps of SID_generations.json."""
+    return {"generations": split_off(history, "session_id", "generations") | _other_id(session_id, history)}
+
+
+def _other_id(session_id: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's name says which session it is; another id that stands in it is given back."""
+    said = document.get("session_id", session_id)
+    return {"session_id": said} if said != session_id else {}
+
+
+def session_head(session_id: str, canvas: Mapping[str, Any], kept: Mapping[str, Any]) -> Session:
+    """A session's own record, of its canvas document."""
     user, pan = canvas.get("user"), canvas.get("panOffset")
     user = user if isinstance(user, dict) else {}
     pan = pan if isinstance(pan, dict) else {}
-    kept = kept | {"user": split_off(user, "id", "displayName"), "panOffset": split_off(pan, "x", "y")}
     return Session(
         id=session_id, title=text(canvas.get("title")) or "", created_ns=iso_ns(canvas.get("created_at")),
         user_id=text(user.get("id")), user_name=text(user.get("displayName")), zoom=number(canvas.get("zoom")),
         pan_x=number(pan.get("x")), pan_y=number(pan.get("y")),
-        foreign={NAME: {key: value for key, value in kept.items() if value}},
+        foreign={NAME: compact(kept)},
     )  # fmt: skip
 
 
-def _entry(item: dict[str, Any], entry_id: str | None, z: int, file: FoundFile | None) -> Entry:
+def compact(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What a session keeps, without what says nothing: that the app wrote a document does."""
+    return {key: value for key, value in kept.items() if value or key in ("canvas", "generations")}
+
+
+def entry_of(item: Mapping[str, Any], entry_id: str | None, z: int, digest: Digest | None) -> Entry:
+    """An element of canvas_images. Raises InvalidValue."""
     if not entry_id:
         raise InvalidValue("It has no id.")
     data = {key: value for key, value in item.items() if key not in _ENTRY_FIELDS or value is None}
@@ -324,27 +367,58 @@ def _entry(item: dict[str, Any], entry_id: str | None, z: int, file: FoundFile |
         id=entry_id, session_id="", type=canvas_json.text("type", item.get("type", "image")),
         x=canvas_json.number("x", item.get("x", 0)), y=canvas_json.number("y", item.get("y", 0)),
         width=canvas_json.optional(canvas_json.number, "width", item.get("width")),
-        height=canvas_json.optional(canvas_json.number, "height", item.get("height")), z=z,
-        digest=file.asset.digest if file is not None else None,
+        height=canvas_json.optional(canvas_json.number, "height", item.get("height")), z=z, digest=digest,
         text=canvas_json.optional(canvas_json.text, "text", item.get("text")),
         generation_id=canvas_json.optional(canvas_json.text, "generationId", item.get("generationId")), data=data,
     )  # fmt: skip
 
 
-def _run(item: dict[str, Any]) -> Generation:
-    """A generation without its images. Raises InvalidValue."""
-    parameters = item.get("parameters")
-    parameters = dict(parameters) if isinstance(parameters, dict) else {}
-    model = parameters.pop("model") if isinstance(parameters.get("model"), str) else None
-    duration, state = item.get("generation_time_ms"), item.get("canvas_state")
+class Found(NamedTuple):
+    """A picture that a generation names, where it is known."""
+
+    digest: Digest
+    size: int
+    placement_id: str
+
+
+Find = Callable[[str, str, Mapping[str, Any]], Found | None]
+
+
+def generation_of(item: dict[str, Any], find: Find) -> Generation:
+    """An element of `generations`; `find` says what a picture's name, role and reference stand for.
+
+    Raises InvalidValue.
+    """
+    refs: dict[str, tuple[ImageRef, ...]] = {}
+    for key, role in (("input_images", "input"), ("output_images", "output")):
+        listed = item.get(key)
+        refs[key] = tuple(_ref(key, role, ref, find) for ref in (listed if isinstance(listed, list) else ()))
     return Generation(
-        id=canvas_json.text("generation_id", item.get("generation_id")), session_id="",
-        time_ns=iso_ns(item.get("timestamp")), utc_offset_s=iso_offset_s(item.get("timestamp")),
-        status=text(item.get("status")) or "completed",
-        prompt=text(item.get("prompt")), model=model, parameters=parameters, error=text(item.get("error")),
-        duration_ms=duration if isinstance(duration, int) and not isinstance(duration, bool) else None,
-        canvas_state=state if isinstance(state, dict) else None, foreign={NAME: item},
+        id=canvas_json.text("generation_id", item.get("generation_id")), session_id="", foreign={NAME: item},
+        inputs=refs["input_images"], outputs=refs["output_images"], **documents_v2.run_of(item),
     )  # fmt: skip
+
+
+def _ref(key: str, role: str, ref: Any, find: Find) -> ImageRef:
+    if not isinstance(ref, dict):
+        raise InvalidValue(f"{key} must be objects.")
+    alias, name = text(ref.get("hash")), text(ref.get("filename")) or ""
+    found = find(alias, role, ref) if alias is not None else None
+    if found is None:
+        return ImageRef(name=name, role=role)
+    return ImageRef(
+        digest=found.digest, name=name, role=role, size=found.size, placement_id=found.placement_id
+    )
+
+
+def placed(generations: list[Generation]) -> tuple[Generation, ...]:
+    """Generations that keep their order, which is nearly always that of their times."""
+    if generations == sorted(generations, key=documents_v2.order_of):
+        return tuple(generations)
+    return tuple(
+        dataclasses.replace(each, foreign={**each.foreign, documents_v2.PLACE: place})
+        for place, each in enumerate(generations)
+    )
 
 
 # -- out
@@ -367,6 +441,9 @@ def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
             lost.folders(view, session_id)
             lost.count("connections", sum(1 for _ in view.members(Edge, session_id)))
             lost.annotations(view, session_id)
+            bare = session.zoom is None or (session.pan_x is None and session.pan_y is None)
+            first = "canvases without zoom or pan offset, which get those that an app begins with"
+            lost.count(first, NAME not in session.foreign and bare)
             _lost_files(view, session, lost)
             for generation in view.members(Generation, session_id):
                 if NAME not in generation.foreign:
@@ -383,10 +460,10 @@ def _lost_files(view: View, session: Session, lost: Lost) -> None:
     seen: set[Digest] = set()
     for placement in view.members(Placement, session.id):
         digest = placement.digest
-        if digest not in roles:
-            if placement.area != "images":
-                lost.count("files that are no picture")
-            elif not session.foreign.get(NAME, {}).get(_UNNAMED):
+        if placement.area != "images":
+            lost.count("files that are no picture, or a damaged one")
+        elif digest not in roles:
+            if not session.foreign.get(NAME, {}).get("images"):
                 lost.count("pictures that no canvas or generation of their session names, so that they go apart")
         elif digest in seen:
             lost.count("second names of one picture in a session")
@@ -422,85 +499,38 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
             writer = _Writer(library, view, folder)
             for session_id in session_ids:
                 writer.session(editing.require_session(view, session_id))
-        writer.finish()
+            writer.finish()
         return writer.written
 
 
 class _Writer:
-    """The writing of one folder."""
+    """The writing of one folder: what the mount's storage-v2/ shows of some sessions."""
 
     def __init__(self, library: Library, view: View, folder: Path) -> None:
         self._library, self._view, self._folder = library, view, folder
-        self._registry: dict[str, Any] = {"version": "2.0"}
-        self._images: dict[str, Any] = {}
-        self._aliases: dict[Digest, str] = {}
-        self._logs: list[list[Any]] = []
+        self._items: dict[str, bytes] = {}
+        self._ids: set[str] = set()
         self.written = Written()
         for name in ("images", "sessions"):
             (folder / name).mkdir()
 
-    def finish(self) -> None:
-        """Write what all sessions share."""
-        self._json(REGISTRY, self._registry | {"images": self._images})
-        lines = (json.dumps(line, ensure_ascii=False) + "\n" for _, line in sorted(self._logs, key=lambda log: log[0]))
-        self._bytes(LOGS, "".join(lines).encode("utf-8", "replace"))
-
     def session(self, session: Session) -> None:
         """Write a session, and the images that it has and none before."""
-        kept = session.foreign.get(NAME, {})
-        self._registry |= kept.get("registry", {})
-        self._logs += kept.get("logs", [])
-        named = _roles(self._view, session.id)
-        for placement in self._view.members(Placement, session.id):
-            if placement.area == "images" or placement.digest in named:
-                self._image(placement)
-        if kept.get(_UNNAMED) and not named:
-            return
-        changed_ns = self._view.session_row(session.id).mtime_ns
-        canvas: dict[str, Any] = {"version": "2.0", "created_at": documents.iso(session.created_ns)}
-        canvas["updated_at"] = documents.iso(changed_ns)
-        canvas |= kept.get("canvas", {}) | kept.get("v1", {})
-        canvas |= {"session_id": session.id, "title": session.title}
-        pan = kept.get("panOffset", {}) | {"x": session.pan_x, "y": session.pan_y}
-        user = kept.get("user", {}) | {"displayName": session.user_name, "id": session.user_id}
-        entries = sorted(self._view.members(Entry, session.id), key=lambda entry: (entry.z, entry.shown_id))
-        canvas["canvas_images"] = [self._entry(entry) for entry in entries]
-        canvas |= {"zoom": session.zoom, "panOffset": pan, "user": user}
-        generations = sorted(self._view.members(Generation, session.id), key=lambda each: (each.time_ns, each.shown_id))
-        history = {"version": "2.0"} | kept.get("generations", {}) | {"session_id": session.id}
-        history["generations"] = [self._generation(generation) for generation in generations]
-        # Ids of other layouts may have what a file name can't.
-        name = safe_name(session.id, "session", 200).decode()
-        self._json(f"sessions/{name}{_CANVAS}", canvas)
-        self._json(f"sessions/{name}{_GENERATIONS}", history)
+        self._ids.add(session.id)
+        for digest in dict.fromkeys(placement.digest for placement in self._view.members(Placement, session.id)):
+            for shown in documents_v2.shown_of(self._view, digest):
+                self._image(digest, shown)
+        row = self._view.session_row(session.id)
+        stem = documents_v2.stem_of(session.id).decode()
+        for suffix, name in documents_v2.ROW_NAMES.items():
+            if name in row.documents:
+                self._bytes(f"sessions/{stem}{suffix}", documents_v2.render(self._view, session, suffix))
 
-    def _image(self, placement: Placement) -> None:
-        kept, digest = placement.foreign.get(NAME, {}), placement.digest
-        if digest in self._aliases:
-            return
-        image = self._view.image(digest)
-        info: dict[str, Any]
-        if kept.get("digest") == digest.hex() and kept.get("hash") not in self._images:
-            alias, info = kept["hash"], dict(kept.get("info", {}))
-        else:
-            # It never was in such a folder, or was changed since: it goes by its digest.
-            alias = digest.hex()
-            kind = "input" if placement.role in ("input", "reference", "control") else "output"
-            suffix = extension(image.media_type) if image is not None else ""
-            info = {
-                "id": image.id if image is not None else placement.id, "hash": alias,
-                "original_name": documents.text_of(placement.original_name or placement.name),
-                "imported_at": documents.iso(placement.added_ns), "size_bytes": placement.size,
-                "width": image.width if image is not None else None,
-                "height": image.height if image is not None else None,
-                "mime_type": image.media_type if image is not None else "",
-                "file_path": f"images/{kind}_{placement.added_ns // 1_000_000}_{alias[:6]}{suffix}",
-            }  # fmt: skip
-        self._aliases[digest] = alias
-        if info:
-            self._images[alias] = info
-        path = text(info.get("file_path")) or f"images/{documents.text_of(placement.name)}"
-        target = beside(self._folder, path)
+    def _image(self, digest: Digest, shown: documents_v2.Shown) -> None:
+        info = shown.info or {}
+        if shown.alias and info:
+            self._items[shown.alias] = documents_v2.registry_item(shown.alias, info)
+        target = beside(self._folder, text(info.get("file_path")) or f"images/{documents.text_of(shown.file)}")
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -509,32 +539,31 @@ class _Writer:
                 self.written.bytes += file.write(chunk)
         self.written.files += 1
 
-    def _entry(self, entry: Entry) -> dict[str, Any]:
-        item: dict[str, Any] = json.loads(documents.entry_item(entry))
-        if entry.digest is not None:
-            item["imageHash"] = self._aliases.get(entry.digest, entry.digest.hex())
-        return item
+    def finish(self) -> None:
+        """Write what all sessions share."""
+        pool = documents_v2.pool_of(self._view)
+        pending = documents_v2.pending_items(pool) if documents_v2.POOL_ID in self._ids else []
+        self._bytes(REGISTRY, documents_v2.registry_bytes(pool, [*self._items.values(), *pending]))
+        with (self._folder / LOGS).open("wb") as file:
+            for line in self._library.app_files.lines():
+                if self._concerns(line):
+                    self.written.bytes += file.write(line + b"\n")
+        self.written.files += 1
+        stems = {documents_v2.stem_of(session_id).decode() for session_id in self._ids}
+        for folder, name, path in self._library.app_files.all_thumbnails():
+            if folder in stems and path.is_file():
+                target = self._folder / "thumbnails" / folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._bytes(f"thumbnails/{folder}/{name}", path.read_bytes())
 
-    def _generation(self, generation: Generation) -> dict[str, Any]:
-        kept = generation.foreign.get(NAME)
-        item: dict[str, Any] = json.loads(documents.generation_item(generation))
-        for refs, key in ((generation.inputs, "input_images"), (generation.outputs, "output_images")):
-            for ref, said in zip(refs, item[key], strict=True):
-                if ref.digest is not None:
-                    said["hash"] = self._aliases.get(ref.digest, ref.digest.hex())
-        if generation.error is not None:
-            item["error"] = generation.error
-        if not isinstance(kept, Mapping):
-            return item
-        was = _run(dict(kept))
-        names = ("time_ns", "status", "prompt", "model", "parameters", "error", "duration_ms", "canvas_state")
-        # As it came, as far as it still is so.
-        if all(getattr(was, name) == getattr(generation, name) for name in names):
-            return dict(kept)
-        return dict(kept) | split_off(item, "input_images", "output_images")
-
-    def _json(self, name: str, value: Any) -> None:
-        self._bytes(name, documents.to_json(value))
+    def _concerns(self, line: bytes) -> bool:
+        """Whether a log line goes along: one that tells of a session that stays does not."""
+        try:
+            context = json.loads(line)["context"]
+            named = context["sessionId"]
+        except (ValueError, KeyError, TypeError):
+            return True
+        return named in self._ids or not isinstance(named, str) or self._view.get(Session, named) is None
 
     def _bytes(self, name: str, data: bytes) -> None:
         self.written.bytes += (self._folder / name).write_bytes(data)

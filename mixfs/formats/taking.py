@@ -119,6 +119,10 @@ class Taking:
             except BlobMissing:
                 if again:
                     raise
+        if piece.log:
+            library.app_files.take(piece.log)
+        for folder, path in piece.thumbnails:
+            library.app_files.take_thumbnail(folder, path)
         self._count(piece, planned)
         library.came_in(incoming.values())
 

@@ -27,15 +27,17 @@ from mixfs.vfs import attributes, files, naming, renaming
 from mixfs.vfs.handles import Handle
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.storage_v2 import LIVE_DIRECTORIES
 
 log = structlog.get_logger("mixfs.fuse")
 
 # Long: the kernel keeps what it was told until it is told to forget it. Timeouts are not how changes are seen.
 TIMEOUT_S = 24 * 3600.0
-# What tells of the daemon; and what is in trash/, of which a rename makes another node than the kernel then believes.
-_LIVE_TAGS = (b".", b"u", b"U")
+# What tells of the daemon; what is in trash/, of which a rename makes another node than the kernel then believes; and
+# the documents of storage-v2/, which are other nodes as soon as they are saved.
+_LIVE_TAGS = (b".", b"u", b"U", b"V", b"Q", b"K", b"k")
 # Node keys of files begin with one of these; all others are directories.
-FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".")
+FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".", b"V", b"Q", b"K")
 _SECURITY = b"security."
 # What programs take for the size of their buffers (st_blksize). Who has just made a file is about to write it, and each
 # write(2) costs us a thread and the kernel a question for its capabilities: as much at once as a request can carry.
@@ -146,7 +148,8 @@ class Operations(pyfuse3.Operations):
     def _fill(self, dentry: Dentry, ino: int, entry: EntryAttributes | None = None) -> EntryAttributes:
         """Attributes as the kernel wants them; in `entry`, one of `_blank`, where that may be used again."""
         tag = dentry.key[:1]
-        if entry is None or tag in _LIVE_TAGS:
+        live = tag in _LIVE_TAGS or (tag == b"/" and dentry.key in LIVE_DIRECTORIES)
+        if entry is None or live:
             entry = self._blank()
         size, mtime_ns = dentry.size, dentry.mtime_ns
         entry.st_ino = ino
@@ -158,7 +161,7 @@ class Operations(pyfuse3.Operations):
         entry.st_atime_ns = dentry.atime_ns if dentry.extra else mtime_ns
         entry.st_mtime_ns = mtime_ns
         entry.st_ctime_ns = dentry.ctime_ns
-        if tag in _LIVE_TAGS:
+        if live:
             entry.entry_timeout = entry.attr_timeout = 0.0
         return entry
 
@@ -219,6 +222,8 @@ class Operations(pyfuse3.Operations):
                     dentry = self._tree.lookup(view, parent, name)
                     if dentry is not None:
                         return self._given(dentry)
+            raise FUSEError(errno.ENOENT)
+        if parent[:1] in _LIVE_TAGS or parent in LIVE_DIRECTORIES:
             raise FUSEError(errno.ENOENT)
         # A negative dentry, kept until the name appears and is invalidated.
         nothing = EntryAttributes()

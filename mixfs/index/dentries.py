@@ -1,7 +1,7 @@
 """Dentries: the stored listings, packed so that a listing decodes one small struct an entry.
 
-A **node key** names an object of the mount; its first byte is the tag, its ino a digest of it. Directory keys are 17
-bytes. What each tag shows is in `mixfs/vfs/routes.py`.
+A **node key** names an object of the mount; its first byte is the tag, its ino a digest of it. Keys of directories that
+have a stored listing are 17 bytes. What each tag shows is in `mixfs/vfs/routes.py`.
 
     directories                          files
     /  fixed directory (digest of path)  P  placement (id)             its own file, in sessions/
@@ -15,6 +15,9 @@ bytes. What each tag shows is in `mixfs/vfs/routes.py`.
     d  folder of import/
     b  images/ab      v  folder of a view over everything
     u  folder of trash/                  U  what is in it (id of the trash record, place in it)
+    k  storage-v2/thumbnails/ and below  K  file of it, or the log (path)
+                                         V  document of storage-v2/ (type, id, revision)
+                                         Q  what an app writes beside its documents
 
 `Listing` is the one place that gives names. A record has a *wanted* name; the name it gets is a pure function of the
 records that want names of one family (`a.png`, `a (2).png`, …): in the order of (when the name was claimed, node key)

@@ -16,6 +16,10 @@
     e       sequence(8)                       sealed CBOR: what a commit changed for a kernel that remembers it
     c       name                              CBOR counters of the library
     q       node key                          ino(8) of a node whose digest another node had first
+    l       digest(32)                        CBOR: the files that a blob is in storage-v2/: alias, name, node key, item
+    l                                         CBOR `documents.Sum` of these items: image_registry.json
+    a       alias(16) digest(32)              empty: what an app calls a blob
+    o       alias(16) kind(1) id(16)          empty: what names a picture by an alias that stands for nothing yet
 
 A directory is one tag byte and 16 bytes (`directory`), so that no directory's key is a prefix of another's.
 Node keys are defined in `mixfs/index/dentries.py`; what is sealed has a checksum behind it (`mixfs/index/seal.py`).
@@ -106,6 +110,29 @@ def event(sequence: int) -> bytes:
 
 def counter(name: str) -> bytes:
     return b"c" + name.encode()
+
+
+REGISTRY_SUM = b"l"
+
+
+def registry_row(digest: Digest) -> bytes:
+    return b"l" + digest
+
+
+def alias(alias: str, digest: Digest) -> bytes:
+    return aliases(alias) + digest
+
+
+def aliases(alias: str) -> bytes:
+    return b"a" + hash16(alias.encode("utf-8", "surrogateescape"))
+
+
+def waits_for(alias: str, kind: int, entity_id: str) -> bytes:
+    return waiting_for(alias) + bytes([kind]) + key16(entity_id)
+
+
+def waiting_for(alias: str) -> bytes:
+    return b"o" + hash16(alias.encode("utf-8", "surrogateescape"))
 
 
 def collided_ino(node_key: bytes) -> bytes:

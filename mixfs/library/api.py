@@ -32,6 +32,7 @@ from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
 from mixfs.library import documents, editing, place
+from mixfs.library.app_files import AppFiles
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes
@@ -93,6 +94,7 @@ class Library:
         self.staging = StagingArea(root / "staging")
         self.pool = WorkerPool()
         self.thumbnails = Thumbnails(self)
+        self.app_files = AppFiles(root)
         if not read_only:
             sweep(root / "staging")
 

@@ -105,7 +105,7 @@ def optional(convert: Any, where: str, value: Any) -> Any:
     return None if value is None else convert(where, value)
 
 
-def _items(document: Mapping[str, Any], name: str, id_key: str) -> dict[str, dict[str, Any]]:
+def items_of(document: Mapping[str, Any], name: str, id_key: str) -> dict[str, dict[str, Any]]:
     items = document.get(name, [])
     if not isinstance(items, list):
         raise InvalidValue(f"{name} must be a list.")
@@ -126,7 +126,7 @@ def _entries(
     document: Mapping[str, Any], session_id: str, held: Mapping[str, Entry], txn: Txn | None = None
 ) -> dict[str, Entry]:
     out: dict[str, Entry] = {}
-    for z, (entry_id, item) in enumerate(_items(document, "canvas_images", "canvasId").items()):
+    for z, (entry_id, item) in enumerate(items_of(document, "canvas_images", "canvasId").items()):
         where = f"canvas_images[{z}]"
         old = held.get(entry_id)
         digest = _digest(item.get("imageHash"), txn)
@@ -182,7 +182,7 @@ def _edges(
     document: Mapping[str, Any], session_id: str, held: Mapping[str, Edge], txn: Txn | None = None
 ) -> dict[str, Edge]:
     out: dict[str, Edge] = {}
-    for index, (edge_id, item) in enumerate(_items(document, "edges", "id").items()):
+    for index, (edge_id, item) in enumerate(items_of(document, "edges", "id").items()):
         where = f"edges[{index}]"
         old = held.get(edge_id)
         own_id, foreign_id = _ids(txn, Edge, session_id, edge_id, old)

@@ -13,6 +13,7 @@ from typing import Any
 from mixfs.errors import ExistsError, InvalidValue, NotFoundError
 from mixfs.ids import Digest, derived_id, id_of_key, key16, new_id
 from mixfs.index import dentries
+from mixfs.library import storage_v2
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
@@ -268,7 +269,23 @@ def overwrite_placement(txn: Txn, placement_id: str, **changes: Any) -> Placemen
     before, after = placement_place(placement), placement_place(new)
     if before != after:
         new = dataclasses.replace(new, name=free_name(txn, *after), named_ns=txn.now_ns)
+    if new.digest != placement.digest and storage_v2.is_file(placement):
+        _overwrite_copies(txn, placement, new)
     return txn.put(new)
+
+
+def _overwrite_copies(txn: Txn, old: Placement, new: Placement) -> None:
+    """To the app whose folder it is from, a picture is one file, in however many sessions it is."""
+    aliases: list[Any] = []
+    for copy in storage_v2.copies_of(txn, old):
+        aliases.append(storage_v2.kept_of(copy).get("hash"))
+        if copy.id != old.id:
+            session = txn.get(Session, copy.session_id)
+            trash(txn, [copy], session=session, name=copy.name, digest=copy.digest, reason="overwritten", keep=True)
+            txn.put(dataclasses.replace(copy, digest=new.digest, size=new.size, mtime_ns=new.mtime_ns, area=new.area))
+    for entry in list(txn.referrers(Entry, old.digest)):
+        if entry.data.get("imageHash") in aliases and "imageHash" in entry.data:
+            txn.put(dataclasses.replace(entry, digest=new.digest))
 
 
 def move_placement(

@@ -20,7 +20,7 @@ from mixfs.ids import Digest, Stamp, id_of_key, key16
 from mixfs.index import dentries, keys
 from mixfs.index.dentries import DIR_MODE, READ_ONLY_DIR_MODE, READ_ONLY_FILE_MODE, Changes, Listing
 from mixfs.index.engine import WriteTxn, prefix_end
-from mixfs.library import documents
+from mixfs.library import documents, storage_v2
 from mixfs.library.image_views import ImageViews
 from mixfs.library.merging import merge_rows
 from mixfs.library.trashed import TRASH_ROOT, trash_folder, trash_items
@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 5
+DERIVATION = 6
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -192,6 +192,14 @@ class Projector:
         self._digests.update(dict.fromkeys(before | after))
         self._told.update(dict.fromkeys(before | after))
 
+    def _wait(self, old: Entry | Generation | None, new: Entry | Generation | None) -> None:
+        """Note for which pictures a record waits."""
+        before, after = storage_v2.wait_keys(old), storage_v2.wait_keys(new)
+        for key in before - after:
+            self.txn.delete(key)
+        for key in after - before:
+            self.txn.put(key, b"")
+
     # -- kinds
 
     def _session(self, old: Session | None, new: Session | None) -> None:
@@ -280,12 +288,16 @@ class Projector:
             for record in (old, new)
         ]
         self._refer(Generation.KIND, generation.id, *refs)
+        self._wait(old, new)
         key = b"G" + key16(generation.id)
         for record, sign in ((old, -1), (new, 1)):
             if record is None:
                 continue
             row = self._row(record.session_id)
             row.generations = row.generations.with_item(documents.generation_item(record), sign, record.time_ns)
+            row.app_generations = row.app_generations.with_item(
+                storage_v2.generation_item(record), sign, storage_v2.order_of(record)[1]
+            )
             parent = b"g" + key16(record.session_id)
             wanted = generation_name(record)
             if sign > 0:
@@ -305,11 +317,13 @@ class Projector:
         assert entry is not None
         digests = [[record.digest] if record and record.digest else [] for record in (old, new)]
         self._refer(Entry.KIND, entry.id, *digests)
+        self._wait(old, new)
         for record, sign in ((old, -1), (new, 1)):
             if record is None:
                 continue
             row = self._row(record.session_id)
             row.entries = row.entries.with_item(documents.entry_item(record), sign, record.z)
+            row.app_entries = row.app_entries.with_item(storage_v2.entry_item(record), sign, record.z)
             if sign > 0:
                 self._list_entry(record, self._at)
             else:
@@ -407,6 +421,7 @@ class Projector:
     def finish(self) -> Changes:
         """Make what depends on several records, and return what a kernel must forget."""
         views = ImageViews(self.txn, self.view, self._listing, self._stamp)
+        registry = storage_v2.Registry(self.txn, self.view, self._listing, self._stamp)
         # No record changes from here on, so what gave out an image is looked up once.
         generations = {digest: self.view.generations_of(digest) for digest in self._digests}
         for digest in self._digests:
@@ -414,6 +429,7 @@ class Projector:
                 for placement in self.view.referrers(Placement, digest):
                     self._placements.setdefault(placement.id, placement)
             views.update(digest, generations[digest])
+        registry.update(self._digests)
         for placement_id, before in self._placements.items():
             self._list_placement(before, self.view.get(Placement, placement_id), generations)
         for digest in self._blobs:
@@ -496,6 +512,11 @@ class Projector:
             "canvas.json": [canvas.size, canvas.revision],
             "generations.json": [generations.size, generations.revision],
         }
+        app_canvas = storage_v2.canvas_document(parts, row.app_entries)
+        app_generations = storage_v2.generations_document(parts, row.app_generations)
+        for suffix, document in ((storage_v2.CANVAS, app_canvas), (storage_v2.GENERATIONS, app_generations)):
+            if storage_v2.has_document(session, suffix, document.sums[0]):
+                row.documents[storage_v2.ROW_NAMES[suffix]] = [document.size, document.revision]
         self.txn.put(keys.session_row(session_id), row.dump())
         directory = b"S" + key16(session_id)
         self._listing.touch(directory, self._stamp)

@@ -33,20 +33,30 @@ R = TypeVar("R", bound=Record)
 class SessionRow:
     """What the index keeps of a session besides its record: counts, sums of items, sizes of documents."""
 
-    __slots__ = ("counts", "documents", "edges", "entries", "generations", "mtime_ns")
+    __slots__ = (
+        "app_entries", "app_generations", "counts", "documents", "edges", "entries", "generations", "mtime_ns",
+    )  # fmt: skip
 
     def __init__(self, data: list[Any] | None = None) -> None:
-        data = data or [0, (), (), (), (), {}]
+        data = data or [0, (), (), (), (), {}, (), ()]
         self.mtime_ns: int = data[0]
         self.counts = documents.Counts(*data[1])
         self.entries = documents.Sum(*data[2])
         self.edges = documents.Sum(*data[3])
         self.generations = documents.Sum(*data[4])
         self.documents: dict[str, list[int]] = data[5]  # name -> [size, revision]
+        # The same as storage-v2/ shows them.
+        self.app_entries = documents.Sum(*data[6])
+        self.app_generations = documents.Sum(*data[7])
 
     def dump(self) -> bytes:
         return seal(
-            cbor2.dumps([self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents])
+            cbor2.dumps(
+                [
+                    self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents,
+                    self.app_entries, self.app_generations,
+                ]
+            )
         )
 
     def parts(self, session: Session) -> documents.SessionParts:
@@ -167,7 +177,11 @@ class View:
         return SessionRow(cbor2.loads(unseal(value)) if value is not None else None)
 
     def render_session_document(self, session: Session, name: str) -> bytes:
-        """session.json, canvas.json or generations.json, as it is now."""
+        """One of a session's documents, as it is now: session.json, canvas.json, generations.json, or storage-v2/'s."""
+        from mixfs.library import storage_v2
+
+        if name in storage_v2.SUFFIXES:
+            return storage_v2.render(self, session, storage_v2.SUFFIXES[name])
         parts = self.session_row(session.id).parts(session)
         if name == "session.json":
             return documents.session_json(parts)

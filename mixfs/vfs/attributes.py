@@ -56,8 +56,9 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
         tree.staging.note(staged)
         return
     tag = key[:1]
-    if tag == b"S":
-        # A session's folder has the times and mode that it has; copying programs need not know.
+    if tag in (b"S", b"V", b"K", b"k"):
+        # A session's folder, and what is in storage-v2/, has the times and mode that it has; copying programs need not
+        # know.
         return
     if tag == b"d":
         with tree.library.read() as view:

@@ -14,10 +14,11 @@ from mixfs.blobs.cached import open_cached
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
 from mixfs.errors import BadHandle, BlobDamaged, MixfsError, NotFoundError, Outdated, ReadOnlyError
 from mixfs.ids import Digest
+from mixfs.library.storage_v2 import is_file
 from mixfs.library.view import View
 from mixfs.records import Blob, Placement
-from mixfs.vfs import saving
-from mixfs.vfs.content import BlobContent, BytesContent, FileContent
+from mixfs.vfs import app_folder, saving
+from mixfs.vfs.content import BlobContent, BytesContent, Content, FileContent
 from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import place_of
 from mixfs.vfs.routes import file_view
@@ -26,6 +27,10 @@ from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.fixed import status_key
 
 _NOWAIT = os.RWF_NOWAIT
+# A document that is longer is rendered in a thread.
+LONG = 256 << 10
+# canvas.json and generations.json of a session: of others an open must not ask twice what they are.
+_LONG_DOCUMENTS = (b"DC", b"DH")
 IMPORTED = status_key("imported")
 # Who asks for so much at the beginning of a file reads it to its end.
 _MUCH, _AHEAD = 1 << 17, 1 << 20
@@ -35,9 +40,40 @@ _MUCH, _AHEAD = 1 << 17, 1 << 20
 
 
 async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
-    """As `open_file`, in a read of its own."""
+    """As `open_file`, in a read of its own; what is written where it lies is opened in a thread."""
+    kept = -1
+    if key[:1] == b"K" and flags & os.O_ACCMODE != os.O_RDONLY:
+        kept = await tree.in_thread(app_folder.opener_of(tree, key))
+    try:
+        if (key[:1] == b"V" or key[:2] in _LONG_DOCUMENTS) and key not in tree.open_nodes:
+            await _render_long(tree, key)
+        with tree.library.read() as view:
+            handle = open_file(tree, view, key, flags)
+    except BaseException:
+        if kept >= 0:
+            os.close(kept)
+        raise
+    finally:
+        tree.rendered.pop(key, None)
+    if kept >= 0:
+        handle.fd, node = kept, handle.node
+        # There may have been nothing to read yet; and now it stays open, whatever becomes of its name.
+        node.data = None
+        node.fd = os.dup(kept) if node.fd < 0 else node.fd
+    return handle
+
+
+async def _render_long(tree: Tree, key: bytes) -> None:
+    """Render a long document beforehand; its key says what it holds, so that another one is never shown for it."""
     with tree.library.read() as view:
-        return open_file(tree, view, key, flags)
+        size = file_view(key).attr(tree.context, view, key).size
+
+    def render() -> Content:
+        with tree.library.read() as view:
+            return file_view(key).content(tree.context, view, key)
+
+    if size > LONG:
+        tree.rendered[key] = await tree.in_cold_thread(render)
 
 
 def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
@@ -47,10 +83,11 @@ def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
     if node is None:
         node = _open_node(tree, view, key)
         tree.open_nodes[key] = node
+    handle = Handle(node, writable, append=bool(flags & os.O_APPEND))
     if writable:
         if saving.is_document(key):
             saving.begin(node)
-        elif key[:1] not in (b"P", b"R"):
+        elif key[:1] not in (b"P", b"R", b"Q", b"K"):
             _drop_if_unused(tree, node)
             raise ReadOnlyError("It is generated from the library and can't be written to.")
         elif key[:1] == b"P" and node.attr is not None and _is_in_files(tree, view, key):
@@ -58,12 +95,12 @@ def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
             raise ReadOnlyError("files/ shows what was copied in; change it through import/ or images/.")
         node.writers += 1
     node.handles += 1
-    return Handle(node, writable)
+    return handle
 
 
 def _is_in_files(tree: Tree, view: View, key: bytes) -> bool:
     placement = view.get_raw(Placement, key[1:]) if tree.staging.by_key(key) is None else None
-    return placement is not None and placement.area == "files"
+    return placement is not None and placement.area == "files" and not is_file(placement)
 
 
 def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
@@ -72,7 +109,7 @@ def _open_node(tree: Tree, view: View, key: bytes) -> OpenNode:
         return OpenNode(key, staged=staged)
     found = file_view(key)
     dentry = found.attr(tree.context, view, key)
-    content = found.content(tree.context, view, key)
+    content = tree.rendered.pop(key, None) or found.content(tree.context, view, key)
     if isinstance(content, BytesContent):
         return OpenNode(key, data=content.data, live=content.live, attr=dentry)
     return OpenNode(key, content=content, live=isinstance(content, FileContent) and content.growing, attr=dentry)
@@ -215,6 +252,8 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
     node = handle.node
     if not handle.writable:
         raise BadHandle("It was not opened for writing.")
+    if handle.fd >= 0:
+        return await app_folder.write_kept(tree, handle, offset, data)
     if node.edit is not None:
         return saving.write(node, offset, data)
     while True:
@@ -328,7 +367,11 @@ async def truncate(tree: Tree, key: bytes, size: int) -> None:
     finally:
         # Truncated by name and closed again: what flush would note.
         _note_closed(tree, handle)
-        await release(tree, handle)
+        try:
+            if key[:1] == b"V":
+                await app_folder.flush(tree, handle.node)
+        finally:
+            await release(tree, handle)
 
 
 async def truncate_open(tree: Tree, handle: Handle) -> None:
@@ -338,6 +381,9 @@ async def truncate_open(tree: Tree, handle: Handle) -> None:
 
 async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
     node = handle.node
+    if handle.fd >= 0:
+        await app_folder.truncate_kept(tree, handle, size)
+        return
     if node.edit is not None:
         saving.truncate(node, size)
         return
@@ -361,9 +407,12 @@ async def flush(tree: Tree, handle: Handle) -> None:
     """close(2) waits for this. A document must be valid; a file's being closed is noted, so that it survives."""
     if not handle.writable:
         return
-    if handle.node.edit is not None:
-        await saving.flush(tree, handle.node)
-    else:
+    node = handle.node
+    if handle.fd >= 0:
+        await app_folder.sync_kept(tree, handle)
+    elif node.edit is not None:
+        await (app_folder if node.key[:1] == b"V" else saving).flush(tree, node)
+    elif node.staged is None or not await app_folder.flush_new(tree, node.staged):
         _note_closed(tree, handle)
 
 
@@ -380,13 +429,16 @@ async def release(tree: Tree, handle: Handle) -> None:
     node.handles -= 1
     if handle.writable:
         node.writers -= 1
+        if handle.fd >= 0:
+            os.close(handle.fd)
+            handle.fd = -1
         if node.staged is not None:
             node.staged.changed()
             tree.wake()
     if node.handles:
         return
     _drop_if_unused(tree, node)
-    if node.edit is not None:
+    if node.edit is not None and node.key[:1] != b"V":
         await saving.release(tree, node)
 
 
@@ -398,7 +450,7 @@ def _drop_if_unused(tree: Tree, node: OpenNode) -> None:
     node.close()
     if node.staged is not None and not node.staged.linked:
         tree.staging.discard(node.staged)
-    elif node.staged is not None and node.staged.directory[:1] in (b"d", b"p"):
+    elif node.staged is not None and node.staged.directory[:1] != b"S":
         node.staged.park()
 
 
@@ -407,6 +459,9 @@ async def fsync(tree: Tree, handle: Handle) -> None:
     node = handle.node
     if node.key == IMPORTED and tree.take_all_in is not None:
         await tree.take_all_in()
+        return
+    if handle.fd >= 0 or node.key[:1] == b"V":
+        await flush(tree, handle)
         return
     staged = node.staged
     if staged is None:

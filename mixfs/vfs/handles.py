@@ -72,3 +72,6 @@ class Handle:
 
     node: OpenNode
     writable: bool
+    # Of a file that is written where it lies: its descriptor, and whether each write goes to the end.
+    fd: int = -1
+    append: bool = False

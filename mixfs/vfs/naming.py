@@ -26,10 +26,11 @@ from mixfs.errors import (
 from mixfs.ids import new_id
 from mixfs.index.dentries import Dentry, fixed
 from mixfs.library import editing
+from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session
-from mixfs.vfs import emptying
+from mixfs.vfs import app_folder, emptying
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
 from mixfs.vfs.handles import Handle, OpenNode
@@ -71,6 +72,10 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
                 raise IsADirectory("It is a folder.")
         else:
             tag = _tag_for_new(tree, directory, name)
+    if held is None and tag == b"K":
+        key = await app_folder.create_kept(tree, directory, name)
+        with tree.library.read() as view:
+            held = tree.attr(view, key)
     if held is not None:
         return held, await opened(tree, held.key, flags)
     staged = tree.staging.create(directory, name, tag, mode & 0o7777)
@@ -87,6 +92,10 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
 
 def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:
     tag = directory[:1]
+    if tag == b"k":
+        return b"K"
+    if app_folder.is_in(directory):
+        return app_folder.tag_for_new(directory)
     if tag == b"d":
         return b"R"
     if tag == b"p" and directory[1:] not in tree.context.going:
@@ -126,7 +135,7 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
         with tree.library.read() as view:
             if tree.lookup(view, directory, name) is not None:
                 raise ExistsError("The name is taken.")
-            if directory == SESSIONS or (tag == b"p" and directory[1:] not in tree.context.going):
+            if tag == b"k" or directory == SESSIONS or (tag == b"p" and directory[1:] not in tree.context.going):
                 pass
             elif tag == b"d":
                 import_folder(view, directory)
@@ -134,6 +143,9 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
                 mode |= tree.attr(view, directory).mode & stat.S_ISGID
             else:
                 raise ReadOnlyError(READ_ONLY)
+
+        if tag == b"k":
+            await app_folder.make_kept_directory(tree, directory, name)
 
         def write(txn: Txn) -> None:
             if directory == SESSIONS:
@@ -154,7 +166,8 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
                 if parent is None and not is_temporary(name):
                     bind(txn, new)
 
-        await tree.commit(write, (directory, name))
+        if tag != b"k":
+            await tree.commit(write, (directory, name))
         note_change(tree, directory)
     with tree.library.read() as view:
         found = tree.lookup(view, directory, name)
@@ -179,6 +192,12 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
         if directory[:1] == b"u":
             await emptying.expunge(tree, directory, name, dentry.key)
             return
+        if app_folder.is_in(directory):
+            if staged is None or (stored := await _stored_picture(tree, directory, name)) is not None:
+                await app_folder.remove(tree, directory, name, stored or dentry)
+            if staged is not None:
+                drop(tree, staged)
+            return
         if staged is None and directory[:1] not in (b"d", b"p"):
             raise ReadOnlyError(READ_ONLY)
         if stored is not None and not await _remove_later(tree, directory, name, stored):
@@ -186,6 +205,12 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
         if staged is not None:
             drop(tree, staged)
         note_change(tree, directory)
+
+
+async def _stored_picture(tree: Tree, directory: bytes, name: bytes) -> Dentry | None:
+    """What a name in storage-v2/images/ stands for besides the file that is being written."""
+    with tree.library.read() as view:
+        return view.dentry(directory, name) if directory == IMAGES else None
 
 
 async def _remove_later(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> bool:
@@ -237,6 +262,9 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
             key, tag = dentry.key, dentry.key[:1]
             if directory[:1] == b"S":
                 _remove_session_part(tree, view, directory, name, key)
+                return
+            if tag == b"k" and directory[:1] == b"k":
+                await app_folder.remove_kept_directory(tree, key)
                 return
             if tag == b"u":
                 emptying.remove_emptied(tree, view, key)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mixfs.errors import NotFoundError
 from mixfs.index.dentries import fixed
 from mixfs.library import editing
+from mixfs.library.storage_v2 import IMAGES, file_of, is_file
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import IMPORT_ROOT_ID, folder_parent, import_directory, placement_place
@@ -41,6 +42,10 @@ def place_of(view: View, key: bytes) -> Place | None:
     placement = view.get_raw(Placement, key[1:])
     if placement is None:
         return None
+    if is_file(placement):
+        # To the app it is this file, in however many sessions it is.
+        name = given_name(view, IMAGES, file_of(placement), key)
+        return Place(IMAGES, name, placement.mode, placement.id, placement.xattrs)
     directory, wanted = placement_place(placement)
     return Place(directory, given_name(view, directory, wanted, key), placement.mode, placement.id, placement.xattrs)
 
@@ -98,6 +103,11 @@ def lies_below(view: View, directory: bytes, top: bytes) -> bool:
         else:
             return False
     return True
+
+
+def taken_in_from(directory: bytes) -> bool:
+    """Whether what is written into a directory is taken in: import/, images/ of sessions, storage-v2/images/."""
+    return directory[:1] in (b"d", b"p") or directory == IMAGES
 
 
 def waits(view: View, directory: bytes, name: bytes) -> bool:

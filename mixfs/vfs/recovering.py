@@ -11,6 +11,7 @@ from mixfs.vfs.records_of import place_of
 from mixfs.vfs.routes import view_of
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Tree
+from mixfs.vfs.views.storage_v2 import target_of_name
 
 log = structlog.get_logger("mixfs.recovering")
 
@@ -19,6 +20,10 @@ def recover(tree: Tree) -> None:
     """Files come back as they were, what was closed is taken in later; documents that were closed are committed."""
     found = tree.staging.recover(tree.library.root / "staging", _Remains(tree))
     for staged in found.files:
+        if _is_unsaved(tree, staged):
+            # A document of storage-v2/ is committed before close(2) answers: what is left of one nobody was promised.
+            tree.staging.discard(staged)
+            continue
         try:
             _finish_rename(tree, staged)
         except (OSError, MixfsError) as error:
@@ -27,6 +32,11 @@ def recover(tree: Tree) -> None:
     if found.files or found.documents:
         closed = sum(staged.closed for staged in found.files)
         log.info("recovered", files=len(found.files), closed=closed, documents=len(found.documents))
+
+
+def _is_unsaved(tree: Tree, staged: Staged) -> bool:
+    with tree.library.read() as view:
+        return staged.key[:1] == b"Q" and target_of_name(view, staged.directory, staged.name) is not None
 
 
 def _finish_rename(tree: Tree, staged: Staged) -> None:

@@ -27,7 +27,8 @@ from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
-from mixfs.vfs import moving
+from mixfs.vfs import app_renaming, moving
+from mixfs.vfs.app_folder import is_in
 from mixfs.vfs.emptying import move_out
 from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
@@ -61,6 +62,9 @@ async def rename(
             written = tree.staging.at(new_directory, new_name)
             if written is not None:
                 drop(tree, written)
+        elif is_in(old_directory) or is_in(new_directory):
+            old, new = (old_directory, old_name), (new_directory, new_name)
+            await app_renaming.rename(tree, source, target, old, new, bool(flags & EXCHANGE))
         elif flags & EXCHANGE:
             assert target is not None
             await exchange(tree, source, target, (old_directory, old_name), (new_directory, new_name))

@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 
 from mixfs.errors import NotFoundError
 from mixfs.index.dentries import DIR_MODE, Dentry, fixed
+from mixfs.library import storage_v2
 from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.vfs.context import Context
@@ -22,6 +23,7 @@ from mixfs.vfs.views.generations import GenerationDocument, GenerationFolder, Ge
 from mixfs.vfs.views.mirrors import Files, ImageDocument, MetadataFolder, Thumbnail, Thumbnails
 from mixfs.vfs.views.pictures import EntryFile, PlacementFile, ReceiptFile, SharedImage
 from mixfs.vfs.views.session import SessionDocument, SessionFolder
+from mixfs.vfs.views.storage_v2 import AppDocument, AppFolder, AppSessions, KeptFile, KeptFolder
 from mixfs.vfs.views.stored import ImageFolder, ImportDirectory, Stored
 from mixfs.vfs.views.trash import TrashFile, TrashFolder, TrashRoot
 
@@ -74,6 +76,12 @@ ROUTES: tuple[Route, ...] = (
     Route("/by-generator", fixed("/by-generator"), Stored(missing_ok=True)),
     Route("/by-*/N", b"v", Stored()),
     Route("/images/ab/D.png, /by-*/N/N", b"J", SharedImage()),
+    Route("/storage-v2", storage_v2.ROOT, AppFolder()),
+    Route("/storage-v2/sessions", storage_v2.SESSIONS, AppSessions()),
+    Route("/storage-v2/sessions/X_*.json, …/image_registry.json", b"V", AppDocument()),
+    Route("/storage-v2/images", storage_v2.IMAGES, Stored(DIR_MODE, missing_ok=True)),
+    Route("/storage-v2/thumbnails, …/X", b"k", KeptFolder()),
+    Route("/storage-v2/thumbnails/X/N, /storage-v2/logs.jsonl", b"K", KeptFile()),
     Route("/trash", TRASH_ROOT, TrashRoot()),
     Route("/trash/N", b"u", TrashFolder()),
     Route("/trash/N/N", b"U", TrashFile()),
@@ -89,6 +97,7 @@ ROOT_DIRECTORIES: dict[bytes, bytes] = {
     b"by-lora": fixed("/by-lora"),
     b"by-generator": fixed("/by-generator"),
     b"trash": TRASH_ROOT,
+    b"storage-v2": storage_v2.ROOT,
     b".mixfs": fixed_views.STATUS,
 }
 

@@ -66,6 +66,8 @@ class Staged:
         self.broken_at: int | None = None
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.
         self.version = 0
+        # At which version a document of storage-v2/ was committed last.
+        self.saved = -1
         self.touched = time.monotonic()
         self.retry_at = 0.0
         self.io = trio.Lock()

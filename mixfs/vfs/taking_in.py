@@ -25,9 +25,11 @@ import trio
 
 from mixfs.errors import BlobMissing, MixfsError, NotFoundError
 from mixfs.formats.quick import may_be_layout, may_be_part
+from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.media.sniff import HEAD_SIZE
 from mixfs.media.types import Inspection
@@ -35,7 +37,7 @@ from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.recognising import Job, Recognising
-from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, waits
+from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, taken_in_from, waits
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
 
@@ -114,7 +116,7 @@ class TakingIn:
 
     def _closed(self, staged: Staged) -> bool:
         """As `_candidate`, but the release of a handle may still be on its way: close(2) doesn't wait for that."""
-        if not staged.linked or staged.directory[:1] not in (b"d", b"p") or not staged.closed:
+        if not staged.linked or not taken_in_from(staged.directory) or not staged.closed:
             return False
         return staged.intake is not None and staged.intake.size > 0
 
@@ -122,7 +124,8 @@ class TakingIn:
         """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
         count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
         if time.monotonic() - last > REMEMBERED_S:
-            return QUIET_S
+            # An app names a picture as soon as it has written it.
+            return 0.0 if staged.directory == IMAGES else QUIET_S
         return min(LONGEST_QUIET_S, QUIET_S * float(1 << min(10, max(0, count - 1))))
 
     def _due_at(self, staged: Staged) -> float:
@@ -133,7 +136,7 @@ class TakingIn:
         with self._tree.library.read() as view:
             out = []
             for staged in self._tree.staging:
-                if staged.linked and staged.directory[:1] in (b"d", b"p"):
+                if staged.linked and taken_in_from(staged.directory):
                     temporary = waits(view, staged.directory, staged.name)
                     if temporary or staged.failed or not self._candidate(staged):
                         out.append(staged.name.decode("utf-8", "replace"))
@@ -427,7 +430,9 @@ class TakingIn:
                     mark = self.recognising.mark
                     marked.append(mark(txn, item.staged, whole=item.may_be_layout, part=item.may_be_part))
 
-        known = [(item.staged.directory, item.staged.name) for item in items]
+        known = [
+            (item.staged.directory, item.staged.name) for item in items if item.staged.directory != IMAGES
+        ]  # fmt: skip
         await tree.commit(write, *known)
         self.recognising.marked(marked)
         for directory, mtime_ns in times.items():
@@ -457,6 +462,7 @@ class TakingIn:
         node = self._tree.open_nodes.get(staged.key)
         if node is None or node.staged is not staged:
             return
+        node.attr = staged.dentry()._replace(links=1)
         with self._tree.library.read() as view:
             node.show(BlobContent(digest))
             node.attr = self._tree.attr(view, staged.key)
@@ -465,6 +471,8 @@ class TakingIn:
         staged, library = item.staged, self._tree.library
         if staged.directory[:1] == b"p":
             self._admit_in_session(txn, staged, incoming)
+        elif staged.directory == IMAGES:
+            file_came(txn, staged.name, incoming, library.has_blob, id_of_key(staged.key[1:]))
         else:
             parent = import_folder(txn, staged.directory)
             session_id, folder_id = bind(txn, parent)

@@ -25,10 +25,12 @@ from mixfs.errors import NameTooLong, NotFoundError, Outdated
 from mixfs.ids import Digest, new_id
 from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.library.api import Library
+from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.names import MAX_NAME
+from mixfs.vfs.content import Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
 from mixfs.vfs.records_of import lies_below, take_receipt_away
@@ -78,6 +80,8 @@ class Tree:
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
     # Opens and reads that wait for the disk, apart: where it hangs, only they hang.
     _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
+    # The long documents that `mixfs.vfs.files.opened` has just rendered, by node key.
+    rendered: dict[bytes, Content] = field(default_factory=dict)
 
     # -- looking (never awaits)
 
@@ -89,7 +93,7 @@ class Tree:
         if staged is not None and staged.intake is not None:
             return staged.dentry()
         dentry = directory_view(directory).lookup(self.context, view, directory, name)
-        return None if dentry is None or dentry.key in self.staging.removed else self._timed(dentry)
+        return None if dentry is None or dentry.key in self.staging.removed else self._timed(self._written(dentry))
 
     def attr(self, view: View, key: bytes) -> Dentry:
         """The attributes of a node. Raises NotFoundError, Outdated."""
@@ -110,6 +114,14 @@ class Tree:
                 raise
             return node.attr._replace(links=0)
 
+    def _written(self, dentry: Dentry) -> Dentry:
+        """A picture that is being written to shows that under all its names."""
+        if dentry.key[:1] == b"P":
+            staged = self.staging.by_key(dentry.key)
+            if staged is not None and staged.intake is not None:
+                return staged.dentry()._replace(name=dentry.name)
+        return dentry
+
     def _timed(self, dentry: Dentry) -> Dentry:
         """Folders of import/ show the time of the last change that a program made there."""
         if dentry.key[:1] != b"d":
@@ -127,11 +139,13 @@ class Tree:
         removed = self.staging.removed
         if removed and directory[:1] == b"d":
             listed = ((dentry, place) for dentry, place in listed if dentry.key not in removed)
+        if directory[:1] in (b"p", b"f", IMAGES[:1]) and self.staging.has_names(IMAGES):
+            listed = ((self._written(dentry), place) for dentry, place in listed)
         if not self.staging.has_names(directory):
             if directory[:1] in (b"d", b"/"):
                 return ((self._timed(dentry), place) for dentry, place in listed)
             return listed
-        if directory[:1] == b"S":
+        if directory[:1] == b"S" or directory in (ROOT, SESSIONS):
             return self._with_scratch(directory, listed, after)
         return self._merged(directory, listed, after)
 
@@ -257,7 +271,7 @@ class Tree:
             "open_nodes": len(self.open_nodes), "staged": len(self.staging),
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
-            "going": len(self.context.going), "emptied": len(self.context.emptied),
+            "going": len(self.context.going), "emptied": len(self.context.emptied), "rendered": len(self.rendered),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +91,15 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert found.exists(), f"{path.name} links to {target}, which is not there"
         if fragment and found.suffix == ".md":
             assert fragment in map(anchor, _HEADING.findall(found.read_text())), f"{path.name}: no heading #{fragment}"
+
+
+def test_the_storage_service_does_what_its_page_shows(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "formats" / "storage-v2.md").read_text()
+    [program] = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert re.fullmatch(r"Trip 1 \S+Z", first) and last == "saved"

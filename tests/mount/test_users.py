@@ -47,8 +47,12 @@ def as_nobody() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("module", "only"), [("test_programs.py", ""), ("test_posix.py", ""), ("test_dropped.py", "what_it_is or waiting")]
-)
+    ("module", "only"),
+    [
+        ("test_programs.py", ""), ("test_posix.py", ""), ("test_app_folder.py", ""),
+        ("test_dropped.py", "what_it_is or waiting"),
+    ],
+)  # fmt: skip
 def test_an_ordinary_user(module: str, only: str):
     run_as_nobody(Path(__file__).with_name(module), only=only)
 

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mixfs.ids import Digest
+from mixfs.library.storage_v2 import POOL_ID
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -58,16 +59,32 @@ values: st.SearchStrategy[Any] = st.recursive(
 mappings = st.dictionaries(texts, values, max_size=2)
 # Keys of a later version.
 unknown = st.just({}) | st.dictionaries(st.sampled_from([100, 101, "later"]), values, max_size=2)
-sessions_ids = pool(1, 2, "a foreign/session")
+sessions_ids = pool(1, 2, "a foreign/session") | st.just(POOL_ID)
 refs = st.lists(
     st.builds(ImageRef, digest=st.none() | digests, name=texts, role=texts, size=sizes, unknown=unknown), max_size=2
 ).map(tuple)
+
+# What a Storage V2 folder leaves in a record, and what another program's journal may have there instead.
+aliases = st.sampled_from(["h1", "h2", DIGESTS[0].hex()])
+files = st.sampled_from(["a.png", "b.png", "../b", ""])
+kept = st.fixed_dictionaries(
+    {},
+    optional={
+        "hash": aliases | values, "file": files | values, "info": st.just({"file_path": "images/b.png"}) | values,
+        "canvas": mappings | values, "generations": mappings | values, "lacks": st.just(["_canvas.json"]) | values,
+        "user": mappings | values, "panOffset": mappings | values, "registry": mappings | values,
+        "pending": st.dictionaries(texts, mappings, max_size=2) | values,
+        "input_images": st.lists(st.fixed_dictionaries({"hash": aliases}), max_size=2) | values,
+    },
+)
+foreign = mappings | st.fixed_dictionaries({"storage-v2": kept | values})
+data = mappings | st.fixed_dictionaries({"imageHash": aliases | values})
 
 by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
     Session: st.builds(
         Session, id=sessions_ids, title=texts, name=names, created_ns=times, user_id=optional_texts,
         user_name=optional_texts, zoom=st.none() | st.floats(0, 9), pan_x=st.none() | st.floats(-9, 9), unknown=unknown,
-        foreign=mappings,
+        foreign=foreign,
     ),
     Folder: st.builds(
         Folder, id=pool(2), session_id=sessions_ids, parent_id=st.none() | pool(2), name=names, mode=st.just(0o755),
@@ -78,12 +95,12 @@ by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
         lambda digest, **fields: Placement(digest=digest, size=1000 + digest[0], **fields), digest=digests,
         id=pool(3, 5, "img_foreign"), session_id=sessions_ids, name=names, folder_id=st.none() | pool(2),
         area=st.sampled_from(["images", "files"]), mtime_ns=times, named_ns=orders, added_ns=times, unknown=unknown,
-        original_name=names, foreign=mappings, xattrs=st.dictionaries(texts, st.binary(max_size=4), max_size=1),
+        original_name=names, foreign=foreign, xattrs=st.dictionaries(texts, st.binary(max_size=4), max_size=1),
     ),
     Entry: st.builds(
         Entry, id=pool(4, 3, "f/oreign"), session_id=sessions_ids,
         type=st.sampled_from(["image", "text", "board", "odd"]), x=st.floats(-9, 9), z=st.integers(-3, 3),
-        digest=st.none() | digests, text=optional_texts, data=mappings, named_ns=orders, unknown=unknown,
+        digest=st.none() | digests, text=optional_texts, data=data, named_ns=orders, unknown=unknown,
         foreign_id=optional_texts,
     ),
     Edge: st.builds(
@@ -96,7 +113,7 @@ by_kind: dict[type[Record], st.SearchStrategy[Any]] = {
         seed=st.none() | st.integers(0, 2**64),
         loras=st.lists(st.tuples(texts, st.floats(0, 2)).map(list), max_size=2).map(tuple), parameters=mappings,
         inputs=refs, outputs=refs, duration_ms=st.none() | sizes, error=optional_texts, named_ns=orders,
-        unknown=unknown, foreign_id=optional_texts, foreign=mappings,
+        unknown=unknown, foreign_id=optional_texts, foreign=foreign,
     ),
     Blob: st.builds(
         lambda digest, **fields: Blob(digest=digest, size=1000 + digest[0], **fields), digest=digests,

@@ -27,14 +27,15 @@ images/        every picture once, by its SHA-256
 by-date/  by-model/  by-lora/  by-generator/
                every picture where you would look for it
 trash/         what was deleted in sessions/, for 30 days; move it back into sessions/ to restore it
+storage-v2/    the folder of a desktop app, live: docs/formats/storage-v2.md; bind it to where the app keeps its own
 .mixfs/        for programs: version, stats.json, health.json, problems.jsonl, log.jsonl
 
 What you copied in is never altered: what you read back is bit for bit what you wrote. Originals are kept once, however
 often they are copied in. `mixfs wait` returns when everything that was copied in has been taken in.
 
 import/ and sessions/*/images/ can be written to; `mkdir sessions/X` makes a session, `mv` retitles it, `rm -r` moves
-it to the trash. canvas.json and session.json can be saved by an editor. Everything else is made from the library and
-is read-only.
+it to the trash. canvas.json and session.json can be saved by an editor, storage-v2/ is written to by its app.
+Everything else is made from the library and is read-only.
 """
 
 _FILES = {"/README.txt": README.encode(), "/.trackerignore": b""}

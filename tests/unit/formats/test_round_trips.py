@@ -43,6 +43,8 @@ STORAGE_V2 = {
     "times of files": f"times of files|files that are no picture|{_APART}",
     "annotations": "tags, ratings and comments", "edges": "connections", "edges' fields": "connections",
     "settings": "seeds, steps and the like as such", "parameters": "seeds, steps and the like as such",
+    "entries' pictures": "files that are no picture", "inputs": "files that are no picture",
+    "outputs": "files that are no picture", "view": "canvases without zoom or pan offset",
     "generators": "generators", "unknown": "fields of a newer MixFS",
 }  # fmt: skip
 PACKAGE = {
@@ -84,7 +86,9 @@ def check(
         ids = build(one, wanted)
         said = export(ids)
         report = come_in()
-        assert report.not_taken == [], said
+        if not any(words.startswith("files that are no picture, or a damaged one") for words in said):
+            # A canvas may show what doesn't go out.
+            assert report.not_taken == [], said
         found = {session.id for session in other.sessions()}
         in_vain = set(said)
         for session_id in ids:
@@ -95,6 +99,8 @@ def check(
                 in_vain -= {words for words in said if words.startswith(lines)}
                 if not any(words.startswith(lines) for words in said):
                     pytest.fail(f"{name} came back otherwise: {_shorter(before, after)}; said was only {said}")
+        # One that a picture's metadata tells of is made again.
+        in_vain -= {words for words in in_vain if words.startswith("generations (")}
         assert not in_vain, (in_vain, "was said, and came back all the same")
         # Wherever it lies now: no picture is lost.
         assert _pictures(one) <= _pictures(other)

@@ -81,6 +81,8 @@ def source(tmp_path: Path) -> Path:
         images[alias] = info(alias, name, x_note="kept")
     registry = {"version": "2.0", "images": images, "xregistry": 1}
     (root / "image_registry.json").write_text(json.dumps(registry))
+    (root / "thumbnails" / "mixboard-1").mkdir(parents=True)
+    (root / "thumbnails" / "mixboard-1" / "img-000.png").write_bytes(picture(8))
     (root / "logs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOGS))
     for session_id in ("mixboard-1", "mixboard-2"):
         (root / "sessions" / f"{session_id}_canvas.json").write_text(json.dumps(canvas(session_id, "..")))
@@ -95,7 +97,7 @@ def files(root: Path) -> dict[str, Any]:
             out[str(path.relative_to(root))] = json.loads(path.read_text())
         elif path.name == "logs.jsonl":
             out[path.name] = [json.loads(line) for line in path.read_text().splitlines()]
-        elif path.is_file() and "thumbnails" not in path.parts:
+        elif path.is_file():
             out[str(path.relative_to(root))] = path.read_bytes()
     return out
 
@@ -148,6 +150,8 @@ def test_what_was_changed_here_goes_out_changed(library: Library, source: Path, 
     expected = canvas("mixboard-1", "New")
     expected["canvas_images"][0]["x"] = 7
     assert written == expected
+    # What the log tells of a session that stays does not go along.
+    assert files(tmp_path / "out")["logs.jsonl"] == LOGS[1:]
 
 
 def test_a_session_of_mixfs_goes_out_and_comes_in(library: Library, tmp_path: Path) -> None:
@@ -188,7 +192,23 @@ def test_what_is_broken_is_reported_and_the_rest_goes_on(library: Library, sourc
         ("mixboard-1_canvas.json", "canvas_images[4]"), ("mixboard-1_canvas.json", "canvas_images[5]"),
         ("mixboard-2_generations.json", ""),
     ]  # fmt: skip
-    assert report.taken == {"sessions": 2, "pictures": 2, "entries": 6, "generations": 2}
+    # The third session keeps what the registry says besides.
+    assert report.taken == {"sessions": 3, "pictures": 2, "entries": 6, "generations": 2}
+
+
+def test_thumbnails_are_looked_for_in_their_folder_only(library: Library, source: Path) -> None:
+    root = source / "APP"
+    for session_id in ("..", "."):
+        (root / "sessions" / f"{session_id}_canvas.json").write_text(json.dumps(canvas(session_id, "x")))
+    (root / "thumbnails" / "mixboard-2").symlink_to(root / "images")
+    (root / "thumbnails" / "mixboard-1" / "link.png").symlink_to(root / "image_registry.json")
+    take(library, root)
+    kept = [path.relative_to(library.app_files.path) for path in library.app_files.path.rglob("*") if path.is_file()]
+    assert sorted(map(str, kept)) == ["logs.jsonl", "thumbnails/mixboard-1/img-000.png"]
+    # The app's own, written since, stays.
+    (root / "thumbnails" / "mixboard-1" / "img-000.png").write_bytes(b"other")
+    take(library, root)
+    assert (library.app_files.thumbnails / "mixboard-1" / "img-000.png").read_bytes() == picture(8)
 
 
 def test_version_1_comes_in(library: Library, tmp_path: Path) -> None:

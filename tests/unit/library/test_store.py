@@ -34,13 +34,14 @@ from mixfs.ids import Digest, ReplicaId, key16
 from mixfs.index import keys
 from mixfs.index.dentries import fixed, scan_dentries, unpack
 from mixfs.journal import Journal
-from mixfs.library import documents, place
+from mixfs.library import documents, place, storage_v2
 from mixfs.library.projections import DOCUMENT_SIZES, GENERATION_SIZES
 from mixfs.library.replay import EVENTS_KEPT, events_since
 from mixfs.library.store import Store
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import entry_file, generation_name, placement_place
+from mixfs.names import listable
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -743,6 +744,16 @@ def check(view: View, times: bool = True) -> None:
             rendered = view.render_session_document(record, name)
             assert len(rendered) == size, name
             json.loads(rendered)
+    registry = storage_v2.render_registry(view)
+    assert len(registry) == storage_v2.registry_size(view)[0]
+    assert isinstance(json.loads(registry)["images"], dict)
+    listed = {dentry.key[1:]: dentry.wanted for dentry in scan_dentries(view.txn, storage_v2.IMAGES)}
+    files: dict[tuple[Digest, bytes], bytes] = {}
+    for digest in {placement.digest for placement in view.records(Placement)}:
+        for each in storage_v2.shown_of(view, digest):
+            files.setdefault((digest, each.file), key16(each.placement.id) if each.placement is not None else digest)
+            assert digest in storage_v2.digests_of(view, each.alias)
+    assert listed == {key: listable(file) for (_, file), key in files.items()}
     for placement in view.records(Placement):
         directory, wanted = placement_place(placement)
         (dentry,) = (d for d in scan_dentries(view.txn, directory) if d.key[1:] == key16(placement.id))
