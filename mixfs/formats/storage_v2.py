@@ -463,11 +463,11 @@ def _lost_files(view: View, session: Session, lost: Lost) -> None:
         if placement.area != "images":
             lost.count("files that are no picture, or a damaged one")
         elif digest not in roles:
-            if not session.foreign.get(NAME, {}).get("images"):
+            if not documents_v2.is_file(placement):
                 lost.count("pictures that no canvas or generation of their session names, so that they go apart")
         elif digest in seen:
             lost.count("second names of one picture in a session")
-        elif placement.foreign.get(NAME, {}).get("digest") != digest.hex():
+        elif not documents_v2.is_file(placement):
             lost.count(NAMES)
             lost.count("roles of pictures", placement.role != roles[digest])
             lost.count(TIMES, placement.mtime_ns // 1_000_000 != placement.added_ns // 1_000_000)
