@@ -336,6 +336,11 @@ class ImportFolder(Record):
     folder_id: str | None = _f(7, None)
     named_ns: int = _f(8, 0)
     xattrs: Mapping[str, bytes] = _f(9, _EMPTY)
+    # Ids of receipts that make a look for another program's layout due: of a folder the first is enough, and all that
+    # is in it is looked at; of import/ itself each is a file to look at.
+    unlooked: tuple[str, ...] = _f(10, ())
+    # The layout that it was found to be in, or to hold.
+    layout: str | None = _f(11, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

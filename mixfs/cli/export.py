@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_place, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, quoted, say
 from mixfs.errors import UsageError
 
@@ -61,12 +61,12 @@ def export(
     *names, last = words
     if every == bool(names):
         raise UsageError("Name the sessions (or say --all), and then where they go.")
-    dest = str(a_path(last))
+    dest = a_place(last)
     with open_library(library, read_only=True) as opened:
         found = opened.sessions() if every else [opened.find_session(name) for name in names]
         if layout in _ONE and len(found) != 1:
             raise UsageError(f"{len(found)} sessions are meant; as a {layout} one goes at a time.")
-        lost = _not_carried(opened, found, layout)
+        lost = _not_carried(opened, found, layout, template)
         for line in lost:
             note(f"this layout ({layout}) has no place for {line}")
         if layout == "workflow-package":
@@ -98,13 +98,15 @@ def export(
     say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}")
 
 
-def _not_carried(library: Library, sessions: Sequence[Session], layout: str) -> tuple[str, ...]:
+def _not_carried(
+    library: Library, sessions: Sequence[Session], layout: str, template: str | None
+) -> tuple[str, ...]:
     from mixfs.formats import koda, outputs, storage_v2, workflow_package
 
     if layout == "workflow-package":
         return workflow_package.not_carried(library, sessions[0].id)
     if layout == "outputs":
-        return outputs.not_carried(library, [session.id for session in sessions])
+        return outputs.not_carried(library, [session.id for session in sessions], template or outputs.TEMPLATE)
     if layout == "storage-v2":
         return storage_v2.not_carried(library, [session.id for session in sessions])
     if layout == "koda":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixfs.cli.gc import DryRunOption
-from mixfs.cli.options import JsonOption, LibraryOption, a_path, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_path, a_place, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, say
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def import_(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH", parser=lambda text: str(a_path(text)), help="Files and folders.")
+        list[str], typer.Argument(metavar="PATH", parser=a_place, help="Files and folders.")
     ],
     session: Annotated[
         str | None, typer.Option("--session", metavar="TITLE", help="Put everything into the session of this title.")
@@ -57,8 +57,8 @@ def import_(
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
     What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON,
-    outputs folders with a JSON file for each picture, Storage V2 folders, and Koda databases (a SQLite file, or
-    postgresql://…). What can't be taken is reported with file, place and reason; then the exit code is 1.
+    outputs folders with a JSON file for each picture, Storage V2 folders, and Koda databases (a SQLite file,
+    postgresql://… or libsql://…). What can't be taken is reported with file, place and reason; then the exit code is 1.
     """
     from mixfs.formats.base import Options
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ def a_path(text: str) -> Path:
     if not text:
         raise typer.BadParameter("the path is empty.")
     return Path(text)
+
+
+def a_place(text: str) -> str:
+    """The parser of what may be the URL of a server: a Path would take one of its slashes."""
+    return text if re.match(r"[a-z]+://|file:", text) else str(a_path(text))
 
 
 LibraryOption = Annotated[

@@ -111,6 +111,9 @@ class Daemon:
                 nursery.start_soon(self._signals)
                 nursery.start_soon(_supervise, "invalidation", invalidation.run)
                 nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
+                if not self._read_only:
+                    self.taking_in.recognising.load()
+                    nursery.start_soon(_supervise, "recognising", self.taking_in.recognising.run)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
                 kept = self.tree.staging, self.operations.inodes

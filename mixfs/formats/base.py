@@ -21,6 +21,7 @@ from mixfs.blobs.intake import CHUNK
 from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
 from mixfs.library.documents import iso_ns as iso_ns
+from mixfs.library.documents import iso_offset_s as iso_offset_s
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
 
@@ -99,16 +100,28 @@ class Options:
     session: str | None = None
 
 
+class Known(NamedTuple):
+    """A file that the library has already: its bytes need not be taken again. The time is the one a program gave it."""
+
+    asset: Asset
+    mtime_ns: int
+
+
 class Source:
     """What a reader reads from: the path, the options, and `take_*`, through which all bytes go to the library.
 
-    `total` and `done` say how far a reader is, in a unit of its choice; total 0 is unknown.
+    `total` and `done` say how far a reader is, in a unit of its choice; total 0 is unknown. `taken` are the files that
+    were taken, by their paths.
     """
 
-    def __init__(self, path: str, options: Options, stage: Callable[[], Intake] | None) -> None:
-        """`stage` makes an empty file in the library's staging area; None for a dry run."""
+    def __init__(
+        self, path: str, options: Options, stage: Callable[[], Intake] | None, known: Mapping[str, Known] | None = None
+    ) -> None:
+        """`stage` makes an empty file in the library's staging area; None for a dry run. `known` goes by paths."""
         self.location = path
         self.options = options
+        self.taken: set[str] = set()
+        self._known = known or {}
         self.total = 0
         self.done = 0
         self.bytes = 0
@@ -129,11 +142,22 @@ class Source:
 
     def take_file(self, path: Path) -> Asset:
         """Take a regular file; symbolic links in its last part are not followed. Raises OSError."""
+        known = self._known.get(str(path))
+        if known is not None:
+            self.taken.add(str(path))
+            return known.asset
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb", buffering=0) as file:
             if not os.path.isfile(f"/proc/self/fd/{fd}"):
                 raise InvalidValue(f"{path} is no regular file.")
-            return self.take_stream(file)
+            asset = self.take_stream(file)
+        self.taken.add(str(path))
+        return asset
+
+    def mtime_ns(self, path: Path) -> int:
+        """When a file was changed. Raises OSError."""
+        known = self._known.get(str(path))
+        return known.mtime_ns if known is not None else path.stat().st_mtime_ns
 
     def take_stream(self, stream: BinaryIO | Any, limit: int | None = None) -> Asset:
         """Take what a stream gives until its end. Raises TooLarge beyond `limit` bytes."""
@@ -218,7 +242,7 @@ class Format(Protocol):
         """What is in it, piece by piece. Raises Refused, OSError."""
 
 
-def data_uri(uri: str) -> bytes:
+def data_uri(uri: str, *, may_be_empty: bool = False) -> bytes:
     """The bytes of a data URI. Raises InvalidValue."""
     head, comma, body = uri.partition(",")
     if not comma:
@@ -232,8 +256,8 @@ def data_uri(uri: str) -> bytes:
             spaces = body.split(None, 1)
             if len(spaces) < 2:
                 raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
-            return data_uri(f"{head},{''.join(body.split())}")
-    if not data:
+            return data_uri(f"{head},{''.join(body.split())}", may_be_empty=may_be_empty)
+    if not data and not may_be_empty:
         raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
     return data
 

@@ -1,4 +1,4 @@
-"""Koda databases: canvases with nodes, edges, assets and generations, in SQLite or PostgreSQL. In and out.
+"""Koda databases: canvases with nodes, edges, assets and generations, in SQLite, PostgreSQL or libSQL. In and out.
 
 A canvas is a session. Pictures that nodes hold as data URIs become blobs; a mark stays in their place, from which the
 data URI is made again. docs/formats/koda.md says what is kept, changed and not taken.
@@ -32,14 +32,17 @@ from mixfs.formats.base import (
 from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.koda_tables import (
     SCHEMA,
+    USER_COLUMNS,
     Tables,
     is_url,
-    open_postgres,
+    local,
+    open_server,
     open_sqlite,
     time_ns,
-    write_postgres,
+    write_server,
     write_sqlite,
 )
+from mixfs.formats.lost import NAMES, TIMES, Lost, keeps_name
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
@@ -47,7 +50,7 @@ from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
-from mixfs.records import Edge, Entry, Folder, Generation, ImageRef, Placement, Session
+from mixfs.records import Edge, Entry, Generation, ImageRef, Member, Placement, Session
 
 NAME = "koda"
 TITLE = "Koda database"
@@ -58,7 +61,6 @@ _SETTINGS = (
     "negative_prompt", "generator", "generator_version", "model_hash", "seed", "steps", "cfg", "sampler", "scheduler",
     "width", "height", "loras", "canvas_state",
 )  # fmt: skip
-_USER_NAMES = ("display_name", "name", "username")
 
 
 def detect(path: Path) -> bool:
@@ -91,7 +93,7 @@ def read(source: Source) -> Iterator[Piece | Problem]:
     """A piece for each canvas. Raises Refused."""
     opened: AbstractContextManager[Tables]
     if is_url(source.location):
-        opened, folder = open_postgres(source.location), None
+        opened, folder = open_server(source.location), None
     else:
         path = _file(source.path)
         if path is None:
@@ -113,7 +115,7 @@ class _Reader:
     def run(self) -> Iterator[Piece | Problem]:
         if "id" not in self._columns["canvases"]:
             raise Refused("It has no table canvases with an id.")
-        name = next((column for column in _USER_NAMES if column in self._columns["users"]), None)
+        name = next((column for column in USER_COLUMNS[1:] if column in self._columns["users"]), None)
         if name is not None and "id" in self._columns["users"]:
             for row in self._tables.rows("users", ("id", name)):
                 self._users[str(row["id"])] = str(row[name] or "")
@@ -200,7 +202,7 @@ class _Reader:
         if isinstance(taken, str):
             return Skipped(place, taken)
         name = safe_name(text(row.get("filename")) or str(row["id"]), "asset")
-        if b"." not in name:
+        if b"." not in name and not text(row.get("filename")):
             name = safe_name(name.decode(), "asset", 240) + extension(taken.media_type).encode()
         if isinstance(row.get("url"), str) and row["url"].startswith("data:"):
             row["url"] = _mark(row["url"], taken)
@@ -213,7 +215,7 @@ class _Reader:
         """The bytes of an asset, or why they stay where they are."""
         url, key = text(row.get("url")), text(row.get("local_blob_key"))
         if url is not None and url.startswith("data:"):
-            return self._source.take_bytes(data_uri(url))
+            return self._source.take_bytes(data_uri(url, may_be_empty=row.get("size_bytes") == 0))
         if url is not None and url.startswith(("http://", "https://")):
             if not self._source.options.fetch or self._source.dry_run:
                 return f"It stays on the web: {url:.200}"
@@ -271,9 +273,9 @@ class _Reader:
         if ours is not None:
             # Of a canvas that is not Koda's: what it had, and nothing beside it.
             entry_data = dict(about["data"]) if isinstance(about.get("data"), dict) else {}
-        z = row.get("z_index")
+        z, kind = row.get("z_index"), text(row.get("type"))
         return Entry(
-            id=node_id, session_id="", type=text(row.get("type")) or "node", x=fields["position_x"],
+            id=node_id, session_id="", type="node" if kind is None else kind, x=fields["position_x"],
             y=fields["position_y"], width=fields["width"], height=fields["height"],
             z=z if isinstance(z, int) and not isinstance(z, bool) else 0, digest=digest, data=entry_data,
             text=text(about.get("text")), generation_id=text(about.get("generationId")),
@@ -360,48 +362,66 @@ class Written:
 
 def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
     """What of sessions a Koda database can't carry, for a human, one line each."""
-    counts = dict.fromkeys(
-        (
-            "zoom and pan offset of canvases", "folders", "tags, ratings and comments of pictures", "roles of files",
-            "extra fields of connections", "inputs of generations", "seeds, steps and the like of generations",
-        ), 0
-    )  # fmt: skip
-    zoom, folders, annotations, roles, fields, inputs, settings = counts
+    lost = Lost()
+    ids: dict[type[Member], set[str]] = {cls: set() for cls in (Entry, Edge, Generation)}
     with library.read() as view:
         for session_id in session_ids:
             session = editing.require_session(view, session_id)
-            counts[zoom] += any(value is not None for value in (session.zoom, session.pan_x, session.pan_y))
-            counts[folders] += sum(1 for _ in view.members(Folder, session_id))
-            for placement in view.members(Placement, session_id):
-                counts[annotations] += view.annotation(placement.digest) is not None
-                counts[roles] += placement.role != "output"
-            counts[fields] += sum(1 for edge in view.members(Edge, session_id) if split_off(edge.data, NAME))
+            lost.count("names of users", session.user_name is not None)
+            there = any(value is not None for value in (session.zoom, session.pan_x, session.pan_y))
+            lost.count("zoom and pan offset of canvases", there)
+            lost.folders(view, session_id)
+            lost.annotations(view, session_id)
+            placements = {placement.id: placement for placement in view.members(Placement, session_id)}
+            for placement in placements.values():
+                lost.count("roles of files", placement.role != "output")
+                if NAME not in placement.foreign:
+                    lost.count(NAMES, not keeps_name(placement, "asset"))
+                    lost.count(TIMES, placement.mtime_ns // 10**9 != placement.added_ns // 10**9)
+            for cls, seen in ids.items():
+                members = {record.shown_id for record in view.members(cls, session_id)}
+                lost.count("ids that another session has too", len(members & seen))
+                seen |= members
+            for edge in view.members(Edge, session_id):
+                carried = {NAME: _columns_of(session, edge)}
+                lost.count("extra fields of connections", bool(edge.data) and dict(edge.data) != carried)
             for generation in view.members(Generation, session_id):
-                counts[inputs] += bool(generation.inputs)
-                counts[settings] += any(getattr(generation, name) not in (None, ()) for name in _SETTINGS)
-    return tuple(f"{what} ({many})" for what, many in counts.items() if many)
+                lost.count("inputs of generations", bool(generation.inputs))
+                further = [ref.placement_id in placements for ref in generation.outputs] not in ([], [True])
+                lost.count("outputs of generations beyond the first, or that are no file of the session", further)
+                settings = any(getattr(generation, name) not in (None, ()) for name in _SETTINGS)
+                lost.count("seeds, steps and the like of generations", settings)
+            lost.zones(view, session_id)
+            lost.newer(view, session_id)
+    return lost.lines()
 
 
 def write(library: Library, session_ids: list[str], target: str) -> Written:
-    """Write sessions as canvases: to a new folder with koda.db and files/, or into a PostgreSQL database by its URL.
+    """Write sessions as canvases: to a new folder with koda.db and files/, or into the database of a server by its URL.
 
-    In PostgreSQL pictures go along as data URIs; rows of ids that are there stay as they are. Raises NotFoundError,
+    On a server pictures go along as data URIs; rows of ids that are there stay as they are. Raises NotFoundError,
     ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, MixfsError for what the server says, OSError.
     """
     written = Written()
     if is_url(target):
         with library.read() as view:
             rows = _Rows(library, view, None, written).of(session_ids)
-        added = write_postgres(target, rows)
+        added = write_server(target, rows)
         written.files = sum(added.values())
         return written
-    with new_folder(library.root, Path(target)) as folder:
+    with new_folder(library.root, Path(local(target))) as folder:
         with library.read() as view:
             rows = _Rows(library, view, folder, written).of(session_ids)
         write_sqlite(folder / "koda.db", rows)
         written.files += 1
         written.bytes += (folder / "koda.db").stat().st_size
     return written
+
+
+def _columns_of(session: Session, edge: Edge) -> dict[str, Any]:
+    """The columns of a connection that came from a Koda database."""
+    columns = edge.data.get(NAME)
+    return dict(columns) if NAME in session.foreign and isinstance(columns, Mapping) else {}
 
 
 class _Rows:
@@ -451,7 +471,7 @@ class _Rows:
         for entry in entries:
             self._add("canvas_nodes", self._node(session, nodes[entry.shown_id], entry, by_digest, held))
         for edge in sorted(self._view.members(Edge, session.id), key=lambda edge: edge.shown_id):
-            row = {"type": "default"} | dict(edge.data.get(NAME, {}))
+            row = {"type": "default"} | _columns_of(session, edge)
             self._add(
                 "canvas_edges",
                 row | {

@@ -1,4 +1,4 @@
-"""The tables of a Koda database, in a SQLite file or behind a PostgreSQL URL: rows out, and rows in.
+"""The tables of a Koda database, in a SQLite file, or behind the URL of PostgreSQL or libSQL: rows out, and rows in.
 
 Readers are given plain values: times as seconds or ISO texts, UUIDs as texts, JSON as it is kept. Only the columns that
 are there are asked for. `api_keys_encrypted` is never read, nor is anything else of user_settings.
@@ -10,18 +10,20 @@ import contextlib
 import datetime
 import decimal
 import json
+import os
 import re
 import shutil
 import sqlite3
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixfs.errors import MixfsError
 from mixfs.formats.base import Refused, iso_ns
+from mixfs.formats.hrana import ServerError, Stream
 
 if TYPE_CHECKING:
     import psycopg
@@ -63,13 +65,27 @@ _POSTGRES = {
     "flag": "boolean default false", "time": "timestamptz", "number": "double precision", "json": "jsonb",
     "integer": "bigint",
 }  # fmt: skip
-_URL = re.compile(r"postgres(ql)?://")
+_POSTGRES_URL = re.compile(r"postgres(ql)?://")
+_LIBSQL_URL = re.compile(r"(libsql|https?)://")
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MAX_VALUE = 512 << 20
+# What is read of users: never how they log in.
+USER_COLUMNS = ("id", "display_name", "name", "username")
+# Rows that a libSQL server is asked for at once, and bytes of a value where one row is too many.
+_PAGE, _PIECE = 200, 2 << 20
 
 
 def is_url(location: str) -> bool:
-    return _URL.match(location) is not None
+    """Whether it names a server."""
+    return _POSTGRES_URL.match(location) is not None or _LIBSQL_URL.match(location) is not None
+
+
+def local(location: str) -> str:
+    """A path, also of a `file:` URL as SQLite and libSQL take it; anything else as it is."""
+    if not location.startswith("file:"):
+        return location
+    parts = urllib.parse.urlsplit(location)
+    return urllib.parse.unquote(parts.path, errors="surrogateescape") if parts.netloc in ("", "localhost") else location
 
 
 def without_password(location: str) -> str:
@@ -77,7 +93,7 @@ def without_password(location: str) -> str:
     parts = urllib.parse.urlsplit(location)
     host = parts.netloc.rpartition("@")[2]
     user = parts.username
-    query = re.sub(r"(password=)[^&]*", r"\1…", parts.query)
+    query = re.sub(r"((?:password|authToken)=)[^&]*", r"\1…", parts.query)
     return parts._replace(netloc=f"{user}@{host}" if user else host, query=query).geturl()
 
 
@@ -107,9 +123,9 @@ def open_sqlite(path: Path) -> Iterator[Tables]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mixfs-")))
             for each in (path, wal):
                 shutil.copyfile(each, folder / each.name)
-            uri = f"file:{urllib.parse.quote(str(folder / path.name))}"
+            uri = f"file:{urllib.parse.quote(os.fsencode(folder / path.name))}"
         else:
-            uri = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+            uri = f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
         try:
             connection = sqlite3.connect(uri, uri=True)
         except sqlite3.Error as error:
@@ -148,6 +164,82 @@ class _Sqlite:
         query += f" ORDER BY {_quoted('id')}"
         for row in self._connection.execute(query, (value,) if where else ()):
             yield {column: plain(row[at]) for at, column in enumerate(columns)}
+
+
+def open_server(url: str) -> contextlib.AbstractContextManager[Tables]:
+    """The database of a server at one moment of it, read only. Raises Refused."""
+    return open_postgres(url) if _POSTGRES_URL.match(url) else open_libsql(url)
+
+
+@contextlib.contextmanager
+def open_libsql(url: str) -> Iterator[Tables]:
+    """The tables of a libSQL server, copied to a SQLite file that goes afterwards. Raises Refused, OSError."""
+    with tempfile.TemporaryDirectory(prefix="mixfs-") as folder:
+        connection = sqlite3.connect(Path(folder, "copy.db"))
+        try:
+            connection.row_factory = sqlite3.Row
+            # Nobody needs it after a crash.
+            connection.execute("PRAGMA synchronous = OFF")
+            try:
+                with Stream(url) as stream:
+                    stream.execute("BEGIN")
+                    for table in (*SCHEMA, "users"):
+                        _copy(stream, connection, table)
+            except ServerError as error:
+                raise Refused(f"{without_password(url)}: {error}") from error
+            yield _Sqlite(connection)
+        finally:
+            connection.close()
+
+
+def _copy(stream: Stream, connection: sqlite3.Connection, table: str) -> None:
+    """Copy a table, a page of rows at a time: a server limits how much it says at once."""
+    columns = _columns(stream, table)
+    if table == "users":
+        columns = [name for name in columns if name in USER_COLUMNS]
+    if not columns:
+        return
+    connection.execute(f"CREATE TABLE {_quoted(table)} ({', '.join(map(_quoted, columns))})")
+    order = _quoted("id" if "id" in columns else columns[0])
+    query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)} ORDER BY {order}"
+    put = f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * len(columns))})"
+    at, page = 0, _PAGE
+    while True:
+        try:
+            rows = stream.execute(f"{query} LIMIT ? OFFSET ?", (page, at)).rows
+        except ServerError as error:
+            if error.code != "RESPONSE_TOO_LARGE":
+                raise
+            if page > 1:
+                page //= 2
+                continue
+            rows = [[_in_pieces(stream, name, query, at) for name in columns]]
+        connection.executemany(put, rows)
+        at += len(rows)
+        if len(rows) < page:
+            return
+        page = min(_PAGE, 2 * page)
+
+
+def _in_pieces(stream: Stream, name: str, query: str, at: int) -> Any:
+    """One value of a row that is too large to be said at once."""
+    only, value_of = f"FROM ({query} LIMIT 1 OFFSET {at})", f"CAST({_quoted(name)} AS BLOB)"
+    [[kind, size]] = stream.execute(f"SELECT typeof({_quoted(name)}), length({value_of}) {only}").rows
+    if size is None or size <= _PIECE:
+        return stream.execute(f"SELECT {_quoted(name)} {only}").rows[0][0]
+    value = b"".join(
+        stream.execute(f"SELECT substr({value_of}, ?, ?) {only}", (start + 1, _PIECE)).rows[0][0]
+        for start in range(0, size, _PIECE)
+    )
+    return value.decode("utf-8", "surrogateescape") if kind == "text" else value
+
+
+def _columns(stream: Stream, table: str) -> list[str]:
+    """The columns of a table; none of a view, or where there is no such table."""
+    found = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+    if not stream.execute(found, (table,)).rows:
+        return []
+    return [str(name) for [name] in stream.execute("SELECT name FROM pragma_table_info(?)", (table,)).rows]
 
 
 @contextlib.contextmanager
@@ -269,33 +361,57 @@ def _for_sqlite(name: str, value: Any) -> Any:
     return value
 
 
-def write_postgres(url: str, rows: Rows) -> dict[str, int]:
+def write_server(url: str, rows: Rows) -> dict[str, int]:
     """Add rows in one transaction; tables are made where they aren't there, rows of an id that is there stay.
 
     Returns how many rows were added, by table. Raises MixfsError.
     """
+    return _write_postgres(url, rows) if _POSTGRES_URL.match(url) else _write_libsql(url, rows)
+
+
+def _write_libsql(url: str, rows: Rows) -> dict[str, int]:
+    try:
+        with Stream(url) as stream:
+            stream.execute("BEGIN IMMEDIATE")
+            added = _add(
+                rows, _SQLITE, _for_sqlite, "?", lambda table: _columns(stream, table),
+                lambda query, values: stream.execute(query, values).changed,
+            )  # fmt: skip
+            stream.execute("COMMIT")
+    except ServerError as error:
+        raise MixfsError(f"{without_password(url)}: {error} Nothing was written.") from error
+    return added
+
+
+def _write_postgres(url: str, rows: Rows) -> dict[str, int]:
     psycopg = _psycopg()
-    added: dict[str, int] = {}
     try:
         with psycopg.connect(url, connect_timeout=15) as connection:
-            tables = _Postgres(connection)
-            for table, columns in SCHEMA.items():
-                if not tables.columns(table):
-                    parts = [f"{_quoted(name)} {_typed(kind, _POSTGRES)}" for name, kind in columns.items()]
-                    connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
-                there = set(tables.columns(table))
-                added[table] = 0
-                for row in rows.get(table, ()):
-                    kept = {name: value for name, value in row.items() if name in there}
-                    names = ", ".join(map(_quoted, kept))
-                    marks = ", ".join(["%s"] * len(kept))
-                    values = [_for_postgres(name, value) for name, value in kept.items()]
-                    done = connection.execute(
-                        f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING", values
-                    )
-                    added[table] += done.rowcount
+            return _add(
+                rows, _POSTGRES, _for_postgres, "%s", _Postgres(connection).columns,
+                lambda query, values: connection.execute(query, values).rowcount,
+            )  # fmt: skip
     except psycopg.Error as error:
         raise MixfsError(f"{without_password(url)}: {_words(error)} Nothing was written.") from error
+
+
+def _add(
+    rows: Rows, types: Mapping[str, str], convert: Callable[[str, Any], Any], mark: str,
+    columns_of: Callable[[str], Sequence[str]], run: Callable[[str, list[Any]], int],
+) -> dict[str, int]:  # fmt: skip
+    """Add rows to the tables of an open transaction."""
+    added: dict[str, int] = {}
+    for table, columns in SCHEMA.items():
+        if not columns_of(table):
+            parts = [f"{_quoted(name)} {_typed(kind, types)}" for name, kind in columns.items()]
+            run(f"CREATE TABLE {table} ({', '.join(parts)})", [])
+        there = set(columns_of(table))
+        added[table] = 0
+        for row in rows.get(table, ()):
+            kept = {name: convert(name, value) for name, value in row.items() if name in there}
+            names, marks = ", ".join(map(_quoted, kept)), ", ".join([mark] * len(kept))
+            query = f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
+            added[table] += run(query, list(kept.values()))
     return added
 
 

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from mixfs.errors import InvalidValue, UsageError, os_words
-from mixfs.formats.base import Asset, FoundFile, Piece, Problem, Skipped, Source, head_of, iso_ns, number, text
+from mixfs.formats.base import (
+    Asset,
+    FoundFile,
+    Piece,
+    Problem,
+    Skipped,
+    Source,
+    head_of,
+    iso_ns,
+    iso_offset_s,
+    number,
+    text,
+)
+from mixfs.formats.lost import NAMES, Lost
 from mixfs.ids import derived_id
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
@@ -27,7 +40,7 @@ from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
 from mixfs.media.types import MAX_SEED
 from mixfs.names import is_temporary, safe_name, split_extension, with_counter
-from mixfs.records import Edge, Entry, Generation, ImageRef, Session
+from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
 
 NAME = "outputs"
 TITLE = "outputs folder"
@@ -38,6 +51,9 @@ FIELDS = (
     "category", "name", "ext",
 )  # fmt: skip
 
+OURS = "x-mixfs"
+"""The field in which MixFS says what the layout has no word for."""
+NO_GENERATION = "It is not known how this picture was made."
 _MAX_SIDECAR = 4 << 20
 _BATCH_FILES, _BATCH_BYTES = 32, 64 << 20
 _LOOKED_AT = 2000
@@ -146,7 +162,7 @@ class _Reader:
     def _file(self, path: Path, sidecar: Path | None) -> Iterator[Problem]:
         try:
             asset = self._source.take_file(path)
-            mtime_ns = path.stat().st_mtime_ns
+            mtime_ns = self._source.mtime_ns(path)
         except (OSError, InvalidValue) as error:
             yield Problem("", os_words(error) if isinstance(error, OSError) else str(error), str(path))
             return
@@ -167,7 +183,7 @@ class _Reader:
             FoundFile(id=foreign_id, place=str(path), asset=asset, name=name, folders=folders, mtime_ns=mtime_ns)
         )
         self._size += asset.size
-        if said is not None and asset.media_type in IMAGE_TYPES:
+        if said is not None and said.get(OURS) != NO_GENERATION and asset.media_type in IMAGE_TYPES:
             # The one that the picture's own metadata would make: of the two, what the file beside it says is kept.
             own_id = editing.generation_id_for(asset.digest, self._session.id)
             if asset.digest in self._digests:
@@ -181,7 +197,7 @@ def _generation(
 ) -> Generation:
     given = said.get("parameters")
     parameters: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
-    fields: dict[str, Any] = {"utc_offset_s": _offset(said.get("timestamp"))}
+    fields: dict[str, Any] = {"utc_offset_s": iso_offset_s(said.get("timestamp"))}
     for key, wanted in (_NUMBERS | _REALS | _TEXTS).items():
         value = parameters.get(key)
         if wanted in fields or not _fits(key, value):
@@ -210,15 +226,6 @@ def _fits(key: str, value: Any) -> bool:
     if key in _REALS:
         return number(value) is not None
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SEED
-
-
-def _offset(moment: Any) -> int:
-    """The UTC offset that an ISO time says, in seconds."""
-    try:
-        offset = datetime.datetime.fromisoformat(moment).utcoffset()
-    except (ValueError, TypeError):
-        return 0
-    return int(offset.total_seconds()) if offset is not None else 0
 
 
 def _time_of(stamp: str) -> int:
@@ -255,22 +262,39 @@ def check_template(template: str) -> None:
         raise UsageError(f"The template {template!r} must name a file and end with .{{ext}}, like {TEMPLATE}.")
 
 
-def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
-    """What of sessions an outputs folder can't carry, for a human, one line each."""
-    files = canvases = alone = annotated = 0
+def not_carried(library: Library, session_ids: list[str], template: str = TEMPLATE) -> tuple[str, ...]:
+    """What of sessions an outputs folder can't carry, for a human, one line each. Raises UsageError."""
+    check_template(template)
+    lost = Lost()
     with library.read() as view:
         for session_id in session_ids:
-            items = list(listed(view, Wanted(session_id=session_id)))
-            files += sum(1 for item in items if item.placement.area != "images")
-            annotated += sum(1 for item in items if view.annotation(item.placement.digest))
-            shown = {item.generation.id for item in items if item.generation}
-            alone += sum(1 for generation in view.members(Generation, session_id) if generation.id not in shown)
-            canvases += any(True for cls in (Entry, Edge) for _ in view.members(cls, session_id))
-    counts = {
-        "files that are no picture": files, "canvases": canvases, "generations without a picture": alone,
-        "tags, ratings and comments of pictures": annotated,
-    }  # fmt: skip
-    return tuple(f"{what} ({number})" for what, number in counts.items() if number)
+            lost.count("titles, users and views of sessions: all pictures go into one folder")
+            pictures = [item for item in listed(view, Wanted(session_id=session_id)) if item.placement.area == "images"]
+            placements = list(view.members(Placement, session_id))
+            lost.count("files that are no picture", len(placements) - len(pictures))
+            lost.count("canvases", any(True for cls in (Entry, Edge) for _ in view.members(cls, session_id)))
+            generations = {item.generation.id: item.generation for item in pictures if item.generation}
+            alone = sum(1 for each in view.members(Generation, session_id) if each.id not in generations)
+            lost.count("generations without a picture of their own", alone)
+            for generation in generations.values():
+                _lost_fields(generation, lost)
+            for item in pictures:
+                lost.count("roles of pictures", item.placement.role != "output")
+                lost.count(NAMES, os.fsencode(_path(item, template).name) != item.placement.name)
+            lost.folders(view, session_id)
+            lost.annotations(view, session_id)
+            lost.newer(view, session_id)
+    return lost.lines()
+
+
+def _lost_fields(generation: Generation, lost: Lost) -> None:
+    """What the JSON beside a picture has no field for."""
+    lost.count("generations of several pictures, which become one for each", len(generation.outputs) > 1)
+    lost.count("inputs of generations", bool(generation.inputs))
+    versions = (generation.loras, generation.model_hash, generation.generator_version)
+    lost.count("loras, model hashes and versions of generators", any(value not in (None, ()) for value in versions))
+    states = (generation.status != "completed", generation.error is not None, generation.duration_ms is not None)
+    lost.count("states, errors and durations of generations", any(states) or generation.canvas_state is not None)
 
 
 def write(library: Library, session_ids: list[str], target: Path, template: str = TEMPLATE) -> Written:
@@ -314,7 +338,7 @@ def _said(view: View, item: Listed) -> dict[str, Any]:
     kept = generation.foreign.get(NAME) if generation else None
     said: dict[str, Any] = dict(kept) if isinstance(kept, Mapping) else {}
     if generation is None:
-        return {"prompt": "", "model": "", "timestamp": documents.iso(item.time_ns)}
+        return {"prompt": "", "model": "", "timestamp": documents.iso(item.time_ns), OURS: NO_GENERATION}
     moment = documents.iso(generation.time_ns, generation.utc_offset_s)
     if iso_ns(said.get("timestamp")) // 1_000_000 != generation.time_ns // 1_000_000:
         said["timestamp"] = moment

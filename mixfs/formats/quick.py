@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 
+def may_be_part(head: bytes) -> bool:
+    """Whether a file may be what makes a folder one of a layout: a JSON object, or a SQLite file."""
+    return head.startswith(b"SQLite format 3\0") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
 def may_be_layout(head: bytes, name: bytes) -> bool:
     """Whether a single file may be in a layout, by its name and its first `HEAD_SIZE` bytes."""
     if head[:2] == b"PK":
         return b"manifest.json" in head or name.lower().endswith(b".genaiw.zip")
     if head.startswith(b"SQLite format 3\0"):
         return True
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"{":
+    if not may_be_part(head):
         return False
     return b'"sessions"' in head or (b'"canvas_images"' in head and b'"dataUri"' in head)

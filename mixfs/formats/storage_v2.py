@@ -27,6 +27,7 @@ from mixfs.formats.base import (
     split_off,
     text,
 )
+from mixfs.formats.lost import NAMES, TIMES, Lost
 from mixfs.ids import Digest
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
@@ -35,13 +36,16 @@ from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
-from mixfs.records import Edge, Entry, Folder, Generation, ImageRef, Placement, Session
+from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
 
 NAME = "storage-v2"
 TITLE = "Storage V2 folder"
 REGISTRY, LOGS = documents_v2.REGISTRY, documents_v2.LOGS
 _CANVAS, _GENERATIONS = documents_v2.CANVAS, documents_v2.GENERATIONS
 _ENTRY_FIELDS = ("canvasId", "type", "x", "y", "width", "height", "text", "generationId")
+_SETTINGS = (
+    "negative_prompt", "model_hash", "seed", "steps", "cfg", "sampler", "scheduler", "width", "height", "loras",
+)  # fmt: skip
 
 
 def detect(path: Path) -> bool:
@@ -396,10 +400,10 @@ def generation_of(item: dict[str, Any], find: Find) -> Generation:
 
 
 def _ref(key: str, role: str, ref: Any, find: Find) -> ImageRef:
-    alias = text(ref.get("hash")) if isinstance(ref, dict) else None
-    if alias is None:
-        raise InvalidValue(f"{key} must be objects with a hash.")
-    found, name = find(alias, role, ref), text(ref.get("filename")) or ""
+    if not isinstance(ref, dict):
+        raise InvalidValue(f"{key} must be objects.")
+    alias, name = text(ref.get("hash")), text(ref.get("filename")) or ""
+    found = find(alias, role, ref) if alias is not None else None
     if found is None:
         return ImageRef(name=name, role=role)
     return ImageRef(
@@ -430,19 +434,59 @@ class Written:
 
 def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
     """What of sessions a Storage V2 folder can't carry, for a human, one line each."""
-    counts = dict.fromkeys(
-        ("files that are no picture", "folders", "connections", "tags, ratings and comments of pictures"), 0
-    )
-    files, folders, edges, annotations = counts
+    lost = Lost()
     with library.read() as view:
         for session_id in session_ids:
-            editing.require_session(view, session_id)
-            counts[folders] += sum(1 for _ in view.members(Folder, session_id))
-            counts[edges] += sum(1 for _ in view.members(Edge, session_id))
-            for placement in view.members(Placement, session_id):
-                counts[files] += placement.area != "images"
-                counts[annotations] += view.annotation(placement.digest) is not None
-    return tuple(f"{what} ({many})" for what, many in counts.items() if many)
+            session = editing.require_session(view, session_id)
+            lost.folders(view, session_id)
+            lost.count("connections", sum(1 for _ in view.members(Edge, session_id)))
+            lost.annotations(view, session_id)
+            bare = session.zoom is None or (session.pan_x is None and session.pan_y is None)
+            first = "canvases without zoom or pan offset, which get those that an app begins with"
+            lost.count(first, NAME not in session.foreign and bare)
+            _lost_files(view, session, lost)
+            for generation in view.members(Generation, session_id):
+                if NAME not in generation.foreign:
+                    among = any(getattr(generation, name) not in (None, ()) for name in _SETTINGS)
+                    lost.count("seeds, steps and the like as such: they come back among the parameters", among)
+                    lost.count("generators of generations", generation.generator is not None)
+            lost.newer(view, session_id)
+    return lost.lines()
+
+
+def _lost_files(view: View, session: Session, lost: Lost) -> None:
+    """What a folder, in which images are named by canvases and generations, doesn't say of a session's files."""
+    roles = _roles(view, session.id)
+    seen: set[Digest] = set()
+    for placement in view.members(Placement, session.id):
+        digest = placement.digest
+        if placement.area != "images":
+            lost.count("files that are no picture, or a damaged one")
+        elif digest not in roles:
+            if not documents_v2.is_file(placement):
+                lost.count("pictures that no canvas or generation of their session names, so that they go apart")
+        elif digest in seen:
+            lost.count("second names of one picture in a session")
+        elif not documents_v2.is_file(placement):
+            lost.count(NAMES)
+            lost.count("roles of pictures", placement.role != roles[digest])
+            lost.count(TIMES, placement.mtime_ns // 1_000_000 != placement.added_ns // 1_000_000)
+        seen.add(digest)
+
+
+def _roles(view: View, session_id: str) -> dict[Digest, str]:
+    """What a session's generations and entries name, and the role that an import gives it."""
+    roles: dict[Digest, str] = {}
+    generations = sorted(view.members(Generation, session_id), key=lambda each: (each.time_ns, each.shown_id))
+    for generation in generations:
+        for refs, role in ((generation.inputs, "input"), (generation.outputs, "output")):
+            for ref in refs:
+                if ref.digest is not None:
+                    roles.setdefault(ref.digest, role)
+    for entry in view.members(Entry, session_id):
+        if entry.digest is not None:
+            roles.setdefault(entry.digest, "output")
+    return roles
 
 
 def write(library: Library, session_ids: list[str], target: Path) -> Written:

@@ -1,21 +1,23 @@
 """Foreign layouts into the library: detection, and the one place that commits what readers yield.
 
 What is there already under the same id stays as it is, whatever the source says by now: it may have been worked on
-here. So a second import changes nothing. Each piece is one commit; a record in it that can't be kept is reported with
-its place and left out, unless the piece is to be taken whole.
+here. So a second import changes nothing, but that pictures which the first one did not find are put where they belong.
+Each piece is one commit; a record in it that can't be kept is reported with its place and left out, unless the piece is
+to be taken whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mixfs.errors import BlobMissing, MixfsError, os_words
-from mixfs.formats.base import Format, FoundFile, Options, Piece, Problem, Report, Skipped, Source
+from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
 from mixfs.formats.koda_tables import is_url, without_password
+from mixfs.ids import Digest
 from mixfs.library import editing
 from mixfs.library.api import Library
 from mixfs.library.importing import publish
@@ -23,7 +25,7 @@ from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn, require_kept
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES
-from mixfs.records import Generation, ImageRef, Placement, Session
+from mixfs.records import Entry, Generation, ImageRef, Placement, Session
 
 Progress = Callable[[Report], None]
 
@@ -33,14 +35,22 @@ class Taking:
 
     def __init__(
         self, library: Library, layout: Format, path: str, options: Options, *, dry_run: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | None = None, known: Mapping[str, Known] | None = None,
     ) -> None:  # fmt: skip
         self._library, self._layout = library, layout
         self._progress = progress or (lambda report: None)
-        self._source = Source(path, options, None if dry_run else library.staging.intake)
+        self._source = Source(path, options, None if dry_run else library.staging.intake, known)
+        # The placements of what was taken or known, by what they show, and their sessions.
+        self.placed: dict[Digest, list[str]] = {}
+        self.sessions: list[str] = []
         self.report = Report(without_password(path) if is_url(path) else path, layout.NAME, dry_run)
         # What a dry run would have made by now.
         self._seen: set[tuple[str, str]] = set()
+
+    @property
+    def taken(self) -> set[str]:
+        """The paths of the files that went to sessions."""
+        return self._source.taken
 
     def run(self) -> Report:
         """Take it in; never raises for what the source is, or for one record's sake."""
@@ -131,6 +141,8 @@ class Taking:
         for member, known in sorted(planned.members, key=lambda pair: pair[0].KIND, reverse=True):
             if known is None:
                 txn.put(dataclasses.replace(member, named_ns=txn.now_ns) if hasattr(member, "named_ns") else member)
+            elif (completed := _completed(known, member)) is not None:
+                txn.put(completed)
         for file, own_id, known_file in planned.files:
             if known_file is None:
                 folder_id = editing.ensure_path(txn, held.id, file.folders)
@@ -164,13 +176,15 @@ class Taking:
         report = self.report
         if ("session", piece.session.id) not in self._seen:
             self._seen.add(("session", piece.session.id))
+            self.sessions.append(piece.session.id)
             report.count("sessions", not planned.session)
         for member, known in planned.members:
             report.count(_COUNTED[type(member).__name__], known is not None)
             if known is not None:
                 ours = {"named_ns": known.named_ns} if hasattr(known, "named_ns") else {}
-                report.differs += dataclasses.replace(member, **ours) != known
-        for file, _, held in planned.files:
+                report.differs += dataclasses.replace(member, **ours) != known and _completed(known, member) is None
+        for file, own_id, held in planned.files:
+            self.placed.setdefault(file.asset.digest, []).append(own_id)
             kind = "pictures" if file.asset.media_type in IMAGE_TYPES else "files"
             report.count(kind, held is not None)
             report.differs += held is not None and held.digest != file.asset.digest
@@ -186,6 +200,26 @@ class Planned:
     session: bool
     members: Sequence[tuple[Any, Any]]
     files: Sequence[tuple[FoundFile, str, Placement | None]]
+
+
+def _completed(known: Any, member: Any) -> Any | None:
+    """What is there with the pictures that an earlier import did not find, where nothing else was changed since."""
+    if isinstance(member, Entry) and known.digest is None and member.digest is not None:
+        found: dict[str, Any] = {"digest": member.digest}
+    elif isinstance(member, Generation):
+        refs = {"inputs": (known.inputs, member.inputs), "outputs": (known.outputs, member.outputs)}
+        found = {name: now for name, (was, now) in refs.items() if was != now and _were_missing(was, now)}
+    else:
+        return None
+    completed = dataclasses.replace(known, **found)
+    return completed if found and completed == dataclasses.replace(member, named_ns=known.named_ns) else None
+
+
+def _were_missing(was: Sequence[ImageRef], now: Sequence[ImageRef]) -> bool:
+    """Whether references are those of before, and some that named nothing then."""
+    if not was:
+        return True
+    return len(was) == len(now) and all(old == new or old.digest is None for old, new in zip(was, now, strict=True))
 
 
 def _refs(view: View, session_id: str, refs: Sequence[ImageRef]) -> tuple[ImageRef, ...]:

@@ -58,6 +58,15 @@ def iso(ns: int, utc_offset_s: int = 0) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def iso_offset_s(moment: Any) -> int:
+    """The UTC offset that an ISO 8601 time says; 0 for one without, and anything else."""
+    try:
+        offset = datetime.datetime.fromisoformat(moment).utcoffset()
+    except (ValueError, TypeError):
+        return 0
+    return int(offset.total_seconds()) if offset is not None else 0
+
+
 def iso_ns(moment: Any) -> int:
     """Nanoseconds of an ISO 8601 time; one without a zone is UTC. 0 for anything else."""
     if not isinstance(moment, str):

@@ -374,6 +374,7 @@ def run_of(item: Mapping[str, Any]) -> dict[str, Any]:
     status = item.get("status")
     return {
         "time_ns": documents.iso_ns(item.get("timestamp")),
+        "utc_offset_s": documents.iso_offset_s(item.get("timestamp")),
         "status": status if isinstance(status, str) and status else "completed",
         "prompt": prompt, "model": model, "parameters": parameters, "error": error,
         "duration_ms": duration if isinstance(duration, int) and not isinstance(duration, bool) else None,

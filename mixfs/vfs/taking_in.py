@@ -14,8 +14,6 @@ import dataclasses
 import errno
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ import structlog
 import trio
 
 from mixfs.errors import BlobMissing, MixfsError, NotFoundError
-from mixfs.formats.quick import may_be_layout
+from mixfs.formats.quick import may_be_layout, may_be_part
 from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
@@ -38,6 +36,7 @@ from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs.attributes import annotation_fields
 from mixfs.vfs.content import BlobContent
+from mixfs.vfs.recognising import Job, Recognising
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, taken_in_from, waits
 from mixfs.vfs.staging import Staged, Staging
 from mixfs.vfs.tree import Tree
@@ -76,6 +75,7 @@ class Looked:
     digest: Digest
     sums: bytes
     may_be_layout: bool
+    may_be_part: bool
 
 
 class TakingIn:
@@ -90,8 +90,7 @@ class TakingIn:
         self._publisher = trio.CapacityLimiter(1)
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
-        # What was just taken in from import/ and may be in another program's layout: digest and name.
-        self._dropped: list[tuple[Digest, bytes]] = []
+        self.recognising = Recognising(tree, lambda staged: bool(self._writers(staged)) or self._candidate(staged))
         tree.wake = self._woken
         tree.take_all_in = self.take_all
 
@@ -141,11 +140,11 @@ class TakingIn:
                     temporary = waits(view, staged.directory, staged.name)
                     if temporary or staged.failed or not self._candidate(staged):
                         out.append(staged.name.decode("utf-8", "replace"))
-        return sorted(out)
+        return sorted(out + self.recognising.waiting())
 
     def held(self) -> dict[str, int]:
         """As `Tree.held`."""
-        return {"rewrites": len(self._rewrites)}
+        return {"rewrites": len(self._rewrites)} | self.recognising.held()
 
     # -- the task
 
@@ -220,6 +219,8 @@ class TakingIn:
                 if not any(self._closed(staged) and not staged.failed for staged in closed):
                     break
                 await trio.sleep(RELEASE_PAUSE_S)
+        # Beside the rounds: what is being recognised keeps no other file waiting.
+        await self.recognising.settle()
         for staged in closed:
             if staged.failed and self._candidate(staged):
                 raise OSError(staged.failed, os.strerror(staged.failed), os.fsdecode(staged.name))
@@ -253,9 +254,6 @@ class TakingIn:
                 nursery.cancel_scope.cancel()
         if failed is not None:
             raise failed
-        # Within the round, so that whoever waits for the intake waits for these too.
-        while self._dropped:
-            await self._import_dropped(*self._dropped.pop())
 
     async def _look_at(self, ready: list[Staged], send: trio.MemorySendChannel[list[Looked]]) -> None:
         async with send:
@@ -271,23 +269,6 @@ class TakingIn:
                     for staged in ready[start : start + BATCH]:
                         nursery.start_soon(look, staged)
                 await send.send(looked)
-
-    async def _import_dropped(self, digest: Digest, name: bytes) -> None:
-        """Have a process import what a file holds; the file itself is in the library already."""
-        library, shown = self._tree.library, name.decode("utf-8", "replace")
-        command = [sys.executable, "-P", "-m", "mixfs.formats.dropped", str(library.root), digest.hex(), shown]
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        ended = await trio.run_process(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, capture_stderr=True, check=False, cwd="/",
-            env=dict(os.environ, PYTHONPATH=paths),
-        )  # fmt: skip
-        log.info("layout_looked_at", name=shown, code=ended.returncode)
-        if ended.returncode:
-            words = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-            library.store.problems.report(
-                "not-imported", f"{shown} is kept as a file. What it holds was not imported: {words}", name=shown
-            )
 
     def _unchanged(self, item: Looked) -> bool:
         return item.staged.version == item.version and self._candidate(item.staged)
@@ -328,7 +309,8 @@ class TakingIn:
             return None
         times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
         return Looked(
-            staged, version, status.st_size, *times, inspection, digest, sums, may_be_layout(head, staged.name)
+            staged, version, status.st_size, *times, inspection, digest, sums, may_be_layout(head, staged.name),
+            may_be_part(head),
         )
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
@@ -437,16 +419,22 @@ class TakingIn:
 
         times: dict[bytes, int] = {}
         came = [_incoming(item) for item in items]
+        marked: list[Job | None] = []
 
         def write(txn: Txn) -> None:
+            marked.clear()
             for item, incoming in zip(items, came, strict=True):
                 self._admit(txn, item, incoming)
                 keep_time(txn, tree.staging, item.staged.directory, times)
+                if item.staged.directory[:1] == b"d":
+                    mark = self.recognising.mark
+                    marked.append(mark(txn, item.staged, whole=item.may_be_layout, part=item.may_be_part))
 
         known = [
             (item.staged.directory, item.staged.name) for item in items if item.staged.directory != IMAGES
         ]  # fmt: skip
         await tree.commit(write, *known)
+        self.recognising.marked(marked)
         for directory, mtime_ns in times.items():
             tree.staging.forget_folder_time(directory, mtime_ns)
         now = time.monotonic()
@@ -460,8 +448,6 @@ class TakingIn:
             if staged.intake is not None:
                 staged.intake.discard()
                 staged.intake = None
-            if item.may_be_layout and staged.directory[:1] == b"d":
-                self._dropped.append((item.digest, staged.name))
         self.taken += len(items)
         tree.library.came_in(came)
         log.info("taken_in", files=len(items))

@@ -46,13 +46,19 @@ def as_nobody() -> list[str]:
     pytest.skip(f"NOT RUN: user {NOBODY} can't run Python with MixFS, so nothing was tried as an ordinary user: {last}")
 
 
-@pytest.mark.parametrize("module", ["test_programs.py", "test_posix.py", "test_app_folder.py"])
-def test_an_ordinary_user(module: str):
-    run_as_nobody(Path(__file__).with_name(module))
+@pytest.mark.parametrize(
+    ("module", "only"),
+    [
+        ("test_programs.py", ""), ("test_posix.py", ""), ("test_app_folder.py", ""),
+        ("test_dropped.py", "what_it_is or waiting"),
+    ],
+)  # fmt: skip
+def test_an_ordinary_user(module: str, only: str):
+    run_as_nobody(Path(__file__).with_name(module), only=only)
 
 
-def run_as_nobody(*modules: Path) -> None:
-    """Run modules of tests as an ordinary user; they must pass and leave no mount behind."""
+def run_as_nobody(*modules: Path, only: str = "") -> None:
+    """Run modules of tests, or `only` some, as an ordinary user; they must pass and leave no mount behind."""
     command = as_nobody()
     # pytest's own folders are for root only.
     home = Path(subprocess.run(["mktemp", "-d", "--tmpdir", "mixfs-nobody.XXXXXX"], capture_output=True, text=True,
@@ -65,7 +71,7 @@ def run_as_nobody(*modules: Path) -> None:
         done = subprocess.run(
             [
                 *command, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--rootdir", ROOT,
-                f"--basetemp={home}/t", *modules,
+                f"--basetemp={home}/t", "-k", only, *modules,
             ],
             env=env, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
         )  # fmt: skip

@@ -112,7 +112,7 @@ NUMBERS: dict[int, tuple[str, dict[str, int]]] = {
     }),
     11: ("ImportFolder", {
         "id": 1, "parent_id": 2, "name": 3, "mode": 4, "mtime_ns": 5, "session_id": 6, "folder_id": 7, "named_ns": 8,
-        "xattrs": 9,
+        "xattrs": 9, "unlooked": 10, "layout": 11,
     }),
     12: ("Receipt", {
         "id": 1, "parent_id": 2, "name": 3, "digest": 4, "size": 5, "mode": 6, "mtime_ns": 7, "placement_id": 8,

@@ -18,9 +18,12 @@ from cli_home import Home
 from format_home import picture, take
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from libsql import emptied, libsql_server
 from postgres import database, postgres_server
 
+from mixfs.errors import MixfsError
 from mixfs.formats import koda
+from mixfs.formats.hrana import Stream
 from mixfs.formats.koda_tables import without_password
 from mixfs.formats.layouts import detect
 from mixfs.library.api import Library
@@ -168,7 +171,7 @@ def test_what_is_in_the_write_ahead_log_is_read(library: Library, source: Path) 
 def test_it_goes_out_as_it_came_in(library: Library, source: Path, tmp_path: Path) -> None:
     take(library, source)
     ids = [session.id for session in library.sessions()]
-    assert koda.not_carried(library, ids) == ()
+    assert koda.not_carried(library, ids) == ("names of users (1)",)
     koda.write(library, ids, str(tmp_path / "out"))
     was, now = dump(source / "koda.db"), dump(tmp_path / "out" / "koda.db")
     for asset in was["assets"].values():
@@ -316,6 +319,122 @@ def test_what_a_server_says_is_reported(library: Library, pg: str) -> None:
         assert words in report.not_taken[0].reason
         assert "geheim" not in repr(report)
     assert without_password("postgresql://u:p@h/d?password=p&x=1") == "postgresql://u@h/d?password=…&x=1"
+
+
+# -- libSQL
+
+
+@pytest.fixture(scope="module")
+def sqld() -> Iterator[str]:
+    with libsql_server() as url:
+        yield url
+
+
+def fill_libsql(url: str, tables: str = TABLES) -> None:
+    with Stream(emptied(url)) as stream:
+        for statement in filter(str.strip, tables.split(";")):
+            stream.execute(statement)
+        fill(stream)
+        # A server has no folder for paths.
+        stream.execute("UPDATE assets SET url = ? WHERE id = 'a1'", (uri(3),))
+        stream.execute("UPDATE assets SET url = ? WHERE id = 'a4'", (uri(5),))
+
+
+def dump_libsql(url: str) -> dict[str, Any]:
+    out = {}
+    with Stream(url) as stream:
+        for table in ("canvases", "canvas_nodes", "canvas_edges", "assets", "generations"):
+            names = [name for [name] in stream.execute("SELECT name FROM pragma_table_info(?)", (table,)).rows]
+            rows = [dict(zip(names, row, strict=True)) for row in stream.execute(f"SELECT * FROM {table}").rows]
+            for row in rows:
+                row |= {name: json.loads(row[name]) for name in ("data", "metadata", "parameters") if row.get(name)}
+            out[table] = {row["id"]: {key: value for key, value in row.items() if value is not None} for row in rows}
+    return out
+
+
+def test_libsql_comes_in_and_goes_out(library: Library, sqld: str, tmp_path: Path) -> None:
+    fill_libsql(sqld)
+    before = dump_libsql(sqld)
+    report = take(library, sqld)  # type: ignore[arg-type]
+    assert (report.taken, report.not_taken) == (TAKEN, [])
+    check(library)
+    assert take(library, sqld).taken == {}  # type: ignore[arg-type]
+    assert dump_libsql(sqld) == before
+    ids = [session.id for session in library.sessions()]
+    # Rows that are there stay, others are added, in a database without tables these are made.
+    assert koda.write(library, ids, sqld).files == 0
+    with Stream(sqld) as stream:
+        stream.execute("DELETE FROM canvas_nodes WHERE id = 'n1'")
+    assert koda.write(library, ids, sqld).files == 1
+    assert dump_libsql(sqld) == before
+    emptied(sqld)
+    koda.write(library, ids, sqld.replace("http://", "libsql://") + "?tls=0")
+    out = dump_libsql(sqld)
+    assert {table: rows.keys() for table, rows in out.items()} == {table: rows.keys() for table, rows in before.items()}
+    assert out["canvas_nodes"] == before["canvas_nodes"] and out["canvas_edges"] == before["canvas_edges"]
+
+
+def test_values_of_any_size_come_from_libsql(library: Library, sqld: str) -> None:
+    fill_libsql(sqld)
+    with Stream(sqld) as stream:
+        # More than the server says at once, in several rows and in one; and an integer that is no float.
+        stream.execute("UPDATE canvas_nodes SET z_index = ? WHERE id = 'n1'", (2**53 + 1,))
+        for number in range(12):
+            node = json.dumps({"long": f"é{number}" * 500_000, "whole": 2**60 + 1})
+            stream.execute(
+                "INSERT INTO canvas_nodes VALUES (?, 'cv2', 'note', 0, 0, NULL, NULL, ?, 0, ?)", (f"l{number}", node, T)
+            )
+        # Each of them is six characters in the answer: one row is more than the server says at once.
+        stream.execute("UPDATE canvases SET description = ? WHERE id = 'cv2'", ("\x07" * 3_000_000,))
+    report = take(library, sqld)  # type: ignore[arg-type]
+    assert report.not_taken == []
+    assert {entry.shown_id: entry.z for entry in library.entries("cv1")}["n1"] == 2**53 + 1
+    nodes = {entry.shown_id: entry.data["data"] for entry in library.entries("cv2")}
+    assert nodes["l11"] == {"long": "é11" * 500_000, "whole": 2**60 + 1} and len(nodes) == 12
+    assert library.session("cv2").foreign["koda"]["canvas"]["description"] == "\x07" * 3_000_000
+
+
+def test_what_libsql_says_is_reported(library: Library, sqld: str) -> None:
+    emptied(sqld)
+    nobody = "http://127.0.0.1:1"
+    for url, words in ((sqld, "no table canvases"), (nobody, "can't be reached"), (f"{sqld}/no/such", "answers 404")):
+        report = take(library, f"{url}?authToken=geheim")  # type: ignore[arg-type]
+        assert words in report.not_taken[0].reason
+        assert "geheim" not in repr(report)
+    assert without_password("libsql://h.io?authToken=x&tls=1") == "libsql://h.io?authToken=…&tls=1"
+    session = library.create_session("x")
+    library.put_entry(Entry(id="n", session_id=session.id))
+    with Stream(sqld) as stream:
+        stream.execute("CREATE TABLE canvas_nodes(id text)")
+    with pytest.raises(MixfsError, match="Nothing was written"):
+        koda.write(library, [session.id], sqld)
+    with Stream(sqld) as stream:
+        assert stream.execute("SELECT name FROM sqlite_master WHERE name = 'canvases'").rows == []
+
+
+def test_a_transaction_that_is_not_committed_leaves_nothing(sqld: str) -> None:
+    with Stream(emptied(sqld)) as stream:
+        stream.execute("BEGIN")
+        stream.execute("CREATE TABLE t(a)")
+    with Stream(sqld) as stream:
+        assert stream.execute("SELECT 1 FROM sqlite_master WHERE name = 't'").rows == []
+
+
+def test_servers_and_file_urls_on_the_command_line(home: Home, sqld: str, source: Path, tmp_path: Path) -> None:
+    fill_libsql(sqld)
+    assert "2 sessions" in home.run("import", sqld).out
+    assert "known already" in home.run("import", f"file:{source / 'koda.db'}").out
+    emptied(sqld)
+    home.run("export", "--all", sqld, "--format", "koda")
+    assert dump_libsql(sqld)["canvases"].keys() == {"cv1", "cv2"}
+    home.run("export", "--all", f"file://{tmp_path / 'out'}", "--format", "koda")
+    assert (tmp_path / "out" / "koda.db").exists()
+
+
+def test_postgres_on_the_command_line(home: Home, pg: str, source: Path) -> None:
+    home.run("import", source)
+    home.run("export", "--all", pg, "--format", "koda")
+    assert "known already" in home.run("import", pg, code=0).out
 
 
 # -- whatever the model holds
