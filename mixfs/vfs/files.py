@@ -17,7 +17,7 @@ from mixfs.ids import Digest
 from mixfs.library.storage_v2 import is_file
 from mixfs.library.view import View
 from mixfs.records import Blob, Placement
-from mixfs.vfs import app_folder, saving
+from mixfs.vfs import ahead, app_folder, saving
 from mixfs.vfs.content import BlobContent, BytesContent, Content, FileContent
 from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import place_of
@@ -33,7 +33,7 @@ LONG = 256 << 10
 _LONG_DOCUMENTS = (b"DC", b"DH")
 IMPORTED = status_key("imported")
 # Who asks for so much at the beginning of a file reads it to its end.
-_MUCH, _AHEAD = 1 << 17, 1 << 20
+_MUCH = 1 << 17
 
 
 # -- opening and reading
@@ -172,6 +172,8 @@ async def _read(tree: Tree, node: OpenNode, offset: int, size: int) -> memoryvie
         try:
             count = os.preadv(fd, [buffer], offset, _NOWAIT)
             if count == size or offset + count >= os.fstat(fd).st_size:
+                if offset == 0 and len(tree.ahead):
+                    tree.ahead.begun(node.key, waited=False, whole=size >= _MUCH)
                 return memoryview(buffer)[:count]
         except OSError as error:
             # EOPNOTSUPP: a file system that can't say (tmpfs).
@@ -181,6 +183,8 @@ async def _read(tree: Tree, node: OpenNode, offset: int, size: int) -> memoryvie
     # the node's may be closed meanwhile (taken in, or a new version begun), and its number given to another file.
     own = os.dup(fd) if fd >= 0 else -1
     rest = memoryview(buffer)[count:]
+    if offset == 0 and isinstance(content, BlobContent):
+        tree.ahead.begun(node.key, waited=True, whole=size >= _MUCH)
 
     def read_rest() -> int:
         nonlocal own
@@ -188,7 +192,7 @@ async def _read(tree: Tree, node: OpenNode, offset: int, size: int) -> memoryvie
             assert content is not None
             own = _open(tree, content)
         if offset == 0 and size >= _MUCH:
-            os.posix_fadvise(own, 0, _AHEAD, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(own, 0, ahead.WHOLE, os.POSIX_FADV_WILLNEED)
         return os.preadv(own, [rest], offset + count)
 
     try:

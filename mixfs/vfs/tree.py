@@ -30,6 +30,7 @@ from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.names import MAX_NAME
+from mixfs.vfs.ahead import Ahead
 from mixfs.vfs.content import Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
@@ -58,6 +59,7 @@ class Tree:
     library: Library
     context: Context
     staging: Staging
+    ahead: Ahead = field(init=False)
     # Marks this mount's own commits: its kernel knows the names that it changed itself.
     origin: bytes = field(default_factory=lambda: new_id().encode())
     lock: trio.Lock = field(default_factory=trio.Lock)
@@ -82,6 +84,9 @@ class Tree:
     _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
     # The long documents that `mixfs.vfs.files.opened` has just rendered, by node key.
     rendered: dict[bytes, Content] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ahead = Ahead(self.library)
 
     # -- looking (never awaits)
 
@@ -271,7 +276,8 @@ class Tree:
             "open_nodes": len(self.open_nodes), "staged": len(self.staging),
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
-            "going": len(self.context.going), "emptied": len(self.context.emptied), "rendered": len(self.rendered),
+            "going": len(self.context.going), "emptied": len(self.context.emptied),
+            "ahead": len(self.ahead), "rendered": len(self.rendered),
         }  # fmt: skip
 
     def close(self) -> None:
