@@ -37,9 +37,14 @@ def find(folder: Path) -> None:
     subprocess.run(["find", folder, "-printf", "%s\n"], stdout=subprocess.DEVNULL, check=True)
 
 
-def lstat_all(paths: Iterable[str]) -> None:
-    for path in paths:
-        os.lstat(path)
+def lstat_all(folder: str, names: Iterable[str]) -> None:
+    """As find, ls and rsync do: from the open folder, so that nobody's depth below the mount point counts."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in names:
+            os.stat(name, dir_fd=fd, follow_symlinks=False)
+    finally:
+        os.close(fd)
 
 
 def read_all(paths: Iterable[str], at_most: int = 1 << 62) -> None:
@@ -85,19 +90,19 @@ def measure(report: Report, peer: Peer) -> None:
 
     with peer.mounted():
         small, images, large = (peer.folder(name) for name in ("small", "images", "large"))
-        paths = [f"{small}/{name}" for name in sorted(os.listdir(small))]
-        some = paths[:: max(1, len(paths) // LSTATS)][:LSTATS]
-        note("find with sizes", "k entries", len(paths) / 1e3, find, small)
+        names = sorted(os.listdir(small))
+        some = names[:: max(1, len(names) // LSTATS)][:LSTATS]
+        note("find with sizes", "k entries", len(names) / 1e3, find, small)
 
         # Names come from a listing right before, as any program has them: the listing is not in the time.
         drop_caches()
         os.listdir(small)
         for state in ("cold", "warm"):
-            rate = len(some) / 1e3 / seconds(lstat_all, some)
+            rate = len(some) / 1e3 / seconds(lstat_all, small, some)
             report.note(PART, f"lstat of {LSTATS:,}, {state}", "k entries/s", peer.name, rate)
         # Nothing was listed: each name is looked up by itself.
         drop_caches()
-        rate = len(some) / 1e3 / seconds(lstat_all, some)
+        rate = len(some) / 1e3 / seconds(lstat_all, small, some)
         report.note(PART, f"lstat of {LSTATS:,} that were not listed, cold", "k entries/s", peer.name, rate)
 
         pictures = [f"{images}/{name}" for name in sorted(os.listdir(images))]
