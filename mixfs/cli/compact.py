@@ -8,14 +8,17 @@ from typing import Annotated
 import typer
 
 from mixfs.cli.config import FOREVER_DAYS
-from mixfs.cli.options import JsonOption, LibraryOption, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_length, open_library
 from mixfs.cli.output import emit_json, human_bytes, say
 
 
 def compact(
     library: LibraryOption = None,
     keep_days: Annotated[
-        float, typer.Option("--keep-days", metavar="DAYS", min=0, help="How far back every single change stays known.")
+        float,
+        typer.Option(
+            "--keep-days", metavar="DAYS", parser=a_length, help="How far back every single change stays known."
+        ),
     ] = 90,
     json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from mixfs.cli.config import FOREVER_DAYS
 from mixfs.cli.config import trash_days as configured_trash_days
-from mixfs.cli.options import JsonOption, LibraryOption, open_library
+from mixfs.cli.options import JsonOption, LibraryOption, a_length, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, say
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")]
@@ -21,14 +21,16 @@ def gc(
     trash_days: Annotated[
         float | None,
         typer.Option(
-            "--trash-days", metavar="DAYS", min=0,
+            "--trash-days", metavar="DAYS", parser=a_length,
             help="How long what was deleted is kept. Else `trash_days = …` of config.toml, else 30.",
             show_default=False,
         ),
     ] = None,
     grace_hours: Annotated[
         float,
-        typer.Option("--grace-hours", metavar="HOURS", min=0, help="How long an original that nothing names is left."),
+        typer.Option(
+            "--grace-hours", metavar="HOURS", parser=a_length, help="How long an original that nothing names is left."
+        ),
     ] = 24,
     json: JsonOption = False,
 ) -> None:  # fmt: skip

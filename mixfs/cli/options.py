@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -28,6 +29,17 @@ def a_path(text: str) -> Path:
 def a_place(text: str) -> str:
     """The parser of what may be the URL of a server: a Path would take one of its slashes."""
     return text if re.match(r"[a-z]+://|file:", text) else str(a_path(text))
+
+
+def a_length(text: str) -> float:
+    """The parser of every length of time: a number that is not negative; inf is for ever."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not found >= 0:
+        raise typer.BadParameter(f"{text!r} is no number from 0 on.")
+    return found
 
 
 LibraryOption = Annotated[

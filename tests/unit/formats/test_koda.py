@@ -26,6 +26,7 @@ from mixfs.formats import koda
 from mixfs.formats.hrana import Stream
 from mixfs.formats.koda_tables import without_password
 from mixfs.formats.layouts import detect
+from mixfs.formats.lost import TIMES
 from mixfs.library.api import Library
 from mixfs.records import Edge, Entry, Generation, ImageRef, Placement
 
@@ -493,7 +494,8 @@ def test_what_a_session_holds_comes_back_equal(
         one.put_edge(dataclasses.replace(edge, session_id=session.id))
     for at, generation in enumerate(generations):
         one.put_generation(dataclasses.replace(generation, session_id=session.id, outputs=() if at else (output,)))
-    assert koda.not_carried(one, [session.id]) == ()
+    # A second may begin between a file's own time and its coming in.
+    assert {line.partition(" (")[0] for line in koda.not_carried(one, [session.id])} <= {TIMES}
     target = path / "out"
     koda.write(one, [session.id], str(target))
     report = take(other, target)
