@@ -35,6 +35,9 @@ class BlockSums:
 
     def update(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
+        while not self._filled and len(view) >= BLOCK:
+            self._sums += xxh3_64_digest(view[:BLOCK])[::-1]
+            view = view[BLOCK:]
         while view:
             part = view[: BLOCK - self._filled]
             self._current.update(part)
