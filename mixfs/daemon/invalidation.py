@@ -112,10 +112,11 @@ class Invalidation:
             if gap < 0 or gap >= EVENTS_KEPT or not page:
                 await self._forget_everything()
                 return
+            # Before anybody can see that they are gone.
+            await files.hold_deleted(self._tree)
             for sequence, value in page:
                 await self._forget(Changes.load(value))
                 self._sequence = sequence
-            await files.hold_deleted(self._tree)
 
     async def _forget(self, changes: Changes) -> None:
         news = dict.fromkeys(changes.news_for(self._tree.origin))
@@ -151,6 +152,7 @@ class Invalidation:
         A name that is gone is found out by its node: asked for its attributes we answer ESTALE, and the kernel looks
         the name up again.
         """
+        await files.hold_deleted(self._tree)
         with self._tree.library.read() as view:
             self._sequence = view.sequence()
         keys = list(self._cache.remembered())
@@ -163,5 +165,4 @@ class Invalidation:
                     self._cache.forget_name(key, name)
             if index % 256 == 0:
                 await trio.lowlevel.checkpoint()
-        await files.hold_deleted(self._tree)
         log.info("forgot_everything", nodes=len(keys))

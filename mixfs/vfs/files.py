@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from functools import partial
 
 from mixfs.blobs.cached import open_cached
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
@@ -120,14 +121,13 @@ async def hold_deleted(tree: Tree) -> None:
     gone = []
     with tree.library.read() as view:
         for node in tree.open_nodes.values():
-            if node.fd < 0 and isinstance(node.content, BlobContent) and not _is_there(tree, view, node):
-                gone.append(node)
-    for node in gone:
-        content = node.content
-        if isinstance(content, BlobContent):
-            with contextlib.suppress(MixfsError, OSError):
-                digest = content.digest
-                node.take(await tree.in_cold_thread(lambda digest=digest: tree.library.blobs.open(digest)), content)  # type: ignore[misc]
+            content = node.content
+            if node.fd < 0 and isinstance(content, BlobContent) and not _is_there(tree, view, node):
+                node.blob = node.blob or view.blob(content.digest)
+                gone.append((node, content))
+    for node, content in gone:
+        with contextlib.suppress(MixfsError, OSError):
+            node.take(await tree.in_cold_thread(partial(_open, tree, content)), content)
 
 
 def _is_there(tree: Tree, view: View, node: OpenNode) -> bool:
@@ -228,14 +228,19 @@ def _open(tree: Tree, content: BlobContent | FileContent) -> int:
 
 
 async def _blob(tree: Tree, node: OpenNode, digest: Digest) -> Blob:
-    """What a blob is checked against. One that was imported before sums were recorded is read the long way."""
+    """What a blob is checked against.
+
+    One that was imported before sums were recorded, or is known no more and still open, is read the long way.
+    """
     with tree.library.read() as view:
         blob = view.blob(digest)
     if blob is not None and (blob.sums or not blob.size):
         return blob
 
+    own = os.dup(node.fd) if node.fd >= 0 else -1
+
     def measure() -> Blob:
-        fd = tree.library.blobs.open(digest)
+        fd = own if own >= 0 else tree.library.blobs.open(digest)
         try:
             return Blob(digest=digest, size=os.fstat(fd).st_size, sums=checked_sums(fd, digest))
         finally:

@@ -19,6 +19,7 @@ from live import Live, environment, living, needs_fuse, python, sha256, until
 from mixfs.ids import Digest, new_id
 from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.gc import collect
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement
@@ -193,6 +194,7 @@ import random, sys
 from mixfs.ids import Digest, new_id
 from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.gc import collect
 from mixfs.records import Placement
 root, session_id, seed, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 rng = random.Random(seed)
@@ -340,3 +342,18 @@ def test_a_failed_lookup_is_an_enoent_and_not_an_empty_name(live: Live):
             with pytest.raises(OSError) as caught:
                 os.stat(path)
             assert caught.value.errno == errno.ENOENT
+
+
+def test_what_is_open_and_was_never_read_outlives_its_blob(live: Live, beside: Library):
+    # Opening asks the index alone: the blob is opened by the first read, which here comes when its name is gone.
+    _, data = make_sample("a1111")
+    session = beside.create_session("Trip")
+    placement = beside.import_bytes(data, "a.png", session_id=session.id)
+    shown = live.point / "sessions" / "Trip" / "images" / "a.png"
+    seen_soon(there(shown), "the picture")
+    with shown.open("rb", buffering=0) as opened:
+        beside.delete_session(session.id)
+        seen_soon(lambda: not shown.exists(), "that it was deleted")
+        collect(beside, trash_days=0, grace_hours=0)
+        assert not beside.blobs.path(placement.digest).exists()
+        assert opened.read() == data
