@@ -265,7 +265,7 @@ def check_template(template: str) -> None:
 def not_carried(library: Library, session_ids: list[str], template: str = TEMPLATE) -> tuple[str, ...]:
     """What of sessions an outputs folder can't carry, for a human, one line each. Raises UsageError."""
     check_template(template)
-    lost = Lost()
+    lost, runs = Lost(), set()
     with library.read() as view:
         for session_id in session_ids:
             lost.count("titles, users and views of sessions: all pictures go into one folder")
@@ -281,9 +281,12 @@ def not_carried(library: Library, session_ids: list[str], template: str = TEMPLA
             for item in pictures:
                 lost.count("roles of pictures", item.placement.role != "output")
                 lost.count(NAMES, os.fsencode(_path(item, template).name) != item.placement.name)
+                runs.add((item.placement.digest, item.generation.id if item.generation else None))
             lost.folders(view, session_id)
             lost.annotations(view, session_id)
             lost.newer(view, session_id)
+    several = len(runs) - len({digest for digest, _ in runs})
+    lost.count("which generation a picture is of that stands in several sessions", several)
     return lost.lines()
 
 

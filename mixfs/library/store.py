@@ -267,10 +267,11 @@ class Store:
         if found.f_bavail * found.f_frsize < ROOM + 4 * size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.root))
 
-    def annotate_index(
-        self, rows: dict[bytes, bytes], changed: Callable[[View], list[tuple[bytes, bytes]]]
-    ) -> None:
-        """Put derived rows that the journal doesn't hold (thumbnails), and note which dentries they change."""
+    def annotate_index(self, derive: Callable[[View], tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]]) -> None:
+        """Put derived rows that the journal doesn't hold (thumbnails), and note which dentries they change.
+
+        `derive` gives both, of the state under the lock.
+        """
         if self.read_only:
             return
         with self._lock:
@@ -281,9 +282,10 @@ class Store:
                 try:
                     with self._engine.write() as txn:
                         projector = Projector(txn)
+                        rows, changed = derive(projector.view)
                         for key, value in rows.items():
                             txn.put(key, value)
-                        projector.changes.entries.update(dict.fromkeys(changed(projector.view)))
+                        projector.changes.entries.update(dict.fromkeys(changed))
                         note_commit(txn, projector, 0)
                     break
                 except IndexFull:

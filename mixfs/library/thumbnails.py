@@ -24,6 +24,7 @@ from mixfs.records import Image, Placement
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
+    from mixfs.library.view import View
 
 SIZE = 256
 # While pictures come in, the workers are for looking into those, for which somebody may be waiting: thumbnails wait for
@@ -134,15 +135,20 @@ class Thumbnails:
 
     def record(self, made: dict[Digest, tuple[int, int]]) -> None:
         """Note thumbnails in the index and tell who remembers the listings that they appear in."""
-        self._library.store.annotate_index(
-            {keys.thumbnail(digest): cbor2.dumps(list(row)) for digest, row in made.items()},
-            lambda view: [
-                placement_place(placement)
-                for digest in made
-                for placement in view.referrers(Placement, digest)
-                if placement.area == "images"
-            ],
-        )
+
+        def derive(view: View) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]]:
+            rows: dict[bytes, bytes] = {}
+            places = []
+            for digest, row in made.items():
+                if view.image(digest) is None:
+                    # gc took the picture away since, and perhaps came before the thumbnail had its name.
+                    self.path(digest).unlink(missing_ok=True)
+                    continue
+                rows[keys.thumbnail(digest)] = cbor2.dumps(list(row))
+                places += [placement_place(each) for each in view.referrers(Placement, digest) if each.area == "images"]
+            return rows, places
+
+        self._library.store.annotate_index(derive)
 
     def missing(self, limit: int) -> list[Digest]:
         """Up to `limit` images that have no thumbnail yet: what a daemon finds to do when it starts."""

@@ -239,7 +239,7 @@ def _as_outputs(library: Library, ids: list[str], said: Sequence[str]) -> Any:
                     "roles": placement.role,
                     "annotations": view.annotation(placement.digest), "unknown": placement.unknown,
                 }  # fmt: skip
-                if made is not None:
+                if made is not None and not any(words.startswith("which generation") for words in said):
                     known = settings_of(made)
                     about |= {
                         "made": (made.prompt or None, made.model or None, made.time_ns // 10**6, made.utc_offset_s),

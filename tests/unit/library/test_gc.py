@@ -192,3 +192,19 @@ def test_what_goes_while_it_is_published_is_published_again(
     (session,) = library.sessions()
     (found,) = library.placements(session.id)
     assert library.read_image(found.digest) == data
+
+
+def test_a_thumbnail_made_before_and_recorded_after_is_not_there(library: Library) -> None:
+    placement = library.import_bytes(make_sample("a1111")[1], "a.png")
+    row = library.thumbnails.make(placement.digest)
+    assert row is not None and row != (0, 0)
+    thumbnail = library.thumbnails.path(placement.digest)
+    made = thumbnail.read_bytes()
+    library.delete_session(placement.session_id)
+    assert now(library).blobs == 1
+    # As if it had got its name a moment later.
+    thumbnail.write_bytes(made)
+    library.thumbnails.record({placement.digest: row})
+    assert not thumbnail.exists()
+    with library.read() as view:
+        assert view.thumbnail(placement.digest) is None
