@@ -268,7 +268,7 @@ def replays(disk: Disk, what: str, cuts: int, seed: int) -> list[list[str]]:
             leave_out(what)
             with Library.open(root) as library:
                 # A commit of derived rows alone, as thumbnails make them: it syncs the index and not the journal.
-                library.store.annotate_index({b"h" + bytes(32): b"\x82\x00\x00"}, lambda view: [])
+                library.store.annotate_index(lambda view: ({b"h" + bytes(32): b"\x82\x00\x00"}, []))
 
         assert ended(fork(die)) == -9 and ended(fork(open_again)) == 0
         taken.append(disk.cut(number))
