@@ -26,16 +26,14 @@ def use_one_arena() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-async def give_back(*kept: Sized) -> None:
+async def give_back(kept: Sized) -> None:
     """For as long as the mount lives: when most of very many things went, give back what is free."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    most = [0] * len(kept)
+    most = 0
     while trim is not None:
         await trio.sleep(_EVERY_S)
-        there = [len(each) for each in kept]
-        most = list(map(max, most, there))
-        went = [number for number, now in enumerate(there) if most[number] > _MANY and now < most[number] // 10]
-        if went:
-            for number in went:
-                most[number] = 0
+        there = len(kept)
+        most = max(most, there)
+        if most > _MANY and there < most // 10:
+            most = 0
             await trio.to_thread.run_sync(trim, 0)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -116,8 +117,8 @@ class Daemon:
                     nursery.start_soon(_supervise, "recognising", self.taking_in.recognising.run)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
-                kept = self.tree.staging, self.operations.inodes
-                nursery.start_soon(_supervise, "memory", lambda: memory.give_back(*kept))
+                for kept in (self.tree.staging, self.operations.inodes):
+                    nursery.start_soon(_supervise, "memory", partial(memory.give_back, kept))
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:

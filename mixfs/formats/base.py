@@ -20,8 +20,6 @@ from mixfs.blobs import Intake
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
-from mixfs.library.documents import iso_ns as iso_ns
-from mixfs.library.documents import iso_offset_s as iso_offset_s
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
 

@@ -30,10 +30,10 @@ from mixfs.formats.base import (
     beside,
     data_uri,
     head_of,
-    iso_ns,
     split_off,
 )
 from mixfs.journal.files import fsync_directory
+from mixfs.library.documents import iso_ns
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
 from mixfs.records import Session

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixfs.errors import MixfsError
-from mixfs.formats.base import Refused, iso_ns
+from mixfs.formats.base import Refused
 from mixfs.formats.hrana import ServerError, Stream
+from mixfs.library.documents import iso_ns
 
 if TYPE_CHECKING:
     import psycopg

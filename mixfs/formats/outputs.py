@@ -25,8 +25,6 @@ from mixfs.formats.base import (
     Skipped,
     Source,
     head_of,
-    iso_ns,
-    iso_offset_s,
     number,
     text,
 )
@@ -35,6 +33,7 @@ from mixfs.ids import derived_id
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
+from mixfs.library.documents import iso_ns, iso_offset_s
 from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff

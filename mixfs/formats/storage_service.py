@@ -24,7 +24,7 @@ from mixfs.ids import Digest, digest_from_hex, new_id
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as layout
 from mixfs.library.api import Library
-from mixfs.library.ingest import Incoming, needs_inspection
+from mixfs.library.ingest import Incoming
 from mixfs.library.storage_v2 import CANVAS, GENERATIONS, POOL_ID
 from mixfs.library.transaction import Txn
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, extension, sniff
@@ -85,14 +85,12 @@ class StorageService:
         self, digest: Digest, sums: bytes, size: int, role: str, name: str | None, media_type: str
     ) -> None:
         library, text = self._library, digest.hex()
-        with library.read() as view:
-            wanted = needs_inspection(view, digest)
         now_ns = time.time_ns()
         kind = "output" if role == "output" else "input"
         file = f"{kind}_{now_ns // 1_000_000}_{text[:6]}{extension(media_type)}"
         incoming = Incoming(
             digest=digest, size=size, name=file.encode(), mtime_ns=now_ns, role=role, sums=sums,
-            inspection=library.inspect(digest) if wanted else None,
+            inspection=library.inspect_unknown(digest),
         )  # fmt: skip
 
         def write(txn: Txn) -> None:

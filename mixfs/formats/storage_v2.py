@@ -22,7 +22,6 @@ from mixfs.formats.base import (
     beside,
     data_uri,
     head_of,
-    iso_ns,
     number,
     split_off,
     text,
@@ -32,6 +31,7 @@ from mixfs.ids import Digest
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
 from mixfs.library.api import Library
+from mixfs.library.documents import iso_ns
 from mixfs.library.exporting import new_folder
 from mixfs.library.view import View
 from mixfs.media.sniff import extension

@@ -145,6 +145,12 @@ class Library:
         """Look into a blob, in a worker process. Never raises for what the bytes are."""
         return self.pool.inspect(str(self.blobs.path(digest)))
 
+    def inspect_unknown(self, digest: Digest, path: Path | None = None) -> Inspection | None:
+        """As `inspect`, but None where the library knows all there is to find. `path` is another place of the bytes."""
+        with self.read() as view:
+            wanted = needs_inspection(view, digest)
+        return self.pool.inspect(str(path or self.blobs.path(digest))) if wanted else None
+
     def came_in(self, files: Iterable[Incoming]) -> None:
         """After the commit that named them: have thumbnails made, and report each picture that is flagged.
 
@@ -219,13 +225,9 @@ class Library:
         self, digest: Digest, sums: bytes, size: int, name: bytes, session_id: str | None, role: str,
         mtime_ns: int | None,
     ) -> Placement:  # fmt: skip
-        with self.read() as view:
-            wanted = needs_inspection(view, digest)
-        inspection = self.inspect(digest) if wanted else None
-
         incoming = Incoming(
             digest=digest, size=size, name=name, mtime_ns=mtime_ns or time.time_ns(), role=role,
-            inspection=inspection, sums=sums,
+            inspection=self.inspect_unknown(digest), sums=sums,
         )  # fmt: skip
 
         def write(txn: Txn) -> Placement:

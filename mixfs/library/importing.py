@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mixfs.blobs import Intake
 from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace, os_words
 from mixfs.library import editing
-from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.names import is_temporary
@@ -143,10 +143,8 @@ def publish(library: Library, intake: Intake, *, again: bool = False) -> Inspect
     `again` where gc took the blob away before it was named. Raises OSError.
     """
     digest, _ = library.blobs.receive(intake)
-    with library.read() as view:
-        wanted = again or needs_inspection(view, digest)
     # By its name in staging: until it is committed, gc may take the blob.
-    return library.pool.inspect(str(intake.path)) if wanted else None
+    return library.pool.inspect(str(intake.path)) if again else library.inspect_unknown(digest, intake.path)
 
 
 class Importer:
@@ -202,9 +200,7 @@ class Importer:
             intake = library.staging.intake()
             try:
                 size = intake.copy_from(source)
-                with library.read() as view:
-                    wanted = needs_inspection(view, intake.digest())
-                inspection = library.pool.inspect(str(intake.path)) if wanted else None
+                inspection = library.inspect_unknown(intake.digest(), intake.path)
             except BaseException:
                 intake.discard()
                 raise

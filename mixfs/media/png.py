@@ -6,6 +6,7 @@ Text may follow IDAT. A bad checksum keeps no text from being read.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from mixfs.media.exif import Exif, put_exif
@@ -25,20 +26,14 @@ def scan_png(file: BinaryIO, raw: RawTexts) -> tuple[Exif | None, bytes]:
     file.seek(0)
     if file.read(8) != SIGNATURE:
         return None, b""
-    for _ in range(MAX_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        size, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"IEND" or size > 0x7FFFFFFF:
+    for kind, size in chunks(file):
+        if kind == b"IEND":
             break
         limit = MAX_JUMBF if kind == b"caBX" else raw.room + 1024
         if kind not in _WANTED or size > limit:
             raw.dropped += kind in _WANTED
-            file.seek(size + 4, 1)
             continue
         data = file.read(size)
-        file.seek(4, 1)
         if kind == b"eXIf":
             exif = exif or put_exif(data, raw)
         elif kind == b"caBX":
@@ -48,6 +43,17 @@ def scan_png(file: BinaryIO, raw: RawTexts) -> tuple[Exif | None, bytes]:
             if profile:
                 exif = exif or put_exif(profile, raw)
     return exif, jumbf
+
+
+def chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and size of each chunk from here on; the file is at its data meanwhile. Checksums are not looked at."""
+    for _ in range(MAX_CHUNKS):
+        head = file.read(8)
+        size, start = int.from_bytes(head[:4], "big"), file.tell()
+        if len(head) < 8 or size > 0x7FFFFFFF:
+            return
+        yield head[4:], size
+        file.seek(start + size + 4)
 
 
 def _text_chunk(kind: bytes, data: bytes, raw: RawTexts) -> bytes:

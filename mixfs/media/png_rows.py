@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from isal import isal_zlib
 
+from mixfs.media.png import SIGNATURE, chunks
 from mixfs.media.stealth import SIGNATURE_BITS, SIGNATURES, packed_bits
 
 _PIECE = 1 << 16
@@ -54,9 +55,9 @@ class Rows(NamedTuple):
 
 def whole_rows(file: BinaryIO) -> Rows | None:
     """Read a PNG through. None when it is not whole, or of a kind that is left to a decoder."""
-    file.seek(8)
-    chunks = _chunks(file)
-    kind, size = next(chunks, (b"", 0))
+    file.seek(len(SIGNATURE))
+    rest = chunks(file)
+    kind, size = next(rest, (b"", 0))
     head = file.read(13)
     if kind != b"IHDR" or size != 13 or len(head) != 13:
         return None
@@ -70,7 +71,7 @@ def whole_rows(file: BinaryIO) -> Rows | None:
     first_rows, wanted = bytearray(), SIGNATURE_BITS * stride
     inflated, at = isal_zlib.decompressobj(), 0
     try:
-        for piece in _pieces(file, chunks):
+        for piece in _pieces(file, rest):
             rows = inflated.decompress(piece, _PIECE * 16)
             while rows:
                 first = -at % stride
@@ -84,23 +85,15 @@ def whole_rows(file: BinaryIO) -> Rows | None:
                 break
     except isal_zlib.error:  # type: ignore[misc]
         return None
-    if not inflated.eof or at != stride * height or all(kind != b"IEND" for kind, _ in chunks):
+    if not inflated.eof or at != stride * height or all(kind != b"IEND" for kind, _ in rest):
         return None
     return Rows(channels, [bytes(first_rows[n : n + 1 + channels]) for n in range(0, len(first_rows), stride)])
 
 
-def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Kind and size of each chunk; the file is at its data meanwhile."""
-    while len(head := file.read(8)) == 8:
-        size, start = int.from_bytes(head[:4], "big"), file.tell()
-        yield head[4:], size
-        file.seek(start + size + 4)
-
-
-def _pieces(file: BinaryIO, chunks: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
+def _pieces(file: BinaryIO, rest: Iterator[tuple[bytes, int]]) -> Iterator[bytes]:
     """The data of the IDAT chunks, which follow one another."""
     begun = False
-    for kind, size in chunks:
+    for kind, size in rest:
         if kind != b"IDAT":
             if begun or kind == b"IEND":
                 return

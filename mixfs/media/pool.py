@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +29,7 @@ import cbor2
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
+from mixfs.process import environment
 
 COMMAND = ("-P", "-m", "mixfs.media.worker")
 """What Python runs. -P keeps the working directory off the import path, where a picture folder could hold a `PIL`."""
@@ -67,9 +67,6 @@ class _Worker:
 
     def __init__(self) -> None:
         # Spawned, never forked: the caller may have an LMDB environment open.
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
         self.jobs = 0
         self.free = ""
         """Why it is not kept from system calls that it doesn't need; empty when it is."""
@@ -77,7 +74,7 @@ class _Worker:
             try:
                 self.process = subprocess.Popen(
                     [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=errors, close_fds=True, cwd="/", env=environment, bufsize=0,
+                    stderr=errors, close_fds=True, cwd="/", env=environment(), bufsize=0,
                 )  # fmt: skip
             except OSError as error:
                 raise WorkerStartError(f"can't start a worker with {sys.executable!r}: {error}") from error

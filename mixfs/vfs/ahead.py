@@ -13,6 +13,7 @@ Concurrency: event loop only, but for the threads that open, ask the kernel to r
 from __future__ import annotations
 
 import os
+from functools import partial
 from itertools import islice
 
 import trio
@@ -64,7 +65,7 @@ class Ahead:
             if row is None:
                 return
             if key not in self._near:
-                self._near = frozenset(neighbour for _, neighbour in self._next(row))
+                self._near = frozenset(neighbour for _, neighbour, _ in self._next(row))
                 return
         if row.waiting <= PICTURES // 2:
             self._go_on(row, WHOLE if whole else HEAD)
@@ -77,25 +78,22 @@ class Ahead:
             directory, wanted = placement_place(placement)
             return _Row(directory, given_name(view, directory, wanted, key))
 
-    def _next(self, row: _Row) -> list[tuple[bytes, bytes]]:
-        """Name and node key of the pictures that come next."""
+    def _next(self, row: _Row) -> list[tuple[bytes, bytes, Digest]]:
+        """Name, node key and digest of the pictures that come next."""
         with self._library.read() as view:
-            listed = islice(view.dentries(row.directory, row.name), PICTURES)
-            return [(dentry.name, dentry.key) for dentry in listed if dentry.key[:1] == b"P"]
+            listed = [each for each in islice(view.dentries(row.directory, row.name), PICTURES) if each.key[:1] == b"P"]
+            found = ((each, view.get_raw(Placement, each.key[1:])) for each in listed)
+            return [(each.name, each.key, placement.digest) for each, placement in found if placement is not None]
 
     def _go_on(self, row: _Row, size: int) -> None:
         if len(self._asked) > _MOST:
             self._asked.clear()
-        for name, key in self._next(row):
+        for name, key, digest in self._next(row):
             row.name = name
-            with self._library.read() as view:
-                placement = view.get_raw(Placement, key[1:])
-            if placement is None or key in self._asked:
-                continue
-            self._asked[key] = row
-            row.waiting += 1
-            digest = placement.digest
-            trio.lowlevel.start_thread_soon(lambda digest=digest: self._fetch(digest, size), _nobody_asks)  # type: ignore[misc]
+            if key not in self._asked:
+                self._asked[key] = row
+                row.waiting += 1
+                trio.lowlevel.start_thread_soon(partial(self._fetch, digest, size), _nobody_asks)
 
     def _fetch(self, digest: Digest, size: int) -> None:
         fd = self._library.blobs.open(digest)

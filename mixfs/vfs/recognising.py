@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -28,6 +26,7 @@ from mixfs.errors import MixfsError
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import IMPORT_ROOT_ID, import_directory
+from mixfs.process import environment
 from mixfs.records import ImportFolder, Receipt
 from mixfs.vfs.records_of import IMPORT_ROOT, ancestors, folder_record, import_folder, lies_below
 from mixfs.vfs.staging import Staged
@@ -186,11 +185,9 @@ class Recognising:
         """Have a process import what is in a layout; returns which were found."""
         library = self._tree.library
         command = [sys.executable, "-P", "-m", "mixfs.formats.dropped", str(library.root), *job]
-        root = str(Path(__file__).resolve().parents[2])
-        paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         ended = await trio.run_process(
             command, stdin=subprocess.DEVNULL, capture_stdout=True, capture_stderr=True, check=False, cwd="/",
-            env=dict(os.environ, PYTHONPATH=paths),
+            env=environment(),
         )  # fmt: skip
         if ended.returncode:
             words = ended.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]

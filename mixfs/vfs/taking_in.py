@@ -28,7 +28,7 @@ from mixfs.formats.quick import may_be_layout, may_be_part
 from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
 from mixfs.library import editing
-from mixfs.library.ingest import Incoming, admit, needs_inspection
+from mixfs.library.ingest import Incoming, admit
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.media.sniff import HEAD_SIZE
@@ -289,18 +289,13 @@ class TakingIn:
             status = os.fstat(intake.fd)
             return intake.path, intake.digest(), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
 
-        def inspect() -> Inspection | None:
-            with library.read() as view:
-                wanted = needs_inspection(view, digest)
-            return library.pool.inspect(str(path)) if wanted else None
-
         try:
             async with staged.io:
                 path, digest, status, sums, head = await self._in_thread(measure)
             if staged.key not in self._tree.open_nodes:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
-            inspection = await self._in_thread(inspect)
+            inspection = await self._in_thread(lambda: library.inspect_unknown(digest, path))
         except (OSError, MixfsError) as error:
             if staged.version == version:
                 self._failed(staged, error)
