@@ -119,7 +119,8 @@ def note_position(txn: WriteTxn, replica: ReplicaId, position: Position) -> None
 def note_commit(txn: WriteTxn, projector: Projector, last_stamp: int) -> None:
     """Note the last stamp, and what a kernel must forget under the next sequence number."""
     value = txn.get(keys.META_STAMP)
-    if value is None or cbor2.loads(value) < last_stamp:
+    # 0 is no stamp: who only notes times, or thumbnails, leaves a library without a commit as it is.
+    if (cbor2.loads(value) if value is not None else 0) < last_stamp:
         txn.put(keys.META_STAMP, cbor2.dumps(last_stamp))
     sequence = View(txn).sequence() + 1
     txn.put(keys.META_SEQUENCE, cbor2.dumps(sequence))

@@ -193,3 +193,11 @@ def test_directories_that_were_emptied_keep_their_times(tmp_path: Path) -> None:
         library.delete_placement(placement.id)
         compact(library, keep_days=0)
     assert fsck.check(tmp_path / "library").clean
+
+
+def test_a_library_without_a_commit_can_be_compacted(tmp_path: Path) -> None:
+    with Library.open(tmp_path / "empty") as empty:
+        compact(empty, keep_days=0)
+        work(empty)
+        check_same(empty, rows(empty))
+    assert fsck.check(tmp_path / "empty").clean
