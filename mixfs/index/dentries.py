@@ -211,12 +211,16 @@ class Changes:
 
 
 class Listing:
-    """Puts and removes dentries inside one write transaction, and notes in `changes` what a kernel must forget."""
+    """Puts and removes dentries inside one write transaction, and notes in `changes` what a kernel must forget.
+
+    Names are what they should be after `settle`, the last call of a commit.
+    """
 
     def __init__(self, txn: WriteTxn, changes: Changes) -> None:
         self._txn = txn
         self._changes = changes
         self.emptied: dict[bytes, None] = {}  # directories that lost their last child in this commit
+        self._unsettled: dict[tuple[bytes, bytes], None] = {}  # families that lost somebody: (directory, base)
 
     def touch(self, directory: bytes, mtime_ns: int, add: int = 0) -> int:
         """Count children and note the time of a change; returns the new number of children."""
@@ -253,7 +257,7 @@ class Listing:
         self, directory: bytes, wanted: bytes, key: bytes, *, mode: int, size: int = 0, mtime_ns: int = 0,
         ctime_ns: int = 0, order: int = 0, extra: bytes = b"", stamp: int = 0,
     ) -> bytes:  # fmt: skip
-        """List a node under the name it wants, or update its row; returns the name given."""
+        """List a node under the name it wants, or update its row; returns the name given, until `settle`."""
         wanted = listable(wanted)
         base = family_base(wanted)
         name = self.given_name(directory, wanted, key)
@@ -306,8 +310,13 @@ class Listing:
         self._changes.entries[directory, name] = None
         self.touch(directory, stamp, add=-1)
         if self._family(directory, base) is not None:
-            self._settle(directory, base)
+            self._unsettled[directory, base] = None
         return True
+
+    def settle(self) -> None:
+        """Let those move up whose name became free: once for each family, which many may leave in one commit."""
+        for directory, base in list(self._unsettled):
+            self._settle(directory, base)
 
     def _family(self, directory: bytes, base: bytes) -> Family | None:
         value = self._txn.get(keys.family(directory, base))
@@ -321,6 +330,7 @@ class Listing:
 
     def _settle(self, directory: bytes, base: bytes, add: Dentry | None = None) -> None:
         """Give the names of one family anew: the pure function of who wants what."""
+        self._unsettled.pop((directory, base), None)
         members = [
             dentry
             for dentry in scan_dentries(self._txn, directory, prefix=family_prefix(base))

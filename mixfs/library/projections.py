@@ -410,7 +410,8 @@ class Projector:
         if new is not None:
             folder, name = trash_folder(new)
             self._listing.put(TRASH_ROOT, name, folder, mode=DIR_MODE, stamp=self._stamp)
-            for item in trash_items(new):
+            # In the order of their keys, which decides between equal names: so none moves another.
+            for item in sorted(trash_items(new), key=lambda item: item.key):
                 self._listing.put(
                     folder, item.name, item.key, mode=READ_ONLY_FILE_MODE, size=item.size, mtime_ns=item.mtime_ns,
                     ctime_ns=new.deleted_ns, order=new.deleted_ns, stamp=self._stamp,
@@ -439,6 +440,7 @@ class Projector:
                 self._list_entry(entry, at[0] if at is not None else 0)
         for session_id, row in self._sessions.items():
             self._session_documents(session_id, row)
+        self._listing.settle()
         for directory in self._listing.emptied:
             if not self._lives(directory):
                 self._listing.drop(directory)

@@ -43,15 +43,19 @@ def require_kept(record: Record) -> dict[int | str, Any]:
 
 
 class Txn(View):
-    """Reads and writes of one commit. `now_ns` is the commit's first stamp."""
+    """Reads and writes of one commit."""
 
     def __init__(self, txn: WriteTxn, replica: ReplicaId, stamp: Stamp) -> None:
         super().__init__(txn)
         self._projector = Projector(txn)
         self._replica = replica
         self._next = stamp
-        self.now_ns: int = stamp
         self.changes: list[RawChange] = []
+
+    @property
+    def now_ns(self) -> int:
+        """The stamp of the next change: of two names that one commit gives, the one that was given first is older."""
+        return self._next
 
     @property
     def last_stamp(self) -> int:

@@ -51,10 +51,8 @@ wanted_names = st.sampled_from(
      b"\x80" * 255, b"\x80" * 254 + b"\x81", b"b", b"b ", b"b  (2)", b"b\n"]
 )  # fmt: skip
 node_keys = st.integers(0, 5).map(lambda n: b"P" + bytes([n]) * 16)
-operations = st.lists(
-    st.tuples(node_keys, st.none() | st.builds(Wish, wanted_names, st.integers(0, 4), st.integers(0, 1))),
-    max_size=20,
-)  # fmt: skip
+operations = st.tuples(node_keys, st.none() | st.builds(Wish, wanted_names, st.integers(0, 4), st.integers(0, 1)))
+commits = st.lists(st.lists(operations, max_size=5), max_size=8)
 
 
 def apply(listing: Listing, wishes: dict[bytes, Wish], key: bytes, wish: Wish | None) -> None:
@@ -85,20 +83,25 @@ A, B, C = (b"P" + bytes([n]) * 16 for n in range(3))
 
 
 @settings(deadline=None, database=None, max_examples=400)
-@given(operations)
-@example([(A, Wish(LONG, 0, 0)), (B, Wish(LONG, 1, 0)), (A, None), (B, None)])
-@example([(A, Wish(b"a.png", 0, 0)), (B, Wish(b"a.png", 1, 0)), (C, Wish(b"a.png", 2, 0)), (B, None),
-          (B, Wish(b"a.png", 3, 0))])  # fmt: skip
-@example([(A, Wish(b"a.png", 0, 0)), (B, Wish(b"a.png", 1, 0)), (C, Wish(b"a (2) (2).png", 2, 0)),
-          (C, Wish(b"a (2) (2).png", 2, 1))])  # fmt: skip
-def test_names_are_a_pure_function_of_who_wants_what(operations: list[tuple[bytes, Wish | None]]) -> None:
+@given(commits)
+@example([[(A, Wish(LONG, 0, 0)), (B, Wish(LONG, 1, 0))], [(A, None), (B, None)]])
+@example([[(A, Wish(b"a.png", 0, 0))], [(B, Wish(b"a.png", 1, 0))], [(C, Wish(b"a.png", 2, 0))], [(B, None)],
+          [(B, Wish(b"a.png", 3, 0))]])  # fmt: skip
+@example([[(A, Wish(b"a.png", 0, 0)), (B, Wish(b"a.png", 1, 0)), (C, Wish(b"a.png", 2, 0))],
+          [(A, None), (A, Wish(b"a.png", 3, 0)), (B, None)]])  # fmt: skip
+@example([[(A, Wish(b"a.png", 0, 0)), (B, Wish(b"a.png", 1, 0)), (C, Wish(b"a (2) (2).png", 2, 0))],
+          [(C, Wish(b"a (2) (2).png", 2, 1))]])  # fmt: skip
+def test_names_are_a_pure_function_of_who_wants_what(commits: list[list[tuple[bytes, Wish | None]]]) -> None:
     wishes: dict[bytes, Wish] = {}
     with MemoryEngine().write() as txn:
-        for key, wish in operations:
+        for operations in commits:
             # What a kernel remembers is compared below with what it was told to forget.
             before = {dentry.name: dentry.key for dentry in scan_dentries(txn, DIRECTORY)}
             changes = Changes()
-            apply(Listing(txn, changes), wishes, key, wish)
+            listing = Listing(txn, changes)
+            for key, wish in operations:
+                apply(listing, wishes, key, wish)
+            listing.settle()
             model = given_names(wishes)
             listed = list(scan_dentries(txn, DIRECTORY))
             assert {dentry.key: dentry.name for dentry in listed} == model

@@ -11,12 +11,14 @@ import pytest
 
 from mixfs import Library
 from mixfs.errors import NotFoundError
+from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import prefix_end
 from mixfs.library import documents, editing
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
+from mixfs.names import with_counter
 from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Record, Session, Trash
 
 MAP = 1 << 22
@@ -51,6 +53,25 @@ def test_other_bytes_under_a_taken_name_take_the_next_number_of_its_family(libra
 def test_sessions_of_one_title_are_numbered_in_one_row(library: Library) -> None:
     made = [library.create_session(title).name for title in ("Trip (2)", "Trip (2)", "Trip", "Trip")]
     assert made == [b"Trip (2)", b"Trip (3)", b"Trip", b"Trip (4)"]
+
+
+def test_generations_of_one_prompt_and_second_are_numbered_as_they_came(library: Library) -> None:
+    """Also those of one commit, which a folder copied in makes: their ids follow from the digests, in no order."""
+    session = library.create_session("s")
+    image = make_sample("a1111")[1]
+    blobs = [library.import_bytes(image + bytes([n]), f"{n}.png", mtime_ns=10**18).digest for n in range(12)]
+
+    def write(txn: Txn) -> None:
+        for n, digest in enumerate(blobs):
+            incoming = Incoming(digest=digest, size=len(image) + 1, name=b"%d.png" % n, mtime_ns=10**18)
+            admit(txn, incoming, session.id, None, library.has_blob)
+
+    library.commit(write)
+    with library.read() as view:
+        found = {dentry.name: dentry.key[1:] for dentry in view.dentries(b"g" + keys.key16(session.id))}
+    in_order = [keys.key16(editing.generation_id_for(digest, session.id)) for digest in blobs]
+    (first,) = [name for name in found if not name.endswith(b")")]
+    assert [found[with_counter(first, n + 1)] for n in range(12)] == in_order
 
 
 # -- the trash
