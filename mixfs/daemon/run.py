@@ -33,6 +33,7 @@ from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
+from mixfs.process import use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.recovering import recover
@@ -213,7 +214,7 @@ def run(
     root: Path, mountpoint: Path, options: set[str], ready: Callable[[], None], log_file: Path | None, trash_days: float
 ) -> None:
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
-    memory.use_one_arena()
+    use_one_arena()
     sys.setswitchinterval(SWITCH_S)
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False

@@ -18,7 +18,6 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
-from xml.sax.saxutils import escape, quoteattr
 
 import cbor2
 
@@ -267,6 +266,9 @@ def image_workflow(about: About) -> bytes:
 
 def image_xmp(about: About) -> bytes:
     """NAME.xmp: a sidecar that photo managers read (tags, rating, comment, prompt, generator)."""
+    # It loads urllib and http, which the start of a mount can do without.
+    from xml.sax.saxutils import escape, quoteattr
+
     annotation, generation = about.annotation, about.generation
     tags = "".join(f"<rdf:li>{escape(_xml_text(tag))}</rdf:li>" for tag in (annotation.tags if annotation else ()))
     rating = annotation.rating if annotation else None

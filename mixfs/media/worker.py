@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 import cbor2
 
 from mixfs.media import sandbox
+from mixfs.process import keep_freed_memory
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of address space."""
@@ -152,6 +153,7 @@ def _import_all() -> None:
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C in the parent's terminal is the parent's to handle.
     os.nice(NICENESS)
+    keep_freed_memory()
     _import_all()
     limit_process()
     # What a library prints must not get between the answers.
