@@ -20,7 +20,8 @@ FIGURES = {
     ("browse", "find with sizes, cold"), ("browse", "large file, sequential, warm"),
     ("import", "files brought in, first"), ("import", "files brought in, again"),
     ("thumbnails", "PNG"), ("thumbnails", "JPEG"),
-    ("scale", "mount ready"), ("scale", "lookup"), ("scale", "rebuild-index, a million images"),
+    ("scale", "mount ready"), ("scale", "lookup"), ("scale", "view by date, an entry"),
+    ("scale", "rebuild-index, a million images"),
     ("coherence", "invalidations"), ("latency", "lstat, p99"),
 }  # fmt: skip
 

@@ -112,10 +112,12 @@ class Report:
         for part in dict.fromkeys(figure.part for figure in self.figures.values()):
             figures = [figure for figure in self.figures.values() if figure.part == part]
             peers = list(dict.fromkeys(peer for figure in figures for peer in figure.rounds))
-            lines += [f"\n== {part}", f"{'':54}" + "".join(f"{peer[:15]:>16}" for peer in peers)]
+            widths = {peer: max(16, len(peer) + 2) for peer in peers}
+            lines += [f"\n== {part}", f"{'':54}" + "".join(f"{peer:>{widths[peer]}}" for peer in peers)]
             for figure in figures:
-                cells = (f"{figure.median(peer):,.4g}" if peer in figure.rounds else "–" for peer in peers)
-                lines.append(f"{figure.name + ', ' + figure.unit:54}" + "".join(f"{cell:>16}" for cell in cells))
+                cells = {peer: f"{figure.median(peer):,.4g}" if peer in figure.rounds else "–" for peer in peers}
+                row = "".join(f"{cell:>{widths[peer]}}" for peer, cell in cells.items())
+                lines.append(f"{figure.name + ', ' + figure.unit:54}{row}")
             for figure in figures:
                 for target, found, met in self._met(figure):
                     words = f"{figure.name}: {found:.3g}, wanted {target.words()}"
