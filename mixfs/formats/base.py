@@ -109,15 +109,19 @@ class Source:
     """What a reader reads from: the path, the options, and `take_*`, through which all bytes go to the library.
 
     `total` and `done` say how far a reader is, in a unit of its choice; total 0 is unknown. `taken` are the files that
-    were taken, by their paths.
+    were taken, by their paths. Of what a reader finds by itself it leaves the files `left_out`, which other layouts
+    within took, and the folders `own` (real paths), which are the library's.
     """
 
     def __init__(
-        self, path: str, options: Options, stage: Callable[[], Intake] | None, known: Mapping[str, Known] | None = None
-    ) -> None:
+        self, path: str, options: Options, stage: Callable[[], Intake] | None,
+        known: Mapping[str, Known] | None = None, left_out: frozenset[str] = frozenset(),
+        own: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         """`stage` makes an empty file in the library's staging area; None for a dry run. `known` goes by paths."""
         self.location = path
         self.options = options
+        self.left_out, self.own = left_out, own
         self.taken: set[str] = set()
         self._known = known or {}
         self.total = 0

@@ -78,10 +78,11 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
     with _laid_out(library, name, receipts) as (root, paths):
         with library.read() as view:
             known = {path: Known(_asset(view, receipt), receipt.mtime_ns) for path, receipt in paths.items()}
+        inner: set[str] = set()
         for path, layout in within(root):
-            # What is no part of a layout was taken in as a file; only packages are taken from beside the others.
-            taking = Taking(library, layout, str(path), Options(), known=known)
+            taking = Taking(library, layout, str(path), Options(), known=known, left_out=frozenset(inner))
             report = taking.run()
+            inner |= taking.taken | taking.kept
             found.layouts.append(layout.NAME)
             found.reports.append(report)
             for problem in report.not_taken:

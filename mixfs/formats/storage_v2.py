@@ -7,7 +7,9 @@ files of it. The app's own image hashes go out as they came. docs/formats/storag
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +51,8 @@ _SETTINGS = (
 
 
 def detect(path: Path) -> bool:
-    """A folder with an image_registry.json, or one with a single such folder; a V1 session with data URIs, or sessions/
-    of such."""
+    """A folder with an image_registry.json, or one with such a folder and nothing else; a V1 session with data URIs, or
+    sessions/ of such."""
     if path.is_file():
         return _is_v1(path)
     return _root(path) is not None
@@ -62,8 +64,10 @@ def _root(path: Path) -> Path | None:
         return None
     if _is_root(path):
         return path
-    found = [child for child in sorted(path.iterdir()) if child.is_dir() and _is_root(child)]
-    return found[0] if len(found) == 1 else None
+    with os.scandir(path) as scan:
+        # Most folders have more in them, and nothing of it need be looked at.
+        seen = list(itertools.islice((Path(each.path) for each in scan if not each.name.startswith(".")), 2))
+    return seen[0] if len(seen) == 1 and seen[0].is_dir() and _is_root(seen[0]) else None
 
 
 def _is_root(path: Path) -> bool:

@@ -20,7 +20,7 @@ from mixfs.formats.koda_tables import is_url, without_password
 from mixfs.ids import Digest
 from mixfs.library import editing
 from mixfs.library.api import Library
-from mixfs.library.importing import publish
+from mixfs.library.importing import own_places, publish
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn, require_kept
 from mixfs.library.view import View
@@ -36,13 +36,18 @@ class Taking:
     def __init__(
         self, library: Library, layout: Format, path: str, options: Options, *, dry_run: bool = False,
         progress: Progress | None = None, known: Mapping[str, Known] | None = None,
+        left_out: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        """`known` and `left_out` as `Source` has them."""
         self._library, self._layout = library, layout
         self._progress = progress or (lambda report: None)
-        self._source = Source(path, options, None if dry_run else library.staging.intake, known)
+        own = frozenset(own_places(library))
+        self._source = Source(path, options, None if dry_run else library.staging.intake, known, left_out, own)
         # The placements of what was taken or known, by what they show, and their sessions.
         self.placed: dict[Digest, list[str]] = {}
         self.sessions: list[str] = []
+        # The paths of the files that the library keeps beside its sessions.
+        self.kept: set[str] = set()
         self.report = Report(without_password(path) if is_url(path) else path, layout.NAME, dry_run)
         # What a dry run would have made by now.
         self._seen: set[tuple[str, str]] = set()
@@ -174,6 +179,7 @@ class Taking:
 
     def _count(self, piece: Piece, planned: Planned) -> None:
         report = self.report
+        self.kept.update(str(path) for _, path in piece.thumbnails)
         if ("session", piece.session.id) not in self._seen:
             self._seen.add(("session", piece.session.id))
             self.sessions.append(piece.session.id)
