@@ -20,6 +20,7 @@ from mixfs.blobs import Intake
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
+from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
 
@@ -85,6 +86,8 @@ class Piece:
     # Of Storage V2: lines of its log, and thumbnails (folder, file), for `Library.app_files`.
     log: tuple[bytes, ...] = ()
     thumbnails: tuple[tuple[str, Path], ...] = ()
+    # Of Storage V2: the piece under names that are free in the library; asked in the transaction that takes it.
+    settled: Callable[[View, Piece], Piece] | None = None
     whole: bool = False
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixfs.errors import InvalidValue, os_words
+from mixfs.formats import storage_v2_names
 from mixfs.formats.base import (
     FoundFile,
     Piece,
@@ -29,6 +30,7 @@ from mixfs.formats.base import (
     text,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost
+from mixfs.formats.storage_v2_names import GivenBack, name_of, renamed
 from mixfs.ids import Digest
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
@@ -190,7 +192,7 @@ class _Reader:
         yield Piece(
             place=session_id, session=session_head(session_id, canvas, kept), files=tuple(files.values()),
             entries=tuple(entries), generations=placed(generations), log=tuple(self._logs),
-            thumbnails=tuple(self._thumbnails(session_id)),
+            thumbnails=tuple(self._thumbnails(session_id)), settled=storage_v2_names.settled,
         )  # fmt: skip
         self._logs = []
 
@@ -221,7 +223,10 @@ class _Reader:
         if files or self._logs or registry not in ({}, {"version": "2.0"}):
             title = (self._root.name or NAME).encode("utf-8", "replace").decode()
             session = Session(id=documents_v2.POOL_ID, title=title, foreign={NAME: {"registry": registry}})
-            yield Piece(place=REGISTRY, session=session, files=tuple(files.values()), log=tuple(self._logs))
+            yield Piece(
+                place=REGISTRY, session=session, files=tuple(files.values()), log=tuple(self._logs),
+                settled=storage_v2_names.settled,
+            )  # fmt: skip
 
     def _file(
         self, alias: str, files: dict[str, FoundFile], problems: list[Problem], role: str,
@@ -455,6 +460,7 @@ def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
                     lost.count("seeds, steps and the like as such: they come back among the parameters", among)
                     lost.count("generators of generations", generation.generator is not None)
             lost.newer(view, session_id)
+        lost.count("hashes and file names that two pictures go by", GivenBack(view, session_ids).others)
     return lost.lines()
 
 
@@ -500,7 +506,7 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
     """
     with new_folder(library.root, target) as folder:
         with library.read() as view:
-            writer = _Writer(library, view, folder)
+            writer = _Writer(library, view, folder, GivenBack(view, session_ids))
             for session_id in session_ids:
                 writer.session(editing.require_session(view, session_id))
             writer.finish()
@@ -510,8 +516,8 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
 class _Writer:
     """The writing of one folder: what the mount's storage-v2/ shows of some sessions."""
 
-    def __init__(self, library: Library, view: View, folder: Path) -> None:
-        self._library, self._view, self._folder = library, view, folder
+    def __init__(self, library: Library, view: View, folder: Path, back: GivenBack) -> None:
+        self._library, self._view, self._folder, self._back = library, view, folder, back
         self._items: dict[str, bytes] = {}
         self._ids: set[str] = set()
         self.written = Written()
@@ -528,12 +534,22 @@ class _Writer:
         stem = documents_v2.stem_of(session.id).decode()
         for suffix, name in documents_v2.ROW_NAMES.items():
             if name in row.documents:
-                self._bytes(f"sessions/{stem}{suffix}", documents_v2.render(self._view, session, suffix))
+                data = documents_v2.render(self._view, session, suffix)
+                if self._back.names:
+                    data = documents.to_json(renamed(json.loads(data), self._back.names))
+                self._bytes(f"sessions/{stem}{suffix}", data)
 
     def _image(self, digest: Digest, shown: documents_v2.Shown) -> None:
+        if shown.placement is not None:
+            kept = self._back.of(shown.placement)
+            if kept is None:
+                return
+            if kept != documents_v2.kept_of(shown.placement):
+                name, said = name_of(kept), documents_v2.mapping(kept.get("info"))
+                shown = documents_v2.Shown(name.hash, name.file.encode("utf-8", "surrogateescape"), said, None)
         info = shown.info or {}
         if shown.alias and info:
-            self._items[shown.alias] = documents_v2.registry_item(shown.alias, info)
+            self._items.setdefault(shown.alias, documents_v2.registry_item(shown.alias, info))
         target = beside(self._folder, text(info.get("file_path")) or f"images/{documents.text_of(shown.file)}")
         if target.exists():
             return

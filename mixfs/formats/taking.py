@@ -91,7 +91,9 @@ class Taking:
             else:
                 self._commit(piece, threads)
         except MixfsError as error:
-            parts = [] if piece.whole else list(_parts(piece))
+            with self._library.read() as view:
+                # What is renamed with its picture would not be without it.
+                parts = [] if piece.whole else list(_parts(_settled(view, piece)))
             if not parts:
                 self.report.not_taken.append(Problem(piece.place, str(error)))
                 return
@@ -108,16 +110,16 @@ class Taking:
                 if file.asset.digest in self._source.staged
             }
             looks = {digest: threads.submit(publish, library, staged[digest], again=again) for digest in staged}
-            incoming = {}
-            for file in piece.files:
-                digest = file.asset.digest
-                incoming[file.id] = Incoming(
+            incoming = [
+                Incoming(
                     digest=digest, size=file.asset.size, name=file.name, mtime_ns=file.mtime_ns or time.time_ns(),
                     role=file.role,
                     # An earlier piece brought the same bytes, where they are not staged.
                     inspection=looks[digest].result() if digest in looks else None,
                     sums=staged[digest].sums() if digest in staged else b"",
-                )  # fmt: skip
+                )
+                for file in piece.files for digest in [file.asset.digest]
+            ]  # fmt: skip
             try:
                 planned = library.commit(lambda txn: self._put(txn, piece, incoming))  # noqa: B023
                 break
@@ -129,9 +131,9 @@ class Taking:
         for folder, path in piece.thumbnails:
             library.app_files.take_thumbnail(folder, path)
         self._count(piece, planned)
-        library.came_in(incoming.values())
+        library.came_in(incoming)
 
-    def _put(self, txn: Txn, piece: Piece, incoming: dict[str, Incoming]) -> Planned:
+    def _put(self, txn: Txn, piece: Piece, incoming: list[Incoming]) -> Planned:
         planned = self._planned(txn, piece)
         session = piece.session
         if planned.session:
@@ -148,11 +150,11 @@ class Taking:
                 txn.put(dataclasses.replace(member, named_ns=txn.now_ns) if hasattr(member, "named_ns") else member)
             elif (completed := _completed(known, member)) is not None:
                 txn.put(completed)
-        for file, own_id, known_file in planned.files:
+        for (file, own_id, known_file), came in zip(planned.files, incoming, strict=True):
             if known_file is None:
                 folder_id = editing.ensure_path(txn, held.id, file.folders)
                 placement, _ = admit(
-                    txn, incoming[file.id], held.id, folder_id, self._library.has_blob,
+                    txn, came, held.id, folder_id, self._library.has_blob,
                     placement_id=own_id,
                 )
                 if file.foreign:
@@ -161,6 +163,7 @@ class Taking:
 
     def _planned(self, view: View, piece: Piece) -> Planned:
         """What of a piece is new to the library, under the ids that it has there."""
+        piece = _settled(view, piece)
         session_id = piece.session.id
         members: list[tuple[Any, Any]] = []
         records: tuple[Any, ...] = (*piece.entries, *piece.edges, *piece.generations)
@@ -235,6 +238,10 @@ def _refs(view: View, session_id: str, refs: Sequence[ImageRef]) -> tuple[ImageR
         else ref
         for ref in refs
     )
+
+
+def _settled(view: View, piece: Piece) -> Piece:
+    return dataclasses.replace(piece.settled(view, piece), settled=None) if piece.settled is not None else piece
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:
