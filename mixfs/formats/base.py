@@ -125,6 +125,8 @@ class Source:
         self.location = path
         self.options = options
         self.left_out, self.own = left_out, own
+        # Which file of a folder is read: what problems are in that name no other.
+        self.file = ""
         self.taken: set[str] = set()
         self._known = known or {}
         self.total = 0

@@ -102,6 +102,7 @@ def read(source: Source) -> Iterator[Piece | Problem]:
         path = _file(source.path)
         if path is None:
             raise Refused("It has no tables canvases and canvas_nodes.")
+        source.file = str(path)
         opened, folder = open_sqlite(path), path.parent
     with opened as tables:
         reader = _Reader(source, tables, folder)

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
@@ -27,6 +27,7 @@ from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES
 from mixfs.records import Entry, Generation, ImageRef, Placement, Session
 
+P = TypeVar("P", bound=Problem)
 Progress = Callable[[Report], None]
 
 
@@ -64,9 +65,9 @@ class Taking:
             with ThreadPoolExecutor(max_workers=4, thread_name_prefix="formats") as threads:
                 for item in self._layout.read(source):
                     if isinstance(item, Skipped):
-                        report.skipped.append(item)
+                        report.skipped.append(self._placed(item))
                     elif isinstance(item, Problem):
-                        report.not_taken.append(item)
+                        report.not_taken.append(self._placed(item))
                     else:
                         self._take(item, threads)
                         source.discard()
@@ -74,11 +75,14 @@ class Taking:
                     self._progress(report)
         except (OSError, MixfsError) as error:
             words = os_words(error) if isinstance(error, OSError) else str(error)
-            report.not_taken.append(Problem("", words))
+            report.not_taken.append(self._placed(Problem("", words)))
         finally:
             source.discard()
         report.bytes = source.bytes
         return report
+
+    def _placed(self, problem: P) -> P:
+        return problem if problem.file else dataclasses.replace(problem, file=self._source.file)
 
     def _take(self, piece: Piece, threads: ThreadPoolExecutor) -> None:
         try:
@@ -95,7 +99,7 @@ class Taking:
                 # What is renamed with its picture would not be without it.
                 parts = [] if piece.whole else list(_parts(_settled(view, piece)))
             if not parts:
-                self.report.not_taken.append(Problem(piece.place, str(error)))
+                self.report.not_taken.append(self._placed(Problem(piece.place, str(error))))
                 return
             # One record spoils the piece: take them one by one.
             for part in parts:

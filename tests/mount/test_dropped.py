@@ -314,7 +314,7 @@ def test_what_is_reported_has_its_place_in_import(box: Box, tmp_path: Path) -> N
     run("cp", "-a", made, box.point / "import")
     box.take_in()
     lines = [json.loads(line) for line in box.problems()]
-    assert len([line for line in lines if line.get("name") == f"{box.title} \ufffd"]) == 4
+    assert len([line for line in lines if line.get("name") == f"{box.title} \ufffd/koda.db"]) == 4
 
 
 def test_what_lies_deeper_is_found_and_the_rest_is_kept(box: Box, tmp_path: Path) -> None:
