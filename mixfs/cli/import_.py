@@ -159,7 +159,10 @@ def _problem_json(report: Report, problem: Any) -> dict[str, str]:
 
 def _print_layout(report: Report) -> None:
     for problem in report.not_taken:
-        note(": ".join(filter(None, (problem.file or report.path, problem.place, problem.reason))))
+        where = problem.file or report.path
+        # Who can't be asked says who it is.
+        parts = [problem.reason] if problem.reason.startswith(where) else [where, problem.place, problem.reason]
+        note(": ".join(filter(None, parts)))
     taken, known = (_counted(counts) for counts in (report.taken, report.known))
     parts = [("would take in " if report.dry_run else "took in ") + (taken or "nothing")]
     if known:

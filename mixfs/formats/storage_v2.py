@@ -105,6 +105,8 @@ class _Reader:
         self._source, self._root = source, root
         self._images: dict[str, dict[str, Any]] = {}
         self._named: set[str] = set()
+        # What was told of already, by hash and path: sessions name the same picture many times.
+        self._told: set[tuple[str, str | None]] = set()
         self._logs: list[bytes] = []
 
     def run(self) -> Iterator[Piece | Problem]:
@@ -117,7 +119,7 @@ class _Reader:
                 if isinstance(info, dict):
                     self._images[key] = info
                 else:
-                    problems.append(Problem(f"{REGISTRY}: images.{key}", "It must be an object."))
+                    problems.append(Problem(f"images.{key}", "It must be an object.", str(self._root / REGISTRY)))
         folder = self._root / "sessions"
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
         ids = list(dict.fromkeys(name.removesuffix(_CANVAS).removesuffix(_GENERATIONS) for name in names))
@@ -152,7 +154,7 @@ class _Reader:
                 try:
                     canvas_json.parse(data)
                 except InvalidValue as error:
-                    yield Problem(f"{LOGS}, line {at + 1}", str(error))
+                    yield Problem(f"line {at + 1}", str(error), str(self._root / LOGS))
                     continue
                 self._logs.append(data.strip())
 
@@ -245,7 +247,10 @@ class _Reader:
                 raise InvalidValue("It has no file_path.")
             asset = self._source.take_file(beside(self._root, path))
         except (OSError, InvalidValue) as error:
-            problems.append(Problem(place, os_words(error) if isinstance(error, OSError) else str(error)))
+            if (alias, path) not in self._told:
+                self._told.add((alias, path))
+                words = os_words(error) if isinstance(error, OSError) else str(error)
+                problems.append(Problem(f"images.{alias}", words, str(self._root / REGISTRY)))
             return None
         files[alias] = FoundFile(
             id=alias, place=place, asset=asset, name=safe_name(path.rpartition("/")[2], "image"), role=role,

@@ -189,13 +189,20 @@ def test_what_is_broken_is_reported_and_the_rest_goes_on(library: Library, sourc
     (source.parent / "outside.png").write_bytes(picture(9))
     report = take(library, source)
     assert sorted((Path(problem.file).name, problem.place) for problem in report.not_taken) == [
-        ("", f"image_registry.json: images.{ONE}"), ("", f"image_registry.json: images.{ALONE}"),
-        ("", "logs.jsonl, line 4"), ("mixboard-1_canvas.json", "canvas_images[3]"),
+        ("image_registry.json", f"images.{ONE}"), ("image_registry.json", f"images.{ALONE}"),
+        ("logs.jsonl", "line 4"), ("mixboard-1_canvas.json", "canvas_images[3]"),
         ("mixboard-1_canvas.json", "canvas_images[4]"), ("mixboard-1_canvas.json", "canvas_images[5]"),
         ("mixboard-2_generations.json", ""),
     ]  # fmt: skip
     # The third session keeps what the registry says besides.
     assert report.taken == {"sessions": 3, "pictures": 2, "entries": 6, "generations": 2}
+
+
+def test_a_picture_that_is_missing_is_told_of_once(library: Library, source: Path) -> None:
+    """However many sessions name it."""
+    (source / "APP" / "images" / "output_1_222222.png").unlink()
+    [problem] = take(library, source).not_taken
+    assert (problem.file, problem.place) == (str(source / "APP" / "image_registry.json"), f"images.{TWO}")
 
 
 def test_thumbnails_are_looked_for_in_their_folder_only(library: Library, source: Path) -> None:
