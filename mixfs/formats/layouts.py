@@ -10,12 +10,12 @@ from pathlib import Path
 
 from mixfs.errors import UsageError
 from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
-from mixfs.formats.base import Format, Options, Report, head_of
+from mixfs.formats.base import Format, Options, Report, Skipped, head_of
 from mixfs.formats.koda_tables import is_url, local
 from mixfs.formats.quick import is_media_name, may_be_read
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
-from mixfs.library.importing import ImportReport, own_places, refuse_own, would_import
+from mixfs.library.importing import ImportReport, find_jobs, own_places, refuse_own, would_import
 from mixfs.names import is_temporary
 
 FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outputs)
@@ -93,6 +93,14 @@ def _head(path: Path) -> bytes:
         return b""
 
 
+def _left(folder: Path, own: frozenset[str], taken: set[str]) -> Iterator[Skipped]:
+    """The pictures in a layout's folder that no session of it names: nobody shall think that they were taken."""
+    if folder.is_dir():
+        for job in find_jobs([folder], None, ImportReport(), own, taken):
+            if is_media_name(job.name):
+                yield Skipped("", "The layout names it nowhere. `--format files` takes it.", str(job.path))
+
+
 def named(name: str) -> Format:
     """The layout of a name. Raises UsageError."""
     for layout in FORMATS:
@@ -152,7 +160,8 @@ def import_paths(
 ) -> Imported:  # fmt: skip
     """Import files and folders as what they are: what is in a layout, somewhere below too, and the rest as files.
 
-    A place that is in a layout itself is imported as that; of a folder that only holds some, all that no layout took
+    A place that is in a layout itself is imported as that, and the report names pictures in it that the layout doesn't
+    name, which stay where they are; of a folder that only holds some, all that no layout took
     to its sessions goes in as plain files, the documents of layouts among them, as when the folder is copied into
     import/. With `formats` () all is plain; with `layout` nothing is looked at, and each place is of that one. Places
     may be URLs of databases. Never raises for what a place holds. Raises UnsuitablePlace as `import_layout`.
@@ -175,9 +184,10 @@ def import_paths(
     imported = Imported()
     for place, kind in found:
         with watch.layout(kind) as progress:
-            imported.layouts.append(
-                import_layout(library, kind, place, options, dry_run=dry_run, progress=progress, taken=taken)
-            )
+            report = import_layout(library, kind, place, options, dry_run=dry_run, progress=progress, taken=taken)
+        imported.layouts.append(report)
+        if not is_url(str(place)) and not any(Path(report.path).is_relative_to(path) for path in ordinary):
+            report.skipped += _left(Path(report.path), own, taken)
     if ordinary and dry_run:
         imported.files = would_import(library, ordinary, options.session, taken)
     elif ordinary:

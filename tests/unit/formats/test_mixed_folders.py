@@ -115,6 +115,7 @@ def test_each_layout_comes_in_as_what_it_is_and_the_rest_as_files(library: Libra
     assert {*titles(library)} >= {"All", "Board", "My Workflow", "Within", "Kitchen"}
     assert not {"Hidden", "Elsewhere"} & {*titles(library)}
     assert paths_of(library, "All") == REST
+    assert not any("--format files" in item.reason for each in done.layouts for item in each.skipped)
     assert [each.layout for each in done.layouts] == [
         "gallery", "koda", "workflow-package", "storage-v2", "workflow-package",
     ]  # fmt: skip
@@ -268,7 +269,11 @@ def _found(imported: Imported) -> list[str]:
 
 def test_a_place_that_is_in_a_layout_is_that_alone(library: Library, mixed: Path) -> None:
     (mixed / "apps" / "studio" / "notes.txt").write_text("beside")
+    (mixed / "apps" / "studio" / "images" / "unnamed.png").write_bytes(picture(70))
     done = import_paths(library, [mixed / "apps" / "studio", mixed / "trip" / "flow.genaiw.zip"])
+    # Nobody shall think that this one came in.
+    [left] = done.layouts[1].skipped
+    assert left.file == str(mixed / "apps" / "studio" / "images" / "unnamed.png")
     assert _found(done) == ["workflow-package", "storage-v2", "workflow-package"] and done.files is None
     assert sorted(titles(library)) == ["Board", "My Workflow", "Within"]
 
