@@ -480,9 +480,11 @@ def _lost_files(view: View, session: Session, lost: Lost) -> None:
         elif digest not in roles:
             if not documents_v2.is_file(placement):
                 lost.count("pictures that no canvas or generation of their session names, so that they go apart")
+        elif documents_v2.is_file(placement):
+            pass  # under as many names as it came
         elif digest in seen:
             lost.count("second names of one picture in a session")
-        elif not documents_v2.is_file(placement):
+        else:
             lost.count(NAMES)
             lost.count("roles of pictures", placement.role != roles[digest])
             lost.count(TIMES, placement.mtime_ns // 1_000_000 != placement.added_ns // 1_000_000)

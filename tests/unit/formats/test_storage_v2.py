@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -398,3 +399,62 @@ def test_pictures_that_no_session_names_of_two_folders(library: Library, tmp_pat
     for number in (1, 2):
         report = take(library, tmp_path / f"{number}")
         assert (report.taken, report.differs) == ({}, 0)
+
+
+def any_folder(root: Path, session_id: str, rng: random.Random) -> dict[str, bytes]:
+    """A folder of few pictures, hashes and file names; returns what its entries show."""
+    (root / "sessions").mkdir(parents=True)
+    (root / "images").mkdir()
+    aliases = rng.sample([ONE, TWO, ALONE], rng.randint(1, 3))
+    images = dict(zip(aliases, rng.sample(["a.png", "b.png", "c.png"], len(aliases)), strict=True))
+    for name in images.values():
+        (root / "images" / name).write_bytes(picture(rng.randint(1, 3)))
+    registry = {"version": "2.0", "images": {alias: info(alias, name) for alias, name in images.items()}}
+    (root / "image_registry.json").write_text(json.dumps(registry))
+    named = [alias for alias in images if rng.random() < 0.8]
+    entries = [{"canvasId": alias, "type": "image", "imageHash": alias, "x": 0, "y": 0} for alias in named]
+    document = canvas(session_id, session_id) | {"canvas_images": entries}
+    (root / "sessions" / f"{session_id}_canvas.json").write_text(json.dumps(document))
+    return {alias: (root / "images" / images[alias]).read_bytes() for alias in named}
+
+
+def shown(library: Library, session_id: str) -> dict[str, bytes]:
+    """What the app shows for each entry."""
+    images, found = shown_registry(library), {}
+    with library.read() as view:
+        session = view.get(Session, session_id)
+        assert session is not None
+        for entry in json.loads(documents_v2.render(view, session, documents_v2.CANVAS))["canvas_images"]:
+            file = images[entry["imageHash"]]["file_path"].removeprefix("images/")
+            held = documents_v2.file_at(view, file.encode())
+            assert held is not None
+            found[entry["canvasId"]] = library.read_image(held.digest)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_folders_that_call_pictures_alike(library: Library, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    wanted = {}
+    for session_id in ("s0", "s1", "s2"):
+        wanted[session_id] = any_folder(tmp_path / session_id, session_id, rng)
+        assert take(library, tmp_path / session_id).not_taken == []
+    for session_id, entries in wanted.items():
+        assert shown(library, session_id) == entries
+        report = take(library, tmp_path / session_id)
+        assert (report.taken, report.differs) == ({}, 0)
+        assert storage_v2.not_carried(library, [session_id]) == ()
+        storage_v2.write(library, [session_id], tmp_path / f"out {session_id}")
+        source, written = files(tmp_path / session_id), files(tmp_path / f"out {session_id}")
+        # Pictures that the session doesn't name go out with the pool.
+        registry = source.pop("image_registry.json")["images"]
+        assert written.pop("image_registry.json")["images"] == {alias: registry[alias] for alias in entries}
+        unnamed = {each["file_path"] for alias, each in registry.items() if alias not in entries}
+        assert {name: data for name, data in source.items() if name not in unnamed} | {"logs.jsonl": []} == written
+    # All together: every picture, and each session shows its own.
+    storage_v2.write(library, [session.id for session in library.sessions()], tmp_path / "all")
+    sources = [path.read_bytes() for path in tmp_path.glob("s?/images/*")]
+    assert {path.read_bytes() for path in (tmp_path / "all" / "images").iterdir()} == set(sources)
+    with Library.open(tmp_path / "other") as other:
+        take(other, tmp_path / "all")
+        assert {session_id: shown(other, session_id) for session_id in wanted} == wanted
