@@ -176,7 +176,7 @@ def import_paths(
             continue
         path = Path(os.path.abspath(local(str(place)) if formats else place))
         refuse_own(library, path)
-        inner = list(within(path, own, formats))
+        inner = list(within(path, own, formats)) if formats else []
         found += inner
         if not inner or inner[-1][0] != path:
             ordinary.append(path)
