@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn, Task
     from rich.text import Text
 
-    from mixfs.formats.base import Format, Options, Report
+    from mixfs.formats.base import Format, Report
+    from mixfs.formats.layouts import Watch
     from mixfs.library.api import Library
     from mixfs.library.importing import ImportReport
 
@@ -56,34 +57,34 @@ def import_(
     A folder becomes a session of its name; a file by itself goes to the session Inbox. What is no picture is kept as a
     file of the session. The same file again changes nothing. Originals are copied and stay where they are.
 
-    What other programs keep their work in is imported as what it is: workflow packages (.genaiw.zip), gallery JSON,
-    outputs folders with a JSON file for each picture, Storage V2 folders, and Koda databases (a SQLite file,
-    postgresql://… or libsql://…). What can't be taken is reported with file, place and reason; then the exit code is 1.
+    What other programs keep their work in is imported as what it is, also somewhere below a folder: workflow packages
+    (.genaiw.zip), gallery JSON, outputs folders with a JSON file for each picture, Storage V2 folders, and Koda
+    databases (a SQLite file, postgresql://… or libsql://…). Their sessions keep their titles. What can't be taken is
+    reported with file, place and reason; then the exit code is 1.
     """
+    from mixfs.formats import layouts
     from mixfs.formats.base import Options
 
     began = time.monotonic()
-    found = [(path, _layout_of(path, layout)) for path in paths]
-    ordinary = [Path(path) for path, kind in found if kind is None]
     options = Options(fetch=fetch, fetch_private=fetch_private, rewrite=rewrite, session=session)
-    reports: list[Report] = []
-    report: ImportReport | None = None
+    plain = layout == "files"
     with _library(library, dry_run) as opened:
         try:
-            for path, kind in found:
-                if kind is not None:
-                    reports.append(_import_layout(opened, kind, path, options, dry_run))
-            if ordinary:
-                report = _import_plain(opened, ordinary, session, dry_run)
+            imported = layouts.import_paths(
+                opened, paths, options, formats=() if plain else layouts.FORMATS, dry_run=dry_run, watch=_bars(),
+                layout=layouts.named(layout) if layout is not None and not plain else None,
+            )  # fmt: skip
         except KeyboardInterrupt:
             note("interrupted. What was taken in so far is in the library; the same import again takes in the rest.")
             raise
+    reports, report = imported.layouts, imported.files
     if json:
         emit_json(_as_json(report, reports))
     else:
         for each in reports:
             _print_layout(each)
-        if report is not None:
+        # Nothing is left for it where layouts took all that there was.
+        if report is not None and (report.files or report.skipped or not reports):
             _print(report, time.monotonic() - began, dry_run)
     if (report is not None and report.failed) or any(each.not_taken for each in reports):
         raise typer.Exit(1)
@@ -103,30 +104,21 @@ def _library(option: Path | None, dry_run: bool) -> Iterator[Library]:
             yield opened
 
 
-def _layout_of(path: str, wanted: str | None) -> Format | None:
-    from mixfs.formats import layouts
+def _bars() -> Watch:
+    from mixfs.formats.layouts import Watch
 
-    if wanted == "files":
-        return None
-    return layouts.named(wanted) if wanted is not None else layouts.detect(path)
+    class Bars(Watch):
+        """A progress bar for each source."""
 
+        def layout(self, layout: Format) -> AbstractContextManager[Callable[[Report], None] | None]:
+            return _layout_progress(layout.TITLE)
 
-def _import_plain(library: Library, paths: list[Path], session: str | None, dry_run: bool) -> ImportReport:
-    from mixfs.library.importing import ImportReport, find_jobs
+        def files(
+            self, library: Library, paths: list[Path], but: frozenset[str]
+        ) -> AbstractContextManager[Callable[[ImportReport], None] | None]:
+            return _progress(library, paths, but)
 
-    if dry_run:
-        report = ImportReport()
-        report.imported = sum(1 for _ in find_jobs(paths, session, report))
-        return report
-    with _progress(paths, session) as progress:
-        return library.import_paths(paths, session=session, progress=progress)
-
-
-def _import_layout(library: Library, layout: Format, path: str, options: Options, dry_run: bool) -> Report:
-    from mixfs.formats.layouts import import_layout
-
-    with _layout_progress(layout.TITLE) as progress:
-        return import_layout(library, layout, path, options, dry_run=dry_run, progress=progress)
+    return Bars()
 
 
 def _as_json(report: ImportReport | None, reports: list[Report]) -> dict[str, Any]:
@@ -167,7 +159,10 @@ def _problem_json(report: Report, problem: Any) -> dict[str, str]:
 
 def _print_layout(report: Report) -> None:
     for problem in report.not_taken:
-        note(": ".join(filter(None, (problem.file or report.path, problem.place, problem.reason))))
+        where = problem.file or report.path
+        # Who can't be asked says who it is.
+        parts = [problem.reason] if problem.reason.startswith(where) else [where, problem.place, problem.reason]
+        note(": ".join(filter(None, parts)))
     taken, known = (_counted(counts) for counts in (report.taken, report.known))
     parts = [("would take in " if report.dry_run else "took in ") + (taken or "nothing")]
     if known:
@@ -228,7 +223,9 @@ def _layout_progress(title: str) -> Iterator[Callable[[Report], None] | None]:
         yield lambda report: bar.update(task, completed=report.done, total=report.total or None)
 
 @contextmanager
-def _progress(paths: list[Path], session: str | None) -> Iterator[Callable[[ImportReport], None] | None]:
+def _progress(
+    library: Library, paths: list[Path], but: frozenset[str]
+) -> Iterator[Callable[[ImportReport], None] | None]:
     """A progress bar on stderr; None where nobody would see it."""
     if not sys.stderr.isatty():
         yield None
@@ -245,7 +242,7 @@ def _progress(paths: list[Path], session: str | None) -> Iterator[Callable[[Impo
         stop = threading.Event()
 
         def look_ahead() -> None:
-            total = _count_files(paths, session, stop)
+            total = _count_files(library, paths, but, stop)
             if total is not None:
                 bar.update(task, total=total)
 
@@ -258,12 +255,12 @@ def _progress(paths: list[Path], session: str | None) -> Iterator[Callable[[Impo
             counter.join()
 
 
-def _count_files(paths: list[Path], session: str | None, stop: threading.Event) -> int | None:
+def _count_files(library: Library, paths: list[Path], but: frozenset[str], stop: threading.Event) -> int | None:
     """How many files there are to import, counted beside the import; None when it was over first."""
-    from mixfs.library.importing import ImportReport, find_jobs
+    from mixfs.library.importing import ImportReport, find_jobs, own_places
 
     total = 0
-    for _ in find_jobs(paths, session, ImportReport()):
+    for _ in find_jobs(paths, None, ImportReport(), frozenset(own_places(library)), but):
         total += 1
         if stop.is_set():
             return None

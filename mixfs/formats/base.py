@@ -20,6 +20,7 @@ from mixfs.blobs import Intake
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import InvalidValue, MixfsError
 from mixfs.ids import Digest
+from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
 
@@ -85,6 +86,8 @@ class Piece:
     # Of Storage V2: lines of its log, and thumbnails (folder, file), for `Library.app_files`.
     log: tuple[bytes, ...] = ()
     thumbnails: tuple[tuple[str, Path], ...] = ()
+    # Of Storage V2: the piece under names that are free in the library; asked in the transaction that takes it.
+    settled: Callable[[View, Piece], Piece] | None = None
     whole: bool = False
 
 
@@ -109,15 +112,21 @@ class Source:
     """What a reader reads from: the path, the options, and `take_*`, through which all bytes go to the library.
 
     `total` and `done` say how far a reader is, in a unit of its choice; total 0 is unknown. `taken` are the files that
-    were taken, by their paths.
+    were taken, by their paths. Of what a reader finds by itself it leaves the files `left_out`, which other layouts
+    within took, and the folders `own` (real paths), which are the library's.
     """
 
     def __init__(
-        self, path: str, options: Options, stage: Callable[[], Intake] | None, known: Mapping[str, Known] | None = None
-    ) -> None:
+        self, path: str, options: Options, stage: Callable[[], Intake] | None,
+        known: Mapping[str, Known] | None = None, left_out: frozenset[str] = frozenset(),
+        own: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         """`stage` makes an empty file in the library's staging area; None for a dry run. `known` goes by paths."""
         self.location = path
         self.options = options
+        self.left_out, self.own = left_out, own
+        # Which file of a folder is read: what problems are in that name no other.
+        self.file = ""
         self.taken: set[str] = set()
         self._known = known or {}
         self.total = 0

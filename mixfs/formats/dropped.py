@@ -4,7 +4,8 @@ A process of its own, so that whatever a foreign file does to its reader, the mo
 library's directory, `folder` or `file`, and the id of the folder of import/ or of the receipt. What lies there was
 taken in already, as plain files: nothing can be lost here. It is laid out in this process's staging directory, as links
 to the blobs, for the readers to look at. What a layout takes to its own sessions is then no longer in the session that
-is called like the folder, and its receipt stands for the new placement. Done twice, or again after it was killed, it
+is called like the folder, and its receipt stands for the new placement; an app's thumbnails are files there, and no
+pictures. Done twice, or again after it was killed, it
 ends the same.
 """
 
@@ -31,7 +32,18 @@ from mixfs.library.documents import text_of
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import import_directory, placement_place
-from mixfs.records import Edge, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.records import (
+    Edge,
+    Entry,
+    Folder,
+    Generation,
+    Image,
+    ImportFolder,
+    Metadata,
+    Placement,
+    Receipt,
+    Session,
+)
 
 _BATCH = 200
 # The folders that the pictures of an outputs folder are taken out of: what lies beside them goes where they are.
@@ -78,10 +90,11 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
     with _laid_out(library, name, receipts) as (root, paths):
         with library.read() as view:
             known = {path: Known(_asset(view, receipt), receipt.mtime_ns) for path, receipt in paths.items()}
+        inner: set[str] = set()
         for path, layout in within(root):
-            # What is no part of a layout was taken in as a file; only packages are taken from beside the others.
-            taking = Taking(library, layout, str(path), Options(), known=known)
+            taking = Taking(library, layout, str(path), Options(), known=known, left_out=frozenset(inner))
             report = taking.run()
+            inner |= taking.taken | taking.kept
             found.layouts.append(layout.NAME)
             found.reports.append(report)
             for problem in report.not_taken:
@@ -94,6 +107,9 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
                 # Their names are free once that commit is done.
                 if freed:
                     library.commit(lambda txn: _take_names(txn, freed))  # noqa: B023
+            beside = [receipt for path, receipt in paths.items() if path in taking.kept - taking.taken]
+            for at in range(0, len(beside), _BATCH):
+                library.commit(lambda txn: _as_files(txn, beside[at : at + _BATCH]))  # noqa: B023
             if folder is not None:
                 rest = [receipt for path, receipt in paths.items() if path not in taking.taken]
                 for at in range(0, len(rest), _BATCH):
@@ -165,10 +181,34 @@ def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFol
     return freed
 
 
+def _as_files(txn: Txn, receipts: list[Receipt]) -> None:
+    """What the library keeps beside its sessions, an app's thumbnails, is no picture: a file, as documents are.
+
+    Not without a placement: the receipt would go with its blob, which nothing would name.
+    """
+    for each in receipts:
+        receipt = txn.get(Receipt, each.id)
+        held = txn.get(Placement, receipt.placement_id) if receipt is not None and receipt.placement_id else None
+        if receipt is None or held is None or (held.digest, held.session_id) != (receipt.digest, receipt.session_id):
+            continue  # removed, written anew, or moved to another session
+        if held.area == "images":
+            txn.put(dataclasses.replace(held, area="files"))
+        pictures = [other for other in txn.referrers(Placement, held.digest) if other.area == "images"]
+        if all(other.session_id != held.session_id for other in pictures):
+            _delete_found_generation(txn, held)
+        named = (txn.referrers(cls, held.digest) for cls in (Entry, Generation))
+        if not pictures and not any(True for records in named for _ in records):
+            txn.delete(Image, held.digest.hex())
+            txn.delete(Metadata, held.digest.hex())
+
+
 def _forget_generation(txn: Txn, old: Placement) -> None:
     """The generation that a picture's metadata made in a session goes with its last placement there."""
-    if any(each.session_id == old.session_id for each in txn.referrers(Placement, old.digest)):
-        return
+    if all(each.session_id != old.session_id for each in txn.referrers(Placement, old.digest)):
+        _delete_found_generation(txn, old)
+
+
+def _delete_found_generation(txn: Txn, old: Placement) -> None:
     generation = txn.get(Generation, editing.generation_id_for(old.digest, old.session_id))
     if generation is not None and generation.reader is not None:
         txn.delete(Generation, generation.id)

@@ -75,6 +75,7 @@ def detect(path: Path) -> bool:
 def read(source: Source) -> Iterator[Piece | Problem]:
     """A piece for each session, or for some of its pictures. Raises ExistsError for what --rewrite would replace."""
     path = _file(source.path)
+    source.file = str(path)
     rewrite = source.options.rewrite
     if rewrite is not None and os.path.lexists(rewrite):
         raise ExistsError(f"{rewrite} exists: choose another name.")

@@ -7,6 +7,7 @@ data URI is made again. docs/formats/koda.md says what is kept, changed and not 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from mixfs.formats.koda_tables import (
     write_sqlite,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost, keeps_name
+from mixfs.formats.quick import is_media_name
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
@@ -71,7 +73,9 @@ def detect(path: Path) -> bool:
 
 def _file(path: Path) -> Path | None:
     if path.is_dir():
-        found = [child for child in sorted(path.iterdir()) if child.is_file() and _is_koda(child)]
+        with os.scandir(path) as scan:
+            there = [each.name for each in scan if not is_media_name(os.fsencode(each.name)) and each.is_file()]
+        found = [path / name for name in sorted(there) if _is_koda(path / name)]
         return found[0] if len(found) == 1 else None
     return path if _is_koda(path) else None
 
@@ -98,6 +102,7 @@ def read(source: Source) -> Iterator[Piece | Problem]:
         path = _file(source.path)
         if path is None:
             raise Refused("It has no tables canvases and canvas_nodes.")
+        source.file = str(path)
         opened, folder = open_sqlite(path), path.parent
     with opened as tables:
         reader = _Reader(source, tables, folder)

@@ -1,20 +1,28 @@
-"""Every layout that MixFS reads, and which one a path is."""
+"""Every layout that MixFS reads, which one a path is, and imports of whatever lies somewhere."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixfs.errors import UsageError
 from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
-from mixfs.formats.base import Format, Options, Report
+from mixfs.formats.base import Format, Options, Report, Skipped, head_of
 from mixfs.formats.koda_tables import is_url, local
+from mixfs.formats.quick import is_media_name, may_be_read
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
-from mixfs.library.importing import refuse_own
+from mixfs.library.importing import ImportReport, find_jobs, own_places, refuse_own, would_import
+from mixfs.names import is_temporary
 
 FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outputs)
+# What may lie in a folder that is of an outer layout already: such a folder's reader leaves packages alone, and an
+# outputs folder is a plain one but for the JSON files beside its pictures.
+_WITHIN_OUTPUTS = tuple(layout for layout in FORMATS if layout is not outputs)
+_WITHIN_OTHERS: tuple[Format, ...] = (workflow_package,)
 
 
 def detect(place: Path | str) -> Format | None:
@@ -22,12 +30,14 @@ def detect(place: Path | str) -> Format | None:
 
     The URL of a server is a Koda database's.
     """
-    if is_url(str(place)):
-        return koda
-    path = Path(local(str(place)))
-    for layout in FORMATS:
+    return koda if is_url(str(place)) else _first(Path(local(str(place))), FORMATS, frozenset())
+
+
+def _first(path: Path, formats: Iterable[Format], own: frozenset[str]) -> Format | None:
+    for layout in formats:
         try:
-            if layout.detect(path):
+            # The only one that looks at all that is below a folder.
+            if outputs.detect(path, own) if layout is outputs else layout.detect(path):
                 return layout
         except OSError:
             # Who imports it as files says what is wrong with it.
@@ -35,20 +45,60 @@ def detect(place: Path | str) -> Format | None:
     return None
 
 
-def within(path: Path) -> Iterator[tuple[Path, Format]]:
-    """What below a folder, or the folder or file itself, is in a layout: the outermost of each, and every package."""
-    layout = detect(path)
+def within(
+    path: Path, own: frozenset[str] = frozenset(), formats: tuple[Format, ...] = FORMATS
+) -> Iterator[tuple[Path, Format]]:
+    """What below a folder, or the folder or file itself, is in a layout: the inner before what it lies in.
+
+    Of layouts within each other the outermost counts, but every package does, and each in an outputs folder. As where
+    plain files are imported, hidden and temporary names, links to folders and the folders `own` (real paths) are left
+    out. Looks only at those files that their names don't say to be pictures or films.
+    """
+    layout = _first(path, formats, own) if path.is_dir() or may_be_read(_head(path)) else None
+    if path.is_dir():
+        if layout is not None:
+            formats = _WITHIN_OUTPUTS if layout is outputs else _WITHIN_OTHERS
+        for child in _children(path, own):
+            yield from within(child, own, formats)
     if layout is not None:
         yield path, layout
-    if not path.is_dir():
+
+
+def _children(folder: Path, own: frozenset[str]) -> Iterator[Path]:
+    """What in a folder is to be looked at, in order."""
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
+    except OSError:
+        # Who imports it as files says so.
         return
-    for child in sorted(path.iterdir()):
-        if layout is None:
-            yield from within(child)
-        elif child.is_dir():
-            yield from ((found, kind) for found, kind in within(child) if kind is workflow_package)
-        elif detect(child) is workflow_package:
-            yield child, workflow_package
+    for entry in entries:
+        path, name = Path(entry.path), os.fsencode(entry.name)
+        if is_temporary(name):
+            continue
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if os.path.realpath(path) not in own:
+                    yield path
+            elif not is_media_name(name) and entry.is_file():
+                yield path
+        except OSError:
+            continue
+
+
+def _head(path: Path) -> bytes:
+    try:
+        return head_of(path, 256)
+    except OSError:
+        return b""
+
+
+def _left(folder: Path, own: frozenset[str], taken: set[str]) -> Iterator[Skipped]:
+    """The pictures in a layout's folder that no session of it names: nobody shall think that they were taken."""
+    if folder.is_dir():
+        for job in find_jobs([folder], None, ImportReport(), own, taken):
+            if is_media_name(job.name):
+                yield Skipped("", "The layout names it nowhere. `--format files` takes it.", str(job.path))
 
 
 def named(name: str) -> Format:
@@ -61,14 +111,86 @@ def named(name: str) -> Format:
 
 def import_layout(
     library: Library, layout: Format, path: Path | str, options: Options | None = None, *, dry_run: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | None = None, taken: set[str] | None = None,
 ) -> Report:  # fmt: skip
     """Import a source of a layout. Never raises for what it holds: the report says what was taken and what was not.
 
-    With `dry_run` nothing is written. Raises UnsuitablePlace for a path in the library or its mount.
+    With `dry_run` nothing is written. `taken` are the paths of files that inner layouts took, and what this one takes
+    is put there. Raises UnsuitablePlace for a path in the library or its mount.
     """
     location = local(str(path))
     if not is_url(location):
         location = os.path.abspath(location)
         refuse_own(library, Path(location))
-    return Taking(library, layout, location, options or Options(), dry_run=dry_run, progress=progress).run()
+    taken = set() if taken is None else taken
+    taking = Taking(
+        library, layout, location, options or Options(), dry_run=dry_run, progress=progress, left_out=frozenset(taken)
+    )
+    report = taking.run()
+    taken |= taking.taken | taking.kept
+    return report
+
+
+class Watch:
+    """Who watches an import; this one doesn't. Each method is called once for a source, and entered while it lasts."""
+
+    def layout(self, layout: Format) -> AbstractContextManager[Progress | None]:
+        """A source in a layout is read."""
+        return nullcontext()
+
+    def files(
+        self, library: Library, paths: list[Path], but: frozenset[str]
+    ) -> AbstractContextManager[Callable[[ImportReport], None] | None]:
+        """Plain files are imported, those in `but` left out."""
+        return nullcontext()
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of an import: a report of each source that is in a layout, and one of all plain files."""
+
+    layouts: list[Report] = field(default_factory=list)
+    files: ImportReport | None = None
+
+
+def import_paths(
+    library: Library, places: Iterable[Path | str], options: Options | None = None, *,
+    formats: tuple[Format, ...] = FORMATS, layout: Format | None = None, dry_run: bool = False,
+    watch: Watch | None = None,
+) -> Imported:  # fmt: skip
+    """Import files and folders as what they are: what is in a layout, somewhere below too, and the rest as files.
+
+    A place that is in a layout itself is imported as that, and the report names pictures in it that the layout doesn't
+    name, which stay where they are; of a folder that only holds some, all that no layout took
+    to its sessions goes in as plain files, the documents of layouts among them, as when the folder is copied into
+    import/. With `formats` () all is plain; with `layout` nothing is looked at, and each place is of that one. Places
+    may be URLs of databases. Never raises for what a place holds. Raises UnsuitablePlace as `import_layout`.
+    """
+    options, watch = options or Options(), watch or Watch()
+    own = frozenset(own_places(library))
+    found: list[tuple[Path | str, Format]] = []
+    ordinary: list[Path] = []
+    for place in places:
+        if layout is not None or (formats and is_url(str(place))):
+            found.append((place, layout or koda))
+            continue
+        path = Path(os.path.abspath(local(str(place)) if formats else place))
+        refuse_own(library, path)
+        inner = list(within(path, own, formats)) if formats else []
+        found += inner
+        if not inner or inner[-1][0] != path:
+            ordinary.append(path)
+    taken: set[str] = set()
+    imported = Imported()
+    for place, kind in found:
+        with watch.layout(kind) as progress:
+            report = import_layout(library, kind, place, options, dry_run=dry_run, progress=progress, taken=taken)
+        imported.layouts.append(report)
+        if not is_url(str(place)) and not any(Path(report.path).is_relative_to(path) for path in ordinary):
+            report.skipped += _left(Path(report.path), own, taken)
+    if ordinary and dry_run:
+        imported.files = would_import(library, ordinary, options.session, taken)
+    elif ordinary:
+        with watch.files(library, ordinary, frozenset(taken)) as counting:
+            imported.files = library.import_paths(ordinary, session=options.session, progress=counting, but=taken)
+    return imported

@@ -35,6 +35,7 @@ from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.documents import iso_ns, iso_offset_s
 from mixfs.library.exporting import new_folder
+from mixfs.library.importing import OWN, TEMPORARY
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
 from mixfs.media.types import MAX_SEED
@@ -63,13 +64,19 @@ _REALS = {"cfg": "cfg", "cfg_scale": "cfg", "guidance_scale": "cfg"}
 _TEXTS = {"sampler": "sampler", "scheduler": "scheduler", "negative_prompt": "negative_prompt"}
 
 
-def detect(path: Path) -> bool:
-    """A folder in which a picture has a JSON file of its name beside it that says a prompt or model, and a time."""
+def detect(path: Path, own: frozenset[str] = frozenset()) -> bool:
+    """A folder in which a picture has a JSON file of its name beside it that says a prompt or model, and a time.
+
+    Folders in `own` (real paths) are not looked into.
+    """
     if not path.is_dir():
         return False
     looked = 0
     for folder, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name for name in folders
+            if not is_temporary(os.fsencode(name)) and os.path.realpath(Path(folder, name)) not in own
+        )  # fmt: skip
         there = set(names)
         for name in sorted(names):
             stem, dot, suffix = name.rpartition(".")
@@ -132,6 +139,9 @@ class _Reader:
         self._files, self._generations, self._size = [], [], 0
 
     def folder(self, folder: Path) -> Iterator[Piece | Problem]:
+        if os.path.realpath(folder) in self._source.own:
+            yield Skipped("", OWN, str(folder))
+            return
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
@@ -143,7 +153,7 @@ class _Reader:
         for entry in entries:
             path = Path(entry.path)
             if is_temporary(os.fsencode(entry.name)):
-                yield Skipped("", "Hidden and temporary names are left out.", str(path))
+                yield Skipped("", TEMPORARY, str(path))
             elif entry.is_dir(follow_symlinks=False):
                 yield from self.folder(path)
             elif not entry.is_file(follow_symlinks=False):
@@ -151,6 +161,8 @@ class _Reader:
             else:
                 stem, _, suffix = entry.name.rpartition(".")
                 self._source.done += 1
+                if str(path) in self._source.left_out:
+                    continue
                 if suffix.lower() == "json" and stem in stems and _is_sidecar(path):
                     # It comes in with its picture.
                     continue

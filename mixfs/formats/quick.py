@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from mixfs.media.sniff import EXTENSIONS
+
+_MEDIA_NAMES = (
+    *(suffix.encode() for kind, suffix in EXTENSIONS.items() if kind.partition("/")[0] in ("image", "video", "audio")),
+    b".jpeg", b".tiff", b".m4v",
+)  # fmt: skip
+
+
+def is_media_name(name: bytes) -> bool:
+    """Whether a file's name says that it is a picture, film or sound, which nobody need open to look for a layout."""
+    return name.lower().endswith(_MEDIA_NAMES)
+
 
 def may_be_part(head: bytes) -> bool:
     """Whether a file may be what makes a folder one of a layout: a JSON object, or a SQLite file."""
     return head.startswith(b"SQLite format 3\0") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+def may_be_read(head: bytes) -> bool:
+    """Whether a file may be in any layout, by its first bytes: what says no need not be looked into."""
+    return head[:2] == b"PK" or may_be_part(head)
 
 
 def may_be_layout(head: bytes, name: bytes) -> bool:

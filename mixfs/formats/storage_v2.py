@@ -7,13 +7,16 @@ files of it. The app's own image hashes go out as they came. docs/formats/storag
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixfs.errors import InvalidValue, os_words
+from mixfs.formats import storage_v2_names
 from mixfs.formats.base import (
     FoundFile,
     Piece,
@@ -27,6 +30,7 @@ from mixfs.formats.base import (
     text,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost
+from mixfs.formats.storage_v2_names import GivenBack, name_of, renamed
 from mixfs.ids import Digest
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
@@ -49,8 +53,8 @@ _SETTINGS = (
 
 
 def detect(path: Path) -> bool:
-    """A folder with an image_registry.json, or one with a single such folder; a V1 session with data URIs, or sessions/
-    of such."""
+    """A folder with an image_registry.json, or one with such a folder and nothing else; a V1 session with data URIs, or
+    sessions/ of such."""
     if path.is_file():
         return _is_v1(path)
     return _root(path) is not None
@@ -62,8 +66,10 @@ def _root(path: Path) -> Path | None:
         return None
     if _is_root(path):
         return path
-    found = [child for child in sorted(path.iterdir()) if child.is_dir() and _is_root(child)]
-    return found[0] if len(found) == 1 else None
+    with os.scandir(path) as scan:
+        # Most folders have more in them, and nothing of it need be looked at.
+        seen = list(itertools.islice((Path(each.path) for each in scan if not each.name.startswith(".")), 2))
+    return seen[0] if len(seen) == 1 and seen[0].is_dir() and _is_root(seen[0]) else None
 
 
 def _is_root(path: Path) -> bool:
@@ -99,6 +105,8 @@ class _Reader:
         self._source, self._root = source, root
         self._images: dict[str, dict[str, Any]] = {}
         self._named: set[str] = set()
+        # What was told of already, by hash and path: sessions name the same picture many times.
+        self._told: set[tuple[str, str | None]] = set()
         self._logs: list[bytes] = []
 
     def run(self) -> Iterator[Piece | Problem]:
@@ -111,7 +119,7 @@ class _Reader:
                 if isinstance(info, dict):
                     self._images[key] = info
                 else:
-                    problems.append(Problem(f"{REGISTRY}: images.{key}", "It must be an object."))
+                    problems.append(Problem(f"images.{key}", "It must be an object.", str(self._root / REGISTRY)))
         folder = self._root / "sessions"
         names = sorted(path.name for path in folder.glob("*.json")) if folder.is_dir() else []
         ids = list(dict.fromkeys(name.removesuffix(_CANVAS).removesuffix(_GENERATIONS) for name in names))
@@ -146,7 +154,7 @@ class _Reader:
                 try:
                     canvas_json.parse(data)
                 except InvalidValue as error:
-                    yield Problem(f"{LOGS}, line {at + 1}", str(error))
+                    yield Problem(f"line {at + 1}", str(error), str(self._root / LOGS))
                     continue
                 self._logs.append(data.strip())
 
@@ -186,7 +194,7 @@ class _Reader:
         yield Piece(
             place=session_id, session=session_head(session_id, canvas, kept), files=tuple(files.values()),
             entries=tuple(entries), generations=placed(generations), log=tuple(self._logs),
-            thumbnails=tuple(self._thumbnails(session_id)),
+            thumbnails=tuple(self._thumbnails(session_id)), settled=storage_v2_names.settled,
         )  # fmt: skip
         self._logs = []
 
@@ -217,7 +225,10 @@ class _Reader:
         if files or self._logs or registry not in ({}, {"version": "2.0"}):
             title = (self._root.name or NAME).encode("utf-8", "replace").decode()
             session = Session(id=documents_v2.POOL_ID, title=title, foreign={NAME: {"registry": registry}})
-            yield Piece(place=REGISTRY, session=session, files=tuple(files.values()), log=tuple(self._logs))
+            yield Piece(
+                place=REGISTRY, session=session, files=tuple(files.values()), log=tuple(self._logs),
+                settled=storage_v2_names.settled,
+            )  # fmt: skip
 
     def _file(
         self, alias: str, files: dict[str, FoundFile], problems: list[Problem], role: str,
@@ -236,7 +247,10 @@ class _Reader:
                 raise InvalidValue("It has no file_path.")
             asset = self._source.take_file(beside(self._root, path))
         except (OSError, InvalidValue) as error:
-            problems.append(Problem(place, os_words(error) if isinstance(error, OSError) else str(error)))
+            if (alias, path) not in self._told:
+                self._told.add((alias, path))
+                words = os_words(error) if isinstance(error, OSError) else str(error)
+                problems.append(Problem(f"images.{alias}", words, str(self._root / REGISTRY)))
             return None
         files[alias] = FoundFile(
             id=alias, place=place, asset=asset, name=safe_name(path.rpartition("/")[2], "image"), role=role,
@@ -451,6 +465,7 @@ def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
                     lost.count("seeds, steps and the like as such: they come back among the parameters", among)
                     lost.count("generators of generations", generation.generator is not None)
             lost.newer(view, session_id)
+        lost.count("hashes and file names that two pictures go by", GivenBack(view, session_ids).others)
     return lost.lines()
 
 
@@ -465,9 +480,11 @@ def _lost_files(view: View, session: Session, lost: Lost) -> None:
         elif digest not in roles:
             if not documents_v2.is_file(placement):
                 lost.count("pictures that no canvas or generation of their session names, so that they go apart")
+        elif documents_v2.is_file(placement):
+            pass  # under as many names as it came
         elif digest in seen:
             lost.count("second names of one picture in a session")
-        elif not documents_v2.is_file(placement):
+        else:
             lost.count(NAMES)
             lost.count("roles of pictures", placement.role != roles[digest])
             lost.count(TIMES, placement.mtime_ns // 1_000_000 != placement.added_ns // 1_000_000)
@@ -496,7 +513,7 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
     """
     with new_folder(library.root, target) as folder:
         with library.read() as view:
-            writer = _Writer(library, view, folder)
+            writer = _Writer(library, view, folder, GivenBack(view, session_ids))
             for session_id in session_ids:
                 writer.session(editing.require_session(view, session_id))
             writer.finish()
@@ -506,8 +523,8 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
 class _Writer:
     """The writing of one folder: what the mount's storage-v2/ shows of some sessions."""
 
-    def __init__(self, library: Library, view: View, folder: Path) -> None:
-        self._library, self._view, self._folder = library, view, folder
+    def __init__(self, library: Library, view: View, folder: Path, back: GivenBack) -> None:
+        self._library, self._view, self._folder, self._back = library, view, folder, back
         self._items: dict[str, bytes] = {}
         self._ids: set[str] = set()
         self.written = Written()
@@ -524,12 +541,22 @@ class _Writer:
         stem = documents_v2.stem_of(session.id).decode()
         for suffix, name in documents_v2.ROW_NAMES.items():
             if name in row.documents:
-                self._bytes(f"sessions/{stem}{suffix}", documents_v2.render(self._view, session, suffix))
+                data = documents_v2.render(self._view, session, suffix)
+                if self._back.names:
+                    data = documents.to_json(renamed(json.loads(data), self._back.names))
+                self._bytes(f"sessions/{stem}{suffix}", data)
 
     def _image(self, digest: Digest, shown: documents_v2.Shown) -> None:
+        if shown.placement is not None:
+            kept = self._back.of(shown.placement)
+            if kept is None:
+                return
+            if kept != documents_v2.kept_of(shown.placement):
+                name, said = name_of(kept), documents_v2.mapping(kept.get("info"))
+                shown = documents_v2.Shown(name.hash, name.file.encode("utf-8", "surrogateescape"), said, None)
         info = shown.info or {}
         if shown.alias and info:
-            self._items[shown.alias] = documents_v2.registry_item(shown.alias, info)
+            self._items.setdefault(shown.alias, documents_v2.registry_item(shown.alias, info))
         target = beside(self._folder, text(info.get("file_path")) or f"images/{documents.text_of(shown.file)}")
         if target.exists():
             return

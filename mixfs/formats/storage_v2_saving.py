@@ -16,6 +16,7 @@ from typing import Any
 from mixfs.errors import InvalidValue
 from mixfs.formats import storage_v2
 from mixfs.formats.storage_v2 import Found
+from mixfs.formats.storage_v2_names import CAME
 from mixfs.ids import Digest, digest_from_hex, new_id
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
@@ -333,6 +334,8 @@ def rename_file(txn: Txn, placement: Placement, file: bytes) -> None:
         remove_file(txn, held)
     for copy in copies:
         kept = {**layout.kept_of(copy), "file": file.decode("utf-8", "surrogateescape")}
+        # Its app calls it so now, whatever it was in the folder that it came in.
+        kept.pop(CAME, None)
         copy = txn.put(dataclasses.replace(copy, foreign={**copy.foreign, NAME: kept}))
         if "hash" not in kept:
             _register_pending(txn, copy, file)

@@ -12,7 +12,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
@@ -20,13 +20,14 @@ from mixfs.formats.koda_tables import is_url, without_password
 from mixfs.ids import Digest
 from mixfs.library import editing
 from mixfs.library.api import Library
-from mixfs.library.importing import publish
+from mixfs.library.importing import own_places, publish
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn, require_kept
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES
 from mixfs.records import Entry, Generation, ImageRef, Placement, Session
 
+P = TypeVar("P", bound=Problem)
 Progress = Callable[[Report], None]
 
 
@@ -36,13 +37,18 @@ class Taking:
     def __init__(
         self, library: Library, layout: Format, path: str, options: Options, *, dry_run: bool = False,
         progress: Progress | None = None, known: Mapping[str, Known] | None = None,
+        left_out: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
+        """`known` and `left_out` as `Source` has them."""
         self._library, self._layout = library, layout
         self._progress = progress or (lambda report: None)
-        self._source = Source(path, options, None if dry_run else library.staging.intake, known)
+        own = frozenset(own_places(library))
+        self._source = Source(path, options, None if dry_run else library.staging.intake, known, left_out, own)
         # The placements of what was taken or known, by what they show, and their sessions.
         self.placed: dict[Digest, list[str]] = {}
         self.sessions: list[str] = []
+        # The paths of the files that the library keeps beside its sessions.
+        self.kept: set[str] = set()
         self.report = Report(without_password(path) if is_url(path) else path, layout.NAME, dry_run)
         # What a dry run would have made by now.
         self._seen: set[tuple[str, str]] = set()
@@ -59,9 +65,9 @@ class Taking:
             with ThreadPoolExecutor(max_workers=4, thread_name_prefix="formats") as threads:
                 for item in self._layout.read(source):
                     if isinstance(item, Skipped):
-                        report.skipped.append(item)
+                        report.skipped.append(self._placed(item))
                     elif isinstance(item, Problem):
-                        report.not_taken.append(item)
+                        report.not_taken.append(self._placed(item))
                     else:
                         self._take(item, threads)
                         source.discard()
@@ -69,11 +75,14 @@ class Taking:
                     self._progress(report)
         except (OSError, MixfsError) as error:
             words = os_words(error) if isinstance(error, OSError) else str(error)
-            report.not_taken.append(Problem("", words))
+            report.not_taken.append(self._placed(Problem("", words)))
         finally:
             source.discard()
         report.bytes = source.bytes
         return report
+
+    def _placed(self, problem: P) -> P:
+        return problem if problem.file else dataclasses.replace(problem, file=self._source.file)
 
     def _take(self, piece: Piece, threads: ThreadPoolExecutor) -> None:
         try:
@@ -86,9 +95,11 @@ class Taking:
             else:
                 self._commit(piece, threads)
         except MixfsError as error:
-            parts = [] if piece.whole else list(_parts(piece))
+            with self._library.read() as view:
+                # What is renamed with its picture would not be without it.
+                parts = [] if piece.whole else list(_parts(_settled(view, piece)))
             if not parts:
-                self.report.not_taken.append(Problem(piece.place, str(error)))
+                self.report.not_taken.append(self._placed(Problem(piece.place, str(error))))
                 return
             # One record spoils the piece: take them one by one.
             for part in parts:
@@ -103,16 +114,16 @@ class Taking:
                 if file.asset.digest in self._source.staged
             }
             looks = {digest: threads.submit(publish, library, staged[digest], again=again) for digest in staged}
-            incoming = {}
-            for file in piece.files:
-                digest = file.asset.digest
-                incoming[file.id] = Incoming(
+            incoming = [
+                Incoming(
                     digest=digest, size=file.asset.size, name=file.name, mtime_ns=file.mtime_ns or time.time_ns(),
                     role=file.role,
                     # An earlier piece brought the same bytes, where they are not staged.
                     inspection=looks[digest].result() if digest in looks else None,
                     sums=staged[digest].sums() if digest in staged else b"",
-                )  # fmt: skip
+                )
+                for file in piece.files for digest in [file.asset.digest]
+            ]  # fmt: skip
             try:
                 planned = library.commit(lambda txn: self._put(txn, piece, incoming))  # noqa: B023
                 break
@@ -124,9 +135,9 @@ class Taking:
         for folder, path in piece.thumbnails:
             library.app_files.take_thumbnail(folder, path)
         self._count(piece, planned)
-        library.came_in(incoming.values())
+        library.came_in(incoming)
 
-    def _put(self, txn: Txn, piece: Piece, incoming: dict[str, Incoming]) -> Planned:
+    def _put(self, txn: Txn, piece: Piece, incoming: list[Incoming]) -> Planned:
         planned = self._planned(txn, piece)
         session = piece.session
         if planned.session:
@@ -143,11 +154,11 @@ class Taking:
                 txn.put(dataclasses.replace(member, named_ns=txn.now_ns) if hasattr(member, "named_ns") else member)
             elif (completed := _completed(known, member)) is not None:
                 txn.put(completed)
-        for file, own_id, known_file in planned.files:
+        for (file, own_id, known_file), came in zip(planned.files, incoming, strict=True):
             if known_file is None:
                 folder_id = editing.ensure_path(txn, held.id, file.folders)
                 placement, _ = admit(
-                    txn, incoming[file.id], held.id, folder_id, self._library.has_blob,
+                    txn, came, held.id, folder_id, self._library.has_blob,
                     placement_id=own_id,
                 )
                 if file.foreign:
@@ -156,6 +167,7 @@ class Taking:
 
     def _planned(self, view: View, piece: Piece) -> Planned:
         """What of a piece is new to the library, under the ids that it has there."""
+        piece = _settled(view, piece)
         session_id = piece.session.id
         members: list[tuple[Any, Any]] = []
         records: tuple[Any, ...] = (*piece.entries, *piece.edges, *piece.generations)
@@ -174,6 +186,7 @@ class Taking:
 
     def _count(self, piece: Piece, planned: Planned) -> None:
         report = self.report
+        self.kept.update(str(path) for _, path in piece.thumbnails)
         if ("session", piece.session.id) not in self._seen:
             self._seen.add(("session", piece.session.id))
             self.sessions.append(piece.session.id)
@@ -229,6 +242,10 @@ def _refs(view: View, session_id: str, refs: Sequence[ImageRef]) -> tuple[ImageR
         else ref
         for ref in refs
     )
+
+
+def _settled(view: View, piece: Piece) -> Piece:
+    return dataclasses.replace(piece.settled(view, piece), settled=None) if piece.settled is not None else piece
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:

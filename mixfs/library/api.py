@@ -18,7 +18,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -182,16 +182,17 @@ class Library:
 
     def import_paths(
         self, paths: Path | str | Iterable[Path | str], *, session: str | None = None,
-        progress: Callable[[ImportReport], None] | None = None,
+        progress: Callable[[ImportReport], None] | None = None, but: Container[str] = (),
     ) -> ImportReport:  # fmt: skip
         """Import files and folders (or one); folders are sessions, or all goes to the session titled `session`.
 
-        Never raises for a single file's sake: the report names each that failed, with the reason. Raises
-        UnsuitablePlace for a path inside the library or its mount.
+        Files in `but` (absolute paths) are left out. Layouts of other programs are not looked for here:
+        `mixfs.formats.layouts.import_paths` does that. Never raises for a single file's sake: the report names each
+        that failed, with the reason. Raises UnsuitablePlace for a path inside the library or its mount.
         """
         # A string is a sequence of strings too: "/home" would be "/" and more.
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        return Importer(self, progress).run([Path(path) for path in several], session)
+        return Importer(self, progress).run([Path(path) for path in several], session, but)
 
     def import_bytes(
         self, data: bytes, name: str, *, session_id: str | None = None, role: str = "output",

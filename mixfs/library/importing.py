@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,6 +31,9 @@ BATCH_FILES = 64
 BATCH_S = 0.5
 # Each of them waits most of its time, for the disk or for a worker process: four kept no two workers busy.
 _THREADS = 8
+# Why something is left where it is.
+OWN = "It is the library itself, or its mount."
+TEMPORARY = "Hidden and temporary names are left out."
 _IN_FLIGHT = 4 * _THREADS
 
 
@@ -71,9 +74,11 @@ class Job:
 
 
 def find_jobs(
-    paths: Iterable[Path], session: str | None, report: ImportReport, own: frozenset[str] = frozenset()
-) -> Iterator[Job]:
-    """The files below `paths`, in order; what can't be listed is reported as failed. Folders in `own` are left out."""
+    paths: Iterable[Path], session: str | None, report: ImportReport, own: frozenset[str] = frozenset(),
+    but: Container[str] = (),
+) -> Iterator[Job]:  # fmt: skip
+    """The files below `paths`, in order, but for those in `but` (absolute paths); what can't be listed is reported as
+    failed. Folders in `own` are left out."""
     for path in paths:
         # A relative path like "." has a name of its own only when resolved.
         path = Path(os.path.abspath(path))
@@ -81,8 +86,9 @@ def find_jobs(
         if not os.path.exists(path):
             report.failed.append(Failure(str(path), "There is no such file or folder."))
         elif path.is_dir():
-            yield from _walk(path, session or _title(path.name) or editing.INBOX, (), report, own)
-        else:
+            title = session or _title(path.name) or editing.INBOX
+            yield from (job for job in _walk(path, title, (), report, own) if str(job.path) not in but)
+        elif str(path) not in but:
             yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
 
 
@@ -95,7 +101,7 @@ def _walk(
     folder: Path, session: str, folders: tuple[bytes, ...], report: ImportReport, own: frozenset[str]
 ) -> Iterator[Job]:
     if os.path.realpath(folder) in own:
-        report.skipped.append(Failure(str(folder), "It is the library itself, or its mount."))
+        report.skipped.append(Failure(str(folder), OWN))
         return
     try:
         with os.scandir(folder) as scan:
@@ -106,7 +112,7 @@ def _walk(
     for entry in entries:
         name, path = os.fsencode(entry.name), Path(entry.path)
         if is_temporary(name):
-            report.skipped.append(Failure(str(path), "Hidden and temporary names are left out."))
+            report.skipped.append(Failure(str(path), TEMPORARY))
             continue
         try:
             is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file()
@@ -147,6 +153,26 @@ def publish(library: Library, intake: Intake, *, again: bool = False) -> Inspect
     return library.pool.inspect(str(intake.path)) if again else library.inspect_unknown(digest, intake.path)
 
 
+def _checked_jobs(
+    library: Library, paths: Iterable[Path], session: str | None, report: ImportReport, but: Container[str]
+) -> Iterator[Job]:
+    session = _title(session) if session is not None else None
+    checked = []
+    for path in paths:
+        refuse_own(library, path)
+        checked.append(path)
+    return find_jobs(checked, session, report, frozenset(own_places(library)), but)
+
+
+def would_import(
+    library: Library, paths: Iterable[Path], session: str | None = None, but: Container[str] = ()
+) -> ImportReport:
+    """What `Library.import_paths` would read, all of it counted as imported."""
+    report = ImportReport()
+    report.imported = sum(1 for _ in _checked_jobs(library, paths, session, report, but))
+    return report
+
+
 class Importer:
     """One import into an open library."""
 
@@ -155,14 +181,9 @@ class Importer:
         self._progress = progress or (lambda report: None)
         self.report = ImportReport()
 
-    def run(self, paths: Iterable[Path], session: str | None = None) -> ImportReport:
-        """Import everything below `paths`; never raises for a single file's sake."""
-        session = _title(session) if session is not None else None
-        checked = []
-        for path in paths:
-            refuse_own(self._library, path)
-            checked.append(path)
-        jobs = find_jobs(checked, session, self.report, frozenset(own_places(self._library)))
+    def run(self, paths: Iterable[Path], session: str | None = None, but: Container[str] = ()) -> ImportReport:
+        """Import everything below `paths` that is not in `but`; never raises for a single file's sake."""
+        jobs = _checked_jobs(self._library, paths, session, self.report, but)
         with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="import") as threads:
             self._pump(jobs, threads)
         return self.report

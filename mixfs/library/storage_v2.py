@@ -147,6 +147,12 @@ class Registry:
     def update(self, digests: Iterable[Digest]) -> None:
         """Show blobs as the files that they are in the folder now, and as no others."""
         found = {digest: shown_of(self.view, digest) for digest in digests}
+        touched = {alias for digest, files in found.items() for alias in self._name(digest, files) if alias}
+        # The line of a name is that of one picture; of two that have it another may be the first now.
+        found |= {
+            digest: shown_of(self.view, digest) for alias in touched for digest in _called(self.view, alias)
+            if digest not in found
+        }  # fmt: skip
         value = self.txn.get(keys.REGISTRY_SUM)
         self._sum = before = Sum(*cbor2.loads(value)) if value is not None else Sum()
         # What goes, goes first: a file that got other bytes is the same node, now of another blob.
@@ -162,39 +168,60 @@ class Registry:
         if self._changed:
             self._listing.touch(ROOT, self._stamp)
 
+    def _rows(self, digest: Digest) -> list[tuple[Any, ...]]:
+        value = self.txn.get(keys.registry_row(digest))
+        return [tuple(row) for row in cbor2.loads(value)] if value is not None else []
+
+    def _name(self, digest: Digest, files: list[Shown]) -> set[str]:
+        """Keep what the app calls a blob; returns the names that it had and has."""
+        before, after = {row[0] for row in self._rows(digest)}, {shown.alias for shown in files}
+        for alias in before - after:
+            self.txn.delete(keys.alias(alias, digest))
+        for alias in after - before:
+            self.txn.put(keys.alias(alias, digest), b"")
+        return before | after
+
     def _replace(self, digest: Digest, files: list[Shown]) -> list[tuple[str, bytes, bytes, bytes]]:
         """Keep what files a blob is, and take away what it was; returns the rows."""
-        value = self.txn.get(keys.registry_row(digest))
-        before = [tuple(row) for row in cbor2.loads(value)] if value is not None else []
+        before = self._rows(digest)
         after: list[tuple[str, bytes, bytes, bytes]] = []
+        lines: set[str] = set()
         for shown in files:
             # A file that the app has two names for is listed once.
             listed = any(row[1] == shown.file for row in after)
-            after.append(self._row(digest, shown, listed=listed))
+            after.append(self._row(digest, shown, self._line_of(digest, shown.alias), lines, listed=listed))
         if before == after:
             return after
         self._changed = True
         for rows, sign in ((before, -1), (after, 1)):
             for row in rows:
                 self._sum = self._sum.with_item(row[3], sign) if row[3] else self._sum
-        for alias, name, key, _ in before:
+        for _, name, key, _ in before:
             if key and (name, key) not in [row[1:3] for row in after]:
                 self._listing.remove(IMAGES, name, key, stamp=self._stamp)
-            self.txn.delete(keys.alias(alias, digest))
         if after:
             self.txn.put(keys.registry_row(digest), cbor2.dumps([list(row) for row in after]))
         else:
             self.txn.delete(keys.registry_row(digest))
-        for alias, *_ in after:
-            self.txn.put(keys.alias(alias, digest), b"")
         return after
 
+    def _line_of(self, digest: Digest, alias: str) -> str:
+        """Under which name a picture has its line: that of another picture which is older would be there twice."""
+        if not alias or len(_called(self.view, alias)) < 2 or digests_of(self.view, alias)[0] == digest:
+            return alias
+        return digest.hex()
+
     @staticmethod
-    def _row(digest: Digest, shown: Shown, *, listed: bool) -> tuple[str, bytes, bytes, bytes]:
+    def _row(
+        digest: Digest, shown: Shown, line: str, lines: set[str], *, listed: bool
+    ) -> tuple[str, bytes, bytes, bytes]:
+        """`lines` are the names under which the picture has lines already."""
         key = b"P" + key16(shown.placement.id) if shown.placement is not None else b"J" + digest
         key = b"" if listed else key
         # What has no line in the registry is found by its digest nevertheless.
-        item = registry_item(shown.alias, shown.info) if shown.alias and shown.info else b""
+        info = dict(shown.info or {}) | ({"hash": line} if line != shown.alias else {})
+        item = registry_item(line, info) if line and shown.info and line not in lines else b""
+        lines.update([line] if item else ())
         return shown.alias, shown.file, key, item
 
     def _list(self, digest: Digest, shown: Shown, name: bytes, key: bytes) -> None:
@@ -231,10 +258,20 @@ def wait_keys(record: Entry | Generation | None) -> set[bytes]:
 
 
 def digests_of(view: View, alias: str) -> list[Digest]:
-    """The digests that the app's name of a picture stands for: one, or none, unless two folders came in."""
+    """The digests that the app's name of a picture stands for: one, or none, but where pictures that have the same name
+    came from another library or out of the trash; then the oldest first."""
+    found: list[tuple[int, Digest]] = []
+    for digest in _called(view, alias):
+        same = [shown.placement for shown in shown_of(view, digest) if shown.alias == alias]
+        if same:
+            found.append((min(each.added_ns if each is not None else 0 for each in same), digest))
+    return [digest for _, digest in sorted(found)]
+
+
+def _called(view: View, alias: str) -> list[Digest]:
+    """As `digests_of`, by the index alone: names that hash alike are among them."""
     prefix = keys.aliases(alias)
-    found = [Digest(key[len(prefix) :]) for key, _ in view.txn.scan(prefix, prefix_end(prefix))]
-    return [digest for digest in found if any(shown.alias == alias for shown in shown_of(view, digest))]
+    return [Digest(key[len(prefix) :]) for key, _ in view.txn.scan(prefix, prefix_end(prefix))]
 
 
 def placements_of(view: View, alias: str, digest: Digest | None = None) -> list[Placement]:

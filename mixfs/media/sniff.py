@@ -12,7 +12,7 @@ IMAGE_TYPES = frozenset(
 
 UNKNOWN = "application/octet-stream"
 
-_EXTENSIONS = {
+EXTENSIONS = {
     "image/png": ".png",
     "image/jpeg": ".jpg",
     "image/webp": ".webp",
@@ -103,7 +103,7 @@ def sniff(head: bytes) -> str:
 
 def extension(media_type: str) -> str:
     """The usual file name extension with its dot; empty when there is none that is sure."""
-    return _EXTENSIONS.get(media_type, "")
+    return EXTENSIONS.get(media_type, "")
 
 
 def _iso_media(head: bytes) -> str:

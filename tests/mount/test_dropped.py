@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box import Box, png, run
+from box import Box, chunk, png, run
 from live import Live, living, until
 
 from mixfs.formats import koda, outputs, storage_v2
-from mixfs.formats.layouts import detect, import_layout
+from mixfs.formats.layouts import detect, import_layout, import_paths
 from mixfs.library.api import Library
-from mixfs.records import Edge, Entry, Generation, ImageRef, ImportFolder, Placement, Receipt, Session
+from mixfs.library.fsck import check
+from mixfs.library.gc import collect
+from mixfs.records import Edge, Entry, Generation, Image, ImageRef, ImportFolder, Placement, Receipt, Session
 
 SEEN_S = 10.0
 
@@ -100,6 +102,21 @@ def _filled(path: Path, title: str) -> tuple[Library, list[str]]:
 def _storage_v2(folder: Path, library: Library, ids: list[str]) -> None:
     # No image that none names: all folders' go to one session, and these tests share a library.
     storage_v2.write(library, ids, folder)
+    for session_id in ids:
+        thumbnails = folder / "thumbnails" / session_id
+        thumbnails.mkdir(parents=True)
+        for at in range(2):
+            (thumbnails / f"{at}.png").write_bytes(png(4, 4))
+    # Two with the same bytes, and one that a generator is known of.
+    (thumbnails / "2.png").write_bytes((thumbnails / "1.png").read_bytes())
+    (thumbnails / "3.png").write_bytes(_generated())
+
+
+def _generated() -> bytes:
+    """A PNG that says how it was made."""
+    text = chunk(b"tEXt", b"parameters\0a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 4x4")
+    whole = png(4, 4)
+    return whole[:33] + text + whole[33:]
 
 
 def _outputs(folder: Path, library: Library, ids: list[str]) -> None:
@@ -219,6 +236,43 @@ def _everything(box: Box) -> Any:
     return _contents(box.library, ids), files
 
 
+def test_thumbnails_of_an_app_are_no_pictures(tmp_path: Path) -> None:
+    made = tmp_path / "Studio"
+    _make(made, tmp_path / "elsewhere", _storage_v2)
+    thumbnails = sorted(made.glob("thumbnails/*/*.png"))
+    assert len(thumbnails) == 6
+    data = {path.read_bytes() for path in thumbnails}
+    digests = {hashlib.sha256(each).digest() for each in data}
+    with living(tmp_path) as live, Library.open(live.library) as library:
+        live.start()
+        copied, app = live.point / "import" / "Studio", live.point / "storage-v2"
+        # Once, over what is there, and when all receipts are gone.
+        for fresh in (False, False, True):
+            if fresh:
+                shutil.rmtree(copied)
+            run("cp", "-a", made, live.point / "import")
+            live.take_in()
+            with library.read() as view:
+                assert not [image for image in view.records(Image) if image.digest in digests]
+                assert not [ref for run in view.records(Generation) for ref in run.outputs if ref.digest in digests]
+                held = [each for each in view.records(Placement) if each.digest in digests]
+            assert [each.area for each in held] == ["files"] * 6
+            registry = json.loads((app / "image_registry.json").read_text())["images"]
+            assert not {digest.hex() for digest in digests} & {*registry}
+            shown = [*(live.point / "images").rglob("*.png"), *(app / "images").iterdir()]
+            shown += (live.point / "sessions").glob("*/images/**/*.png")
+            assert len(shown) > 8 and not [path for path in shown if path.read_bytes() in data]
+            # gc takes none of them, nor their receipts: rsync has nothing to copy.
+            collect(library, grace_hours=0.0)
+            assert run("rsync", "-ai", f"{made}/", f"{copied}/").stdout == b""
+            for path in thumbnails:
+                # As the app wrote them, where it looks for them, and where they were copied to.
+                assert (app / path.relative_to(made)).read_bytes() == path.read_bytes()
+                assert (copied / path.relative_to(made)).read_bytes() == path.read_bytes()
+        live.stop()
+    assert check(live.library).problems == []
+
+
 def test_a_session_that_was_there_keeps_what_it_has(box: Box, tmp_path: Path) -> None:
     (box.point / "sessions" / box.title).mkdir()
     (box.images / "mine.png").write_bytes(png())
@@ -260,7 +314,7 @@ def test_what_is_reported_has_its_place_in_import(box: Box, tmp_path: Path) -> N
     run("cp", "-a", made, box.point / "import")
     box.take_in()
     lines = [json.loads(line) for line in box.problems()]
-    assert len([line for line in lines if line.get("name") == f"{box.title} \ufffd"]) == 4
+    assert len([line for line in lines if line.get("name") == f"{box.title} \ufffd/koda.db"]) == 4
 
 
 def test_what_lies_deeper_is_found_and_the_rest_is_kept(box: Box, tmp_path: Path) -> None:
@@ -280,6 +334,58 @@ def test_what_lies_deeper_is_found_and_the_rest_is_kept(box: Box, tmp_path: Path
     names = ["plain.png", "settings.json", "flow.genaiw.zip", "koda.db"]
     assert sorted(box.placements()) == sorted(name.encode() for name in names)
     assert [path.name for path in (box.session / "images").rglob("*") if path.is_file()] == ["plain.png"]
+
+
+@pytest.mark.parametrize("around", [False, True], ids=["plain", "outputs"])
+def test_the_command_line_makes_the_same_of_a_folder(tmp_path: Path, around: bool) -> None:
+    made = tmp_path / "All"
+    (made / "trip").mkdir(parents=True)
+    (made / "trip" / "a.png").write_bytes(png())
+    (made / "notes.txt").write_text("remember")
+    (made / "trip" / "flow.genaiw.zip").write_bytes(package("wf", "Flow", png()))
+    (made / "trip" / "broken.genaiw.zip").write_bytes(package("wf 2", "Broken", png(), "0" * 64))
+    for name, write in FOLDERS.items():
+        if around or write is not _outputs:
+            folder = made / "apps" / name
+            folder.parent.mkdir(exist_ok=True)
+            _make(folder, tmp_path / f"beside {name}", write)
+    # An empty file is not taken in from import/: its program may write to it yet.
+    (made / "apps" / "storage-v2" / "logs.jsonl").write_text('{"message": "hello"}\n')
+    with Library.open(tmp_path / "imported") as library:
+        by_command = import_paths(library, [made])
+        wanted = _tree(library)
+    with living(tmp_path) as live, Library.open(live.library) as library:
+        live.start()
+        run("cp", "-a", made, live.point / "import")
+        live.take_in()
+        found = _tree(library)
+        assert _files(live.point / "import" / "All") == _files(made)
+    assert len([each for each in by_command.layouts if each.not_taken]) == 1
+    # Thumbnails and, of an outputs folder, the JSON beside a picture are kept for their receipts.
+    sidecars = {path.with_suffix(".json").name.encode() for path in made.rglob("2025*.png")}
+    assert bool(sidecars) == around
+    rest = found.pop("All")
+    assert [
+        each for each in rest if each[1] not in sidecars and each not in wanted["All"]
+    ] == [(b"files", f"{at}.png".encode(), each) for at, each in _thumbnails(made)]
+    assert not [each for each in wanted.pop("All") if each not in rest]
+    assert found == wanted
+
+
+def _thumbnails(made: Path) -> list[tuple[int, bytes]]:
+    found = ((int(path.stem), hashlib.sha256(path.read_bytes()).digest()) for path in made.glob("**/thumbnails/*/*"))
+    return sorted(found)
+
+
+def _tree(library: Library) -> dict[str, Any]:
+    """What the sessions hold, by their titles."""
+    with library.read() as view:
+        return {
+            session.title: sorted((p.area.encode(), p.name, p.digest) for p in view.members(Placement, session.id))
+            + sorted((e.shown_id.encode(), e.digest or b"") for e in view.members(Entry, session.id))
+            + sorted((g.shown_id.encode(), (g.prompt or "").encode()) for g in view.members(Generation, session.id))
+            for session in view.records(Session)
+        }  # fmt: skip
 
 
 def test_a_plain_folder_stays_one(box: Box) -> None:

@@ -87,6 +87,8 @@ def test_sessions_and_pictures_come_in(library: Library, source: Path) -> None:
         "sessions[1].images[4]", "sessions[1].images[5]",
     ]  # fmt: skip
     assert [item.place for item in report.skipped] == ["sessions[1].images[0]"]
+    # By the file, not by the folder that it lies in.
+    assert {item.file for item in (*report.not_taken, *report.skipped)} == {str(source / "gallery_data.json")}
     assert names(library, ID) == {
         b"living-room-98ceb485.png": picture(1), b"living-room-98ceb485.jpg": picture(2, "JPEG"),
         b"hall-0000abcd.png": picture(3),

@@ -67,7 +67,7 @@ def test_what_lies_within_a_folder(tmp_path: Path) -> None:
     (tmp_path / "plain" / "a.png").write_bytes(picture(1))
     # A package is found within another layout too.
     assert [(path, layout.NAME) for path, layout in within(tmp_path)] == [
-        (deep, "gallery"), (flow, "workflow-package"),
+        (flow, "workflow-package"), (deep, "gallery"),
     ]  # fmt: skip
 
 
