@@ -64,7 +64,9 @@ def import_(
     """
     from mixfs.formats import layouts
     from mixfs.formats.base import Options
+    from mixfs.process import take_short_turns
 
+    take_short_turns()
     began = time.monotonic()
     options = Options(fetch=fetch, fetch_private=fetch_private, rewrite=rewrite, session=session)
     plain = layout == "files"

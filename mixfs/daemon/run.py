@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -33,7 +32,7 @@ from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
-from mixfs.process import use_one_arena
+from mixfs.process import take_short_turns, use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.recovering import recover
@@ -47,9 +46,6 @@ log = structlog.get_logger("mixfs.daemon")
 # How long a stopping daemon goes on taking in what was closed; the rest waits in staging for the next mount.
 LAST_INTAKE_S = 20.0
 _THUMBNAILS_AT_START = 100_000
-# How long a thread may keep the interpreter from the event loop, which asks for it after each system call: a commit
-# computes for tens of milliseconds, and Python's own 5 ms add up over what one request needs.
-SWITCH_S = 0.0005
 
 
 class Daemon:
@@ -215,7 +211,7 @@ def run(
 ) -> None:
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
     use_one_arena()
-    sys.setswitchinterval(SWITCH_S)
+    take_short_turns()
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:

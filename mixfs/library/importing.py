@@ -31,10 +31,11 @@ BATCH_FILES = 64
 BATCH_S = 0.5
 # Each of them waits most of its time, for the disk or for a worker process: four kept no two workers busy.
 _THREADS = 8
+# So much goes on while a batch is made durable and committed, when nobody hands out more.
+_IN_FLIGHT = 2 * BATCH_FILES
 # Why something is left where it is.
 OWN = "It is the library itself, or its mount."
 TEMPORARY = "Hidden and temporary names are left out."
-_IN_FLIGHT = 4 * _THREADS
 
 
 @dataclass(slots=True)
