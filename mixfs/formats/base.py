@@ -11,7 +11,7 @@ import base64
 import hashlib
 import os
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
@@ -118,7 +118,7 @@ class Source:
 
     def __init__(
         self, path: str, options: Options, stage: Callable[[], Intake] | None,
-        known: Mapping[str, Known] | None = None, left_out: frozenset[str] = frozenset(),
+        known: Mapping[str, Known] | None = None, left_out: Set[str] = frozenset(),
         own: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         """`stage` makes an empty file in the library's staging area; None for a dry run. `known` goes by paths."""

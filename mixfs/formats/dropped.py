@@ -5,8 +5,7 @@ library's directory, `folder` or `file`, and the id of the folder of import/ or 
 taken in already, as plain files: nothing can be lost here. It is laid out in this process's staging directory, as links
 to the blobs, for the readers to look at. What a layout takes to its own sessions is then no longer in the session that
 is called like the folder, and its receipt stands for the new placement; an app's thumbnails are files there, and no
-pictures. Done twice, or again after it was killed, it
-ends the same.
+pictures. Done twice, or again after it was killed, it ends the same.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
             known = {path: Known(_asset(view, receipt), receipt.mtime_ns) for path, receipt in paths.items()}
         inner: set[str] = set()
         for path, layout in within(root):
-            taking = Taking(library, layout, str(path), Options(), known=known, left_out=frozenset(inner))
+            taking = Taking(library, layout, str(path), Options(), known=known, left_out=inner)
             report = taking.run()
             inner |= taking.taken | taking.kept
             found.layouts.append(layout.NAME)
@@ -107,7 +106,8 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
                 # Their names are free once that commit is done.
                 if freed:
                     library.commit(lambda txn: _take_names(txn, freed))  # noqa: B023
-            beside = [receipt for path, receipt in paths.items() if path in taking.kept - taking.taken]
+            kept = taking.kept - taking.taken
+            beside = [receipt for path, receipt in paths.items() if path in kept]
             for at in range(0, len(beside), _BATCH):
                 library.commit(lambda txn: _as_files(txn, beside[at : at + _BATCH]))  # noqa: B023
             if folder is not None:

@@ -124,7 +124,7 @@ def import_layout(
         refuse_own(library, Path(location))
     taken = set() if taken is None else taken
     taking = Taking(
-        library, layout, location, options or Options(), dry_run=dry_run, progress=progress, left_out=frozenset(taken)
+        library, layout, location, options or Options(), dry_run=dry_run, progress=progress, left_out=taken
     )
     report = taking.run()
     taken |= taking.taken | taking.kept
@@ -161,10 +161,10 @@ def import_paths(
     """Import files and folders as what they are: what is in a layout, somewhere below too, and the rest as files.
 
     A place that is in a layout itself is imported as that, and the report names pictures in it that the layout doesn't
-    name, which stay where they are; of a folder that only holds some, all that no layout took
-    to its sessions goes in as plain files, the documents of layouts among them, as when the folder is copied into
-    import/. With `formats` () all is plain; with `layout` nothing is looked at, and each place is of that one. Places
-    may be URLs of databases. Never raises for what a place holds. Raises UnsuitablePlace as `import_layout`.
+    name, which stay where they are; of a folder that only holds some, all that no layout took to its sessions goes in
+    as plain files, the documents of layouts among them, as when the folder is copied into import/. With `formats` ()
+    all is plain; with `layout` nothing is looked at, and each place is of that one. Places may be URLs of databases.
+    Never raises for what a place holds. Raises UnsuitablePlace as `import_layout`.
     """
     options, watch = options or Options(), watch or Watch()
     own = frozenset(own_places(library))

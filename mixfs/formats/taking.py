@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ class Taking:
     def __init__(
         self, library: Library, layout: Format, path: str, options: Options, *, dry_run: bool = False,
         progress: Progress | None = None, known: Mapping[str, Known] | None = None,
-        left_out: frozenset[str] = frozenset(),
+        left_out: Set[str] = frozenset(),
     ) -> None:  # fmt: skip
         """`known` and `left_out` as `Source` has them."""
         self._library, self._layout = library, layout

@@ -143,20 +143,22 @@ class Registry:
         self.txn, self.view = txn, view
         self._listing, self._stamp = listing, stamp
         self._sum, self._changed = Sum(), False
+        self._called: dict[str, list[Digest]] = {}
 
     def update(self, digests: Iterable[Digest]) -> None:
         """Show blobs as the files that they are in the folder now, and as no others."""
         found = {digest: shown_of(self.view, digest) for digest in digests}
-        touched = {alias for digest, files in found.items() for alias in self._name(digest, files) if alias}
-        # The line of a name is that of one picture; of two that have it another may be the first now.
-        found |= {
-            digest: shown_of(self.view, digest) for alias in touched for digest in _called(self.view, alias)
-            if digest not in found
-        }  # fmt: skip
+        held = {digest: self._rows(digest) for digest in found}
+        touched = {name for digest, files in found.items() for name in self._name(digest, held[digest], files) if name}
+        # From here on nobody's name changes. The line of a name is that of one picture; of two that have it another may
+        # be the first now.
+        self._called = {alias: _called(self.view, alias) for alias in touched}
+        for digest in (each for called in self._called.values() for each in called if each not in found):
+            found[digest], held[digest] = shown_of(self.view, digest), self._rows(digest)
         value = self.txn.get(keys.REGISTRY_SUM)
         self._sum = before = Sum(*cbor2.loads(value)) if value is not None else Sum()
         # What goes, goes first: a file that got other bytes is the same node, now of another blob.
-        rows = {digest: self._replace(digest, shown) for digest, shown in found.items()}
+        rows = {digest: self._replace(digest, held[digest], shown) for digest, shown in found.items()}
         for digest, files in found.items():
             for shown, row in zip(files, rows[digest], strict=True):
                 if row[2]:
@@ -172,18 +174,19 @@ class Registry:
         value = self.txn.get(keys.registry_row(digest))
         return [tuple(row) for row in cbor2.loads(value)] if value is not None else []
 
-    def _name(self, digest: Digest, files: list[Shown]) -> set[str]:
-        """Keep what the app calls a blob; returns the names that it had and has."""
-        before, after = {row[0] for row in self._rows(digest)}, {shown.alias for shown in files}
+    def _name(self, digest: Digest, rows: list[tuple[Any, ...]], files: list[Shown]) -> set[str]:
+        """Keep what the app calls a blob, which had `rows`; returns the names that it had and has."""
+        before, after = {row[0] for row in rows}, {shown.alias for shown in files}
         for alias in before - after:
             self.txn.delete(keys.alias(alias, digest))
         for alias in after - before:
             self.txn.put(keys.alias(alias, digest), b"")
         return before | after
 
-    def _replace(self, digest: Digest, files: list[Shown]) -> list[tuple[str, bytes, bytes, bytes]]:
+    def _replace(
+        self, digest: Digest, before: list[tuple[Any, ...]], files: list[Shown]
+    ) -> list[tuple[str, bytes, bytes, bytes]]:
         """Keep what files a blob is, and take away what it was; returns the rows."""
-        before = self._rows(digest)
         after: list[tuple[str, bytes, bytes, bytes]] = []
         lines: set[str] = set()
         for shown in files:
@@ -207,9 +210,11 @@ class Registry:
 
     def _line_of(self, digest: Digest, alias: str) -> str:
         """Under which name a picture has its line: that of another picture which is older would be there twice."""
-        if not alias or len(_called(self.view, alias)) < 2 or digests_of(self.view, alias)[0] == digest:
+        if not alias:
             return alias
-        return digest.hex()
+        # A name that is not there is that of a picture which is here for another of its names.
+        called = self._called[alias] if alias in self._called else _called(self.view, alias)
+        return alias if len(called) < 2 or digests_of(self.view, alias)[0] == digest else digest.hex()
 
     @staticmethod
     def _row(
