@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno as _errno
 import os as _os
 
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
+
 # What to do about an error of the system, where its own words don't say.
 _REMEDIES = {
     _errno.EACCES: "Change the owner or the permissions (chown, chmod), or choose another place.",

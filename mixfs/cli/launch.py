@@ -1,7 +1,8 @@
-"""Starting the daemon: in the background, waited for until it answers, or in place of this process."""
+"""Starting the daemon: in the background, before it is certain that it is needed, and waited for until it answers."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
@@ -9,9 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mixfs.cli.config import trash_days
-from mixfs.errors import MountError
+from mixfs.cli.config import find_library, trash_days
+from mixfs.daemon import mounts
+from mixfs.errors import MixfsError, MountError
 
 PATIENCE_S = 5.0
 _LAST_LINES = 12
@@ -22,8 +25,93 @@ def daemon_command(library: Path, mountpoint: str, options: Sequence[str]) -> li
     command = [sys.executable, "-P", "-m", "mixfs.daemon", "--library", str(library), "--mountpoint", mountpoint,
                "--trash-days", str(trash_days())]  # fmt: skip
     for option in options:
-        command += ["--option", option]
+        # libfuse 3 mounts over anything and knows nonempty no more: it was for us.
+        if option and option != "nonempty":
+            command += ["--option", option]
     return command
+
+
+class _Begun(NamedTuple):
+    """A daemon that waits for a line on `go`, or for its end, and answers on `ready` (descriptors)."""
+
+    command: list[str]
+    process: subprocess.Popen[bytes]
+    go: int
+    ready: int
+
+
+_begun: _Begun | None = None
+
+
+def begin(words: Sequence[str]) -> None:
+    """Start the daemon that `mixfs mount WORDS` will come to, if that is plain, and have it load what it needs.
+
+    It touches nothing before `start` comes to the same command. Otherwise it ends without a word, with us at latest.
+    """
+    global _begun
+    try:
+        command = _foreseen(words)
+        if command is None:
+            return
+        with contextlib.ExitStack() as theirs:
+            ready, their_ready = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, their_ready)
+            their_go, go = os.pipe2(os.O_CLOEXEC)
+            theirs.callback(os.close, their_go)
+            process = subprocess.Popen(
+                [*command, "--wait", "--ready-fd", str(their_ready)], stdin=their_go, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, pass_fds=(their_ready,), start_new_session=True, cwd="/",
+            )  # fmt: skip
+    except (OSError, ValueError, MixfsError):
+        # Whatever it is, the command comes to it again and has words for it.
+        return
+    _begun = _Begun(command, process, go, ready)
+
+
+def _foreseen(words: Sequence[str]) -> list[str] | None:
+    """The daemon's command line for the words after `mixfs mount`; None where they are not of the plainest kind."""
+    points: list[str] = []
+    options: list[str] = []
+    library: Path | None = None
+    left = iter(words)
+    for word in left:
+        if word == "--library":
+            library = Path(next(left, ""))
+        elif word == "-o":
+            options += next(left, "").split(",")
+        elif word.startswith("-") or not word:
+            return None
+        else:
+            points.append(word)
+    if len(points) != 1:
+        return None
+    return daemon_command(find_library(library), mounts.absolute(points[0]), options)
+
+
+def cancel() -> None:
+    """Let the daemon that was begun end: it is not needed."""
+    global _begun
+    if _begun is not None:
+        os.close(_begun.go)
+        os.close(_begun.ready)
+        # It may still be loading, which nobody is to wait for, and has touched nothing.
+        _begun.process.kill()
+        _begun.process.wait()
+        _begun = None
+
+
+def _told_to_go(command: Sequence[str], log: Path) -> _Begun | None:
+    """The daemon that was begun, if it is the one that is wanted and still lives."""
+    global _begun
+    begun = _begun
+    if begun is not None and begun.command == list(command):
+        with contextlib.suppress(BrokenPipeError):
+            os.write(begun.go, os.fsencode(log) + b"\n")
+            os.close(begun.go)
+            _begun = None
+            return begun
+    cancel()
+    return None
 
 
 def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambda: None) -> int:
@@ -34,27 +122,14 @@ def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambd
     """
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    begin = os.fstat(out).st_size
     try:
-        ready, theirs = os.pipe2(os.O_CLOEXEC)
-        try:
-            daemon = subprocess.Popen(
-                [*command, "--log", str(log), "--ready-fd", str(theirs)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=(theirs,), start_new_session=True, cwd="/",
-            )  # fmt: skip
-        finally:
-            os.close(theirs)
+        size = os.fstat(out).st_size
+        begun = _told_to_go(command, log)
+        line = "" if begun is None else _answer(begun.process, begun.ready, waiting)
+        # Without a line none was begun, or it could not so much as load, and nobody heard why.
+        daemon, line = (begun.process, line) if begun is not None and line else _started(command, log, out, waiting)
     finally:
         os.close(out)
-    try:
-        line = _read_line(ready, waiting)
-    except BaseException:
-        # Ctrl-C while it starts: nothing is to be left half mounted.
-        daemon.terminate()
-        daemon.wait()
-        raise
-    finally:
-        os.close(ready)
     if line == "ready":
         # It is no child that anyone waits for: without this, Python would warn of it at exit.
         daemon.returncode = 0
@@ -63,7 +138,35 @@ def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambd
     if line.startswith("error: "):
         raise _failed(line.removeprefix("error: "), code)
     ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-    raise _failed(f"The daemon {ended} before it mounted anything. {_last_words(log, begin)}", 0)
+    raise _failed(f"The daemon {ended} before it mounted anything. {_last_words(log, size)}", 0)
+
+
+def _started(
+    command: Sequence[str], log: Path, out: int, waiting: Callable[[], None]
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A daemon started now, and its answer."""
+    ready, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        daemon = subprocess.Popen(
+            [*command, "--log", str(log), "--ready-fd", str(theirs)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=(theirs,), start_new_session=True, cwd="/",
+        )  # fmt: skip
+    finally:
+        os.close(theirs)
+    return daemon, _answer(daemon, ready, waiting)
+
+
+def _answer(daemon: subprocess.Popen[bytes], ready: int, waiting: Callable[[], None]) -> str:
+    """The daemon's line, or "" when it ends without one."""
+    try:
+        return _read_line(ready, waiting)
+    except BaseException:
+        # Ctrl-C while it starts: nothing is to be left half mounted.
+        daemon.terminate()
+        daemon.wait()
+        raise
+    finally:
+        os.close(ready)
 
 
 def _failed(words: str, code: int) -> MountError:

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from mixfs.cli import launch
 from mixfs.cli.config import find_library, log_file
 from mixfs.cli.options import LibraryOption, a_path, opening
 from mixfs.cli.output import note, plain, say
+from mixfs.daemon import mounts
 
 
 def mount(
@@ -31,8 +33,6 @@ def mount(
     ($XDG_STATE_HOME/mixfs, else ~/.local/state/mixfs). A library is made where there is none. A mount that was left
     behind by a crash is taken away first.
     """
-    from mixfs.cli import launch
-    from mixfs.daemon import mounts
     from mixfs.errors import MountError, UsageError
     from mixfs.library import place
     from mixfs.mountinfo import mount_at
@@ -67,8 +67,7 @@ def mount(
     with opening(root):
         place.read_format(root)
     mounts.check_mountpoint(point, nonempty="nonempty" in wanted)
-    # libfuse 3 mounts over anything and knows the option no more: it was for us.
-    command = launch.daemon_command(root, point, [option for option in wanted if option != "nonempty"])
+    command = launch.daemon_command(root, point, wanted)
     if foreground:
         sys.stdout.flush()
         # In place of this process, so that a service manager watches the daemon itself.
@@ -79,7 +78,6 @@ def mount(
 
 def _is_mounted(point: str, root: Path) -> bool:
     """True when this library is mounted there; a stale mount is taken away. Raises MountError for any other mount."""
-    from mixfs.daemon import mounts
     from mixfs.errors import MountError
     from mixfs.mountinfo import mount_at
 
@@ -104,7 +102,8 @@ def _is_mounted(point: str, root: Path) -> bool:
                 f"`mixfs umount --lazy {point}` takes it away."
             )
         case _:
-            pass
+            # What was begun for this mount point is not its daemon.
+            launch.cancel()
     served = mounts.read_mounted(root)
     if served is None or mounts.absolute(served.mountpoint) != point:
         served = mounts.find_daemon(point)

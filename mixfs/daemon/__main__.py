@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--trash-days", type=float, default=30.0)
     parser.add_argument("--ready-fd", type=int, default=-1)
     parser.add_argument("--foreground", action="store_true")
+    parser.add_argument("--wait", action="store_true", help="load, then read a log file's name from stdin and begin")
     arguments = parser.parse_args()
     # structlog would load it for the colours of a terminal: a tenth of the time in which a killed mount is back.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
@@ -27,9 +28,19 @@ def main() -> int:
 
     from mixfs.daemon import logs
 
-    logs.configure(arguments.log, stderr=arguments.foreground)
+    if not arguments.wait:
+        # What goes wrong while it loads is to be in the log.
+        logs.configure(arguments.log, stderr=arguments.foreground)
 
     from mixfs.daemon.run import run
+
+    if arguments.wait:
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return 0
+        arguments.log = Path(os.fsdecode(line.removesuffix(b"\n")))
+        _live_on(arguments.log)
+        logs.configure(arguments.log, stderr=False)
 
     def tell(line: str) -> None:
         if arguments.ready_fd >= 0:
@@ -57,6 +68,15 @@ def main() -> int:
         tell(f"error: This is a bug in MixFS: {error!r}. Details are at the end of {arguments.log or 'the log'}.")
         return 70
     return 0
+
+
+def _live_on(log: Path) -> None:
+    """As a process that was started with nothing on stdin, and what it prints in the log."""
+    for flags, path, numbers in ((os.O_RDONLY, os.devnull, (0,)), (os.O_WRONLY | os.O_APPEND, log, (1, 2))):
+        fd = os.open(path, flags)
+        for number in numbers:
+            os.dup2(fd, number)
+        os.close(fd)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from types import TracebackType
@@ -70,7 +69,8 @@ class _Worker:
         self.jobs = 0
         self.free = ""
         """Why it is not kept from system calls that it doesn't need; empty when it is."""
-        with tempfile.TemporaryFile() as errors:
+        # In memory: Python's temporary files begin with one in /tmp that stays there when we are killed just then.
+        with open(os.memfd_create("worker-errors"), "w+b") as errors:
             try:
                 self.process = subprocess.Popen(
                     [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

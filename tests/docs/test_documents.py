@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from mixfs.cli.main import app
+from mixfs.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

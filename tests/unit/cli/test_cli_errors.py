@@ -180,9 +180,9 @@ def _ordinary_user() -> list[str]:
 def test_a_bug_is_one_line_and_its_details_are_kept(fresh: Home) -> None:
     # An index whose values are no CBOR stands for what nobody thought of.
     code = (
-        "import mixfs.cli.stats as stats, mixfs.cli.main as main, sys\n"
+        "import mixfs.cli.stats as stats, mixfs.cli.app as app, mixfs.cli.main as main, sys\n"
         "def stats_(): raise ZeroDivisionError('unthinkable')\n"
-        "main.app.command('boom')(stats_)\n"
+        "app.app.command('boom')(stats_)\n"
         "sys.argv = ['mixfs', 'boom']\n"
         "main.main()\n"
     )
