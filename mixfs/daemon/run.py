@@ -45,7 +45,10 @@ log = structlog.get_logger("mixfs.daemon")
 
 # How long a stopping daemon goes on taking in what was closed; the rest waits in staging for the next mount.
 LAST_INTAKE_S = 20.0
-_THUMBNAILS_AT_START = 100_000
+# When a daemon looks for pictures without a thumbnail: how long it rests between two pages, some ten times what a page
+# takes, so that whoever opens the new mount has the core; and how many it finds before it waits for the makers.
+SEARCH_REST_S = 0.03
+SEARCH_AHEAD = 5000
 
 
 class Daemon:
@@ -102,6 +105,7 @@ class Daemon:
         if not self._read_only:
             self.upkeep.start()
         thumbnails = [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
+        thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
         for thread in thumbnails:
             thread.start()
         try:
@@ -151,11 +155,8 @@ class Daemon:
     def _make_thumbnails(self) -> None:
         """A thread of its own: makes what is wished for, and notes it in the index for many at once."""
         thumbnails = self.library.thumbnails
-        # Whoever waits for the mount to be back comes first: looking for what is missing takes a core for a while.
+        # Whoever waits for the mount to be back comes first.
         self._answers.wait()
-        if threading.current_thread().name.endswith("0") and not thumbnails.closed:
-            for missing in thumbnails.missing(_THUMBNAILS_AT_START):
-                thumbnails.wish(missing)
         made: dict[Digest, tuple[int, int]] = {}
         since = time.monotonic()
         while True:
@@ -176,6 +177,22 @@ class Daemon:
                 made, since = {}, time.monotonic()
             if digest is None and thumbnails.closed:
                 return
+
+    def _find_missing_thumbnails(self) -> None:
+        """A thread of its own: wishes for what another daemon, or an import without one, left to be made."""
+        thumbnails, after = self.library.thumbnails, b""
+        self._answers.wait()
+        while not thumbnails.closed:
+            try:
+                after = thumbnails.wish_missing(after)
+            except Exception as error:
+                log.exception("missing_thumbnails_not_found", error=repr(error))
+                return
+            if not after:
+                return
+            while thumbnails.waiting > SEARCH_AHEAD and not thumbnails.closed:
+                thumbnails.rest(1)
+            thumbnails.rest(SEARCH_REST_S)
 
     def close(self) -> None:
         """After `run`, or instead of it."""

@@ -11,6 +11,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,10 @@ import cbor2
 
 from mixfs.ids import Digest
 from mixfs.index import keys
+from mixfs.index.engine import ReadTxn, prefix_end
 from mixfs.library.wanted import placement_place
 from mixfs.media.pool import ThumbnailFailed
-from mixfs.records import Image, Placement
+from mixfs.records import Placement
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -31,6 +34,8 @@ SIZE = 256
 # half a second in which none came, and for ten seconds at most.
 QUIET_S = 0.5
 HELD_S = 10.0
+# Pictures that one read of the index looks at for missing thumbnails: some milliseconds.
+PAGE = 1000
 
 
 class Thumbnails:
@@ -44,7 +49,7 @@ class Thumbnails:
         # When the last wish came, and the first of those that there are (time.monotonic).
         self._last = self._since = 0.0
         self._placing = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
 
     def path(self, digest: Digest) -> Path:
         text = digest.hex()
@@ -70,7 +75,7 @@ class Thumbnails:
         """The next wish, waited for; None after `close` or at the timeout."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
         with self._condition:
-            while not self._closed:
+            while not self.closed:
                 now = time.monotonic()
                 left = None if end is None else end - now
                 if self._wishes:
@@ -85,7 +90,11 @@ class Thumbnails:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._closed.is_set()
+
+    def rest(self, seconds: float) -> None:
+        """Wait for so long, or until `close`."""
+        self._closed.wait(seconds)
 
     def make_if_missing(self, digest: Digest) -> tuple[int, int] | None:
         """As `make`, but None when its row is there already: there is nothing to record then."""
@@ -95,7 +104,7 @@ class Thumbnails:
 
     def close(self) -> None:
         with self._condition:
-            self._closed = True
+            self._closed.set()
             self._condition.notify_all()
 
     def make(self, digest: Digest) -> tuple[int, int] | None:
@@ -150,13 +159,28 @@ class Thumbnails:
 
         self._library.store.annotate_index(derive)
 
-    def missing(self, limit: int) -> list[Digest]:
-        """Up to `limit` images that have no thumbnail yet: what a daemon finds to do when it starts."""
-        out: list[Digest] = []
+    def missing(self, after: bytes = b"", count: int = PAGE) -> tuple[list[Digest], bytes]:
+        """Which of the next `count` pictures in images/ have no thumbnail, and where to go on (b"" at the end)."""
         with self._library.read() as view:
-            for image in view.records(Image):
-                if image.problem is None and view.thumbnail(image.digest) is None:
-                    out.append(image.digest)
-                    if len(out) >= limit:
-                        break
-        return out
+            pictures = list(islice(_digests(view.txn, keys.view_rows(Digest(b"")), after), count))
+            if not pictures:
+                return [], b""
+            made = _digests(view.txn, keys.thumbnail(Digest(b"")), after)
+            there = set(takewhile(lambda digest: digest <= pictures[-1], made))
+            end = len(pictures) < count
+            return [digest for digest in pictures if digest not in there], b"" if end else pictures[-1]
+
+    def wish_missing(self, after: bytes = b"") -> bytes:
+        """Wish for what `missing` finds on its next page; where to go on. Nothing comes in there: none is held."""
+        found, after = self.missing(after)
+        with self._condition:
+            for digest in found:
+                self._wishes.setdefault(digest, None)
+            self._condition.notify_all()
+        return after
+
+
+def _digests(txn: ReadTxn, prefix: bytes, after: bytes) -> Iterator[Digest]:
+    """The digests behind a prefix that are greater than `after`, in order."""
+    for key, _ in txn.scan(prefix + after + b"\0" if after else prefix, prefix_end(prefix)):
+        yield Digest(key[len(prefix) :])

@@ -55,7 +55,7 @@ def full(library: Library, tree: Tree, tmp_path: Path) -> Tree:
     picture = next(placement for placement in library.placements(session.id) if placement.area == "images")
     library.annotate(picture.digest, tags=["sea"], rating=7, comment="fine")
     put_entries(library, session.id, picture.digest)
-    for digest in library.thumbnails.missing(100):
+    for digest in library.thumbnails.missing()[0]:
         row = library.thumbnails.make(digest)
         if row is not None:
             library.thumbnails.record({digest: row})

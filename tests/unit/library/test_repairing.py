@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     (source / "deeper" / "a.png").write_bytes(picture)
     with Library.open(tmp_path / "library") as library:
         assert not library.import_paths([source]).failed
-        for digest in library.thumbnails.missing(10):
+        for digest in library.thumbnails.missing()[0]:
             row = library.thumbnails.make(digest)
             if row is not None:
                 library.thumbnails.record({digest: row})
