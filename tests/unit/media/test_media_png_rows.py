@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import tempfile
+import tracemalloc
 import zlib
 
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 
 from mixfs.media.decoder import BadPicture, open_picture
 from mixfs.media.png_rows import whole_rows
-from mixfs.media.stealth import read_stealth
+from mixfs.media.stealth import SIGNATURE_BITS, read_stealth
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
@@ -50,7 +51,8 @@ def test_what_was_packed_is_whole(mode: str, width: int, height: int, seed: int,
 @settings(max_examples=300, deadline=None)
 def test_what_is_damaged_is_never_called_whole(seed: int, how: str, mode: str) -> None:
     chance = random.Random(seed)
-    whole = packed(picture(mode, chance.randint(1, 90), chance.randint(1, 90), 7), chance.choice((0, 1, 9)))
+    # More rows than a hidden text could begin in, or fewer.
+    whole = packed(picture(mode, chance.randint(1, 90), chance.randint(1, 400), 7), chance.choice((0, 1, 9)))
     data = bytearray(whole)
     at = chance.randrange(8, len(data))
     if how == "flip":
@@ -98,13 +100,51 @@ def test_without_a_checksum_it_is_the_decoders_to_say() -> None:
     assert whole_rows(io.BytesIO(cut)) is None
 
 
-def test_a_bomb_is_read_in_pieces() -> None:
+ROW = b"\1" + bytes(range(90))
+TALL = by_hand(ROW * 400, 30, 400, pieces=5)
+
+
+def test_what_its_encoder_wrote_is_taken_from_its_checksums() -> None:
+    rows = whole_rows(io.BytesIO(TALL))
+    assert rows is not None and rows.heads == [ROW[:4]] * SIGNATURE_BITS
+    # Rows that are not there: an encoder's own fault, that a thumbnail brings to light. With a wrong checksum anywhere
+    # no word of the file's is taken for it.
+    short = by_hand(ROW * 390, 30, 400, pieces=5)
+    assert whole_rows(io.BytesIO(short)) is not None
+    for kind in (b"IHDR", b"IDAT", b"IEND"):
+        at = short.rindex(kind) - 4
+        end = at + 12 + int.from_bytes(short[at : at + 4], "big")
+        damaged = short[: end - 1] + bytes([short[end - 1] ^ 1]) + short[end:]
+        assert whole_rows(io.BytesIO(damaged)) is None, kind
+        # Nor is a wrong checksum a reason to refuse what is all there, as no decoder does after the first chunks.
+        sound = bytearray(TALL)
+        sound[TALL.rindex(b"IDAT") + 4 + int.from_bytes(TALL[TALL.rindex(b"IDAT") - 4 :][:4], "big")] ^= 1
+        assert whole_rows(io.BytesIO(sound)) is not None
+    for wrong in (
+        # The first rows are looked at all the same.
+        by_hand(ROW * 100 + b"\5" + ROW[1:] + ROW * 299, 30, 400),
+        by_hand(ROW * 100, 30, 400),
+        short[: -len(chunk(b"IEND", b""))],
+        short.replace(chunk(b"IEND", b""), b""),
+        TALL[: TALL.rindex(b"IDAT") - 4] + chunk(b"tEXt", b"a\0b") + TALL[TALL.rindex(b"IDAT") - 4 :],
+    ):
+        assert whole_rows(io.BytesIO(wrong)) is None
+
+
+@pytest.mark.parametrize("height", [30, 10_000])
+def test_a_bomb_is_read_in_pieces(height: int) -> None:
     # 400 MB of rows in 400 kB, of a picture that says it is small.
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(bytes(1 << 20)) for _ in range(400)) + packer.flush()
-    head = (30).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    head = (30).to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    assert whole_rows(io.BytesIO(bomb)) is None
+    tracemalloc.start()
+    try:
+        # Of many rows the first are enough: what a decoder makes of the others is seen when a thumbnail is made.
+        assert (whole_rows(io.BytesIO(bomb)) is None) == (height <= SIGNATURE_BITS)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def hidden(kind: bytes, text: bytes, mode: str) -> Image.Image:
