@@ -1,41 +1,21 @@
 """The `mixfs` command: its groups, and how an error of a command becomes a line on stderr and an exit code.
 
-One file for each command. What a command needs beyond its options is imported when it runs, so that `mixfs --help` is
-quick.
+One file for each command, which is loaded when it is the one that is meant; what it needs beyond its options, when it
+runs. So a command is quick to begin.
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from mixfs import __version__
-from mixfs.cli import (
-    abort,
-    cleanup,
-    compact,
-    doctor,
-    export,
-    fsck,
-    gc,
-    import_,
-    list_,
-    log,
-    mount,
-    rebuild_index,
-    service,
-    sessions,
-    show,
-    stats,
-    trash,
-    umount,
-    wait,
-)
 from mixfs.cli.output import note
 from mixfs.errors import INTERRUPTED, MixfsError, os_words
 
@@ -87,26 +67,12 @@ def fail(words: str, code: int = 1) -> NoReturn:
     leave(code)
 
 
-app = typer.Typer(
-    name="mixfs",
-    cls=Group,
-    help=HELP,
-    epilog=EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"mixfs {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _main(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
@@ -115,32 +81,58 @@ def _main(
     pass
 
 
-def _add(name: str, command: Callable[..., None], panel: str) -> None:
-    """A command of the app; its help is its docstring, broken where the terminal ends and not where the source does."""
-    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
-    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(name, help=text, rich_help_panel=panel)(command)
-
-
 _DRIVE, _IN_OUT, _LOOK, _CARE = "As a drive", "Pictures in and out", "What is there", "Looking after it"
 
-_add("mount", mount.mount, _DRIVE)
-_add("umount", umount.umount, _DRIVE)
-_add("abort", abort.abort, _DRIVE)
-_add("wait", wait.wait, _DRIVE)
-app.add_typer(service.app, name="service", rich_help_panel=_DRIVE)
-_add("import", import_.import_, _IN_OUT)
-_add("export", export.export, _IN_OUT)
-_add("sessions", sessions.sessions, _LOOK)
-_add("list", list_.list_, _LOOK)
-_add("show", show.show, _LOOK)
-_add("stats", stats.stats, _LOOK)
-_add("log", log.log, _LOOK)
-_add("cleanup", cleanup.cleanup, _CARE)
-_add("trash", trash.trash, _CARE)
-_add("restore", trash.restore, _CARE)
-_add("gc", gc.gc, _CARE)
-_add("compact", compact.compact, _CARE)
-_add("fsck", fsck.fsck, _CARE)
-_add("rebuild-index", rebuild_index.rebuild_index, _CARE)
-_add("doctor", doctor.doctor, _CARE)
+# The command, its module and function, and its panel of `mixfs --help`.
+COMMANDS = {
+    "mount": ("mount", "mount", _DRIVE),
+    "umount": ("umount", "umount", _DRIVE),
+    "abort": ("abort", "abort", _DRIVE),
+    "wait": ("wait", "wait", _DRIVE),
+    "service": ("service", "app", _DRIVE),
+    "import": ("import_", "import_", _IN_OUT),
+    "export": ("export", "export", _IN_OUT),
+    "sessions": ("sessions", "sessions", _LOOK),
+    "list": ("list_", "list_", _LOOK),
+    "show": ("show", "show", _LOOK),
+    "stats": ("stats", "stats", _LOOK),
+    "log": ("log", "log", _LOOK),
+    "cleanup": ("cleanup", "cleanup", _CARE),
+    "trash": ("trash", "trash", _CARE),
+    "restore": ("trash", "restore", _CARE),
+    "gc": ("gc", "gc", _CARE),
+    "compact": ("compact", "compact", _CARE),
+    "fsck": ("fsck", "fsck", _CARE),
+    "rebuild-index": ("rebuild_index", "rebuild_index", _CARE),
+    "doctor": ("doctor", "doctor", _CARE),
+}
+
+
+def build(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line: with all commands, or with that alone which the words after `mixfs` begin with."""
+    app = typer.Typer(
+        name="mixfs",
+        cls=Group,
+        callback=_main,
+        help=HELP,
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        module, function, panel = COMMANDS[name]
+        command = getattr(importlib.import_module(f"mixfs.cli.{module}"), function)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, help=_help_of(command), rich_help_panel=panel)(command)
+    return app
+
+
+def _help_of(command: Callable[..., None]) -> str:
+    """A command's docstring, to be broken where the terminal ends and not where the source does."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

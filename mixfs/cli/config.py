@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tomllib
 from pathlib import Path
 
 from mixfs.errors import UsageError, os_words
@@ -49,11 +48,16 @@ def _configured(key: str) -> object:
     """A value of config.toml, or None. Raises UsageError when the file can't be read or makes no sense."""
     path = config_file()
     try:
-        return tomllib.loads(path.read_text()).get(key)
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(os_words(error)) from error
+    # Most people have none, and `mixfs mount` begins with a look for it.
+    import tomllib
+
+    try:
+        return tomllib.loads(data.decode()).get(key)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no valid TOML ({error}). Correct it, or remove it.") from error
 
@@ -92,6 +96,8 @@ def find_library(option: Path | None = None) -> Path:
 
 def log_file(library: Path) -> Path:
     """Where the log of a library's daemon goes: named by the library's id, or by its directory before it has one."""
+    import tomllib
+
     try:
         library_id = tomllib.loads((library / "format").read_text())["library"]
     except (OSError, ValueError, KeyError):

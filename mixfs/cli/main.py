@@ -7,8 +7,6 @@ started before anything else, by what the command line plainly says, and loads i
 from __future__ import annotations
 
 import sys
-import time
-import traceback
 from typing import NoReturn
 
 from mixfs.cli import launch
@@ -19,6 +17,9 @@ BUG = 70
 
 def _keep_trace() -> str:
     """Write the traceback of the exception at hand where it can be looked up; says where that is."""
+    import time
+    import traceback
+
     from mixfs.cli.config import state_directory
 
     try:
@@ -43,9 +44,9 @@ def main() -> NoReturn:
     from mixfs.cli.output import note
 
     try:
-        from mixfs.cli.app import app
+        from mixfs.cli import app
 
-        app()
+        app.build(sys.argv[1:])()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except OSError as error:

@@ -7,15 +7,17 @@ they would resolve names themselves.
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
-import socket
-import ssl
 import time
 import urllib.parse
+from typing import TYPE_CHECKING
 
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import MixfsError
+
+if TYPE_CHECKING:
+    # Loaded by who fetches something: they are a tenth of what every import would begin with.
+    import http.client
 
 MAX_BYTES = 256 << 20
 MAX_SECONDS = 300
@@ -39,6 +41,8 @@ class Download:
 
     def read(self, size: int = CHUNK) -> bytes:
         """The next bytes; none at the end. Raises NotFetched."""
+        import http.client
+
         if time.monotonic() > self._deadline:
             raise NotFetched(f"{self._url}: it takes longer than {MAX_SECONDS} s.")
         try:
@@ -71,6 +75,8 @@ def fetch(url: str, *, private: bool = False) -> Download:
     Raises NotFetched for another scheme, an address that may not be asked, a status other than 200, a type that is no
     picture, video or sound, or a length beyond MAX_BYTES.
     """
+    import http.client
+
     at = url
     for _ in range(MAX_REDIRECTS + 1):
         connection = _connect(at, private)
@@ -110,6 +116,10 @@ def _problem(answer: http.client.HTTPResponse) -> str:
 
 
 def _connect(url: str, private: bool) -> http.client.HTTPConnection:
+    import http.client
+    import socket
+    import ssl
+
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port

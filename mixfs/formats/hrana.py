@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import http.client
 import json
 import urllib.parse
 from collections.abc import Sequence
@@ -43,6 +42,9 @@ class Stream:
     """
 
     def __init__(self, url: str) -> None:
+        # Loaded by who asks a server: every import would begin with it.
+        import http.client
+
         parts = urllib.parse.urlsplit(url)
         query = dict(urllib.parse.parse_qsl(parts.query))
         secure = parts.scheme == "https" or (parts.scheme == "libsql" and query.get("tls") != "0")
@@ -80,6 +82,8 @@ class Stream:
         return Answer(rows, int(found.get("affected_row_count") or 0))
 
     def _post(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        import http.client
+
         body = json.dumps({"baton": self._baton, "requests": requests}).encode()
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {self._token}"} if self._token else {}

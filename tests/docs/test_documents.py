@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from mixfs.cli.app import app
+from mixfs.cli.app import build
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -39,7 +39,7 @@ def commands_in(text: str) -> Iterator[str]:
 def check_command(line: str) -> None:
     """Every word of a command line up to its arguments is a command or an option that exists."""
     words = shlex.split(re.split(r" +#| [|&>;]|;", line)[0].replace("…", "..."))[1:]
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(build())
     while words and words[0] and not words[0].startswith("-") and hasattr(command, "commands"):
         name = words.pop(0).strip("[]")
         if name == "COMMAND":

@@ -96,7 +96,7 @@ def measure(report: Report, mixfs: Mixfs, shape: Shape, turn: int, source: Path)
     # What is read of a disk is not what is measured here: neither the library, nor the program.
     for path in (mixfs.library / "index" / "data.mdb", mixfs.library / "lock"):
         path.read_bytes()
-    run(sys.executable, "-P", "-c", "import mixfs.cli.app, mixfs.cli.launch, mixfs.daemon.run", env=mixfs.env)
+    run(sys.executable, "-P", "-c", "import mixfs.cli.app, mixfs.cli.mount, mixfs.daemon.run", env=mixfs.env)
     with contextlib.ExitStack() as stack:
         note("mount ready", "s", seconds(lambda: stack.enter_context(mixfs.mounted())))
         point = mixfs.point

@@ -182,7 +182,9 @@ def test_a_bug_is_one_line_and_its_details_are_kept(fresh: Home) -> None:
     code = (
         "import mixfs.cli.stats as stats, mixfs.cli.app as app, mixfs.cli.main as main, sys\n"
         "def stats_(): raise ZeroDivisionError('unthinkable')\n"
-        "app.app.command('boom')(stats_)\n"
+        "whole = app.build()\n"
+        "whole.command('boom')(stats_)\n"
+        "app.build = lambda words: whole\n"
         "sys.argv = ['mixfs', 'boom']\n"
         "main.main()\n"
     )
