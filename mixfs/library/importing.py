@@ -3,15 +3,17 @@
 A folder is a session, as in import/: `Trip/a.png` goes to the session Trip, a file by itself to Inbox. With `session`
 everything goes into that one. A file is reported only after its blob, journal item and index row are durable.
 
-Concurrency: files are copied, hashed and inspected in threads; the caller's thread commits.
+Concurrency: threads list, copy, hash and inspect files, each one file after the other; the caller's thread commits.
 """
 
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 
 BATCH_FILES = 64
 BATCH_S = 0.5
-# Each of them waits most of its time, for the disk or for a worker process: four kept no two workers busy.
-_THREADS = 8
-# So much goes on while a batch is made durable and committed, when nobody hands out more.
-_IN_FLIGHT = 2 * BATCH_FILES
+# One more than there are workers: while two wait for theirs, one copies. More get in each other's way at the
+# interpreter's lock.
+_THREADS = 3
+# Files that are being taken, wait for it, or are being committed: the threads go on while a batch is.
+_IN_FLIGHT = 3 * BATCH_FILES
 # Why something is left where it is.
 OWN = "It is the library itself, or its mount."
 TEMPORARY = "Hidden and temporary names are left out."
@@ -174,6 +177,9 @@ def would_import(
     return report
 
 
+_Came = Taken | Failure | BaseException | None
+
+
 class Importer:
     """One import into an open library."""
 
@@ -181,37 +187,71 @@ class Importer:
         self._library = library
         self._progress = progress or (lambda report: None)
         self.report = ImportReport()
+        # What threads have taken, and one None or error when one ends; room for what they may take.
+        self._came: queue.SimpleQueue[_Came] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_IN_FLIGHT)
+        self._lock = threading.Lock()  # for the jobs
+        self._ended = False
 
     def run(self, paths: Iterable[Path], session: str | None = None, but: Container[str] = ()) -> ImportReport:
         """Import everything below `paths` that is not in `but`; never raises for a single file's sake."""
         jobs = _checked_jobs(self._library, paths, session, self.report, but)
         with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="import") as threads:
-            self._pump(jobs, threads)
+            for _ in range(_THREADS):
+                threads.submit(self._take_some, jobs)
+            try:
+                self._commit_what_comes()
+            finally:
+                self._ended = True
+                self._room.release(_THREADS)
         return self.report
 
-    def _pump(self, jobs: Iterator[Job], threads: ThreadPoolExecutor) -> None:
-        pending: dict[Future[Taken], Job] = {}
-        ready: list[Taken] = []
-        since = time.monotonic()
-        exhausted = False
-        while pending or ready or not exhausted:
-            while not exhausted and len(pending) < _IN_FLIGHT:
-                job = next(jobs, None)
+    def _take_some(self, jobs: Iterator[Job]) -> None:
+        """Take one file after the other, as long as there are some and not too many wait (in a thread)."""
+        last: BaseException | None = None
+        while last is None:
+            self._room.acquire()
+            try:
+                with self._lock:
+                    job = None if self._ended else next(jobs, None)
                 if job is None:
-                    exhausted = True
-                else:
-                    pending[threads.submit(self._take, job)] = job
-            done, _ = wait(pending, timeout=BATCH_S, return_when=FIRST_COMPLETED) if pending else (set(), set())
-            for future in done:
-                job = pending.pop(future)
+                    break
                 try:
-                    ready.append(future.result())
+                    self._came.put(self._take(job))
                 except (OSError, MixfsError) as error:
-                    self.report.failed.append(Failure(str(job.path), _reason(job, error)))
-            due = len(ready) >= BATCH_FILES or time.monotonic() - since > BATCH_S or (exhausted and not pending)
-            if ready and due:
+                    self._came.put(Failure(str(job.path), _reason(job, error)))
+            except BaseException as error:  # noqa: BLE001 - for who waits for us
+                last = error
+        self._came.put(last)
+
+    def _commit_what_comes(self) -> None:
+        ready: list[Taken] = []
+        since, running = time.monotonic(), _THREADS
+        while ready or running:
+            left = max(0.0, since + BATCH_S - time.monotonic()) if ready else None
+            for came in self._waited_for(left):
+                if isinstance(came, Taken):
+                    ready.append(came)
+                elif isinstance(came, Failure):
+                    self.report.failed.append(came)
+                    self._room.release()
+                elif came is not None:
+                    raise came
+                else:
+                    running -= 1
+            if ready and (len(ready) >= BATCH_FILES or time.monotonic() - since >= BATCH_S or not running):
                 self._publish_and_commit(ready)
+                self._room.release(len(ready))
                 ready, since = [], time.monotonic()
+
+    def _waited_for(self, timeout_s: float | None) -> Iterator[_Came]:
+        """What came, waited for if nothing has."""
+        try:
+            yield self._came.get(timeout=timeout_s)
+            while True:
+                yield self._came.get_nowait()
+        except queue.Empty:
+            return
 
     def _take(self, job: Job) -> Taken:
         """Copy, hash and inspect one file (in a thread)."""

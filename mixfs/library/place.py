@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 import threading
 import tomllib
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def _binding(root: Path) -> str:
         machine = Path("/etc/machine-id").read_text().strip()
     except OSError:
         machine = ""
-    return f"{machine or socket.gethostname()}:{root.stat().st_ino}"
+    return f"{machine or os.uname().nodename}:{root.stat().st_ino}"
 
 
 def read_format(root: Path) -> Format:
