@@ -32,7 +32,7 @@ def daemon_command(library: Path, mountpoint: str, options: Sequence[str]) -> li
 
 
 class _Begun(NamedTuple):
-    """A daemon that waits for a line on `go`, or for its end, and answers on `ready` (descriptors)."""
+    """A daemon that waits for its log's name on `go`, or for the end of it, and answers on `ready` (descriptors)."""
 
     command: list[str]
     process: subprocess.Popen[bytes]

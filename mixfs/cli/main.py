@@ -10,6 +10,7 @@ import sys
 from typing import NoReturn
 
 from mixfs.cli import launch
+from mixfs.cli.output import note
 from mixfs.errors import INTERRUPTED, os_words
 
 BUG = 70
@@ -39,11 +40,9 @@ def main() -> NoReturn:
         if hasattr(stream, "reconfigure"):
             # A name that the terminal's encoding lacks is shown as an escape, never a reason to fail.
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] == ["mount"]:
-        launch.begin(sys.argv[2:])
-    from mixfs.cli.output import note
-
     try:
+        if sys.argv[1:2] == ["mount"]:
+            launch.begin(sys.argv[2:])
         from mixfs.cli import app
 
         app.build(sys.argv[1:])()

@@ -40,10 +40,11 @@ def main() -> int:
     gc.freeze()
     gc.enable()
     if arguments.wait:
-        line = sys.stdin.buffer.readline()
-        if not line:
+        # To the end, for a path may have line ends in it; the one behind it says that it is whole.
+        told = sys.stdin.buffer.read()
+        if not told.endswith(b"\n"):
             return 0
-        arguments.log = Path(os.fsdecode(line.removesuffix(b"\n")))
+        arguments.log = Path(os.fsdecode(told[:-1]))
         _live_on(arguments.log)
         logs.configure(arguments.log, stderr=False)
 

@@ -24,7 +24,9 @@ class User:
 
     def __init__(self, home: Path) -> None:
         self.home, self.library, self.point = home, home / "library", home / "mount"
-        self.env = environment() | {"HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+        # What the daemon is told is a path like any other.
+        self.state = home / "the\nstate"
+        self.env = environment() | {"HOME": str(home), "XDG_STATE_HOME": str(self.state)}
 
     def mixfs(self, *words: str | Path, code: int = 0) -> str:
         done = subprocess.run(
@@ -72,7 +74,7 @@ def test_the_daemon_that_was_begun_is_the_one_that_serves(user: User) -> None:
     [pid] = user.daemons()
     assert "--wait" in mounts._arguments(pid)
     assert mounts.find_daemon(str(user.point)) == mounts.Served(pid, str(user.point), str(user.library))
-    [log] = (user.home / "state" / "mixfs").iterdir()
+    [log] = (user.state / "mixfs").iterdir()
     # As a daemon is that was started with its log.
     assert [Path(f"/proc/{pid}/fd/{fd}").readlink() for fd in range(3)] == [Path("/dev/null"), log, log]
     assert Path(f"/proc/{pid}/cwd").readlink() == Path("/") and os.getsid(pid) == pid
@@ -88,7 +90,7 @@ def test_what_was_begun_in_vain_leaves_nothing(user: User) -> None:
     assert "not empty" in user.mount(code=6)
     for pid in user.daemons():
         _ends(pid)
-    assert not (user.home / "state").exists()
+    assert not user.state.exists()
     assert os.listdir(user.point) == ["mine"]
     # It was begun without this option, as libfuse knows it no more.
     user.mount("-o", "nonempty")
