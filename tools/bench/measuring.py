@@ -232,7 +232,7 @@ def fill(
     if came:
         put(came)
     # Marked as pictures of which none can be made: a daemon would make them while something else is measured.
-    library.thumbnails.record(dict.fromkeys(library.thumbnails.missing(10**9), (0, 0)))
+    library.thumbnails.record(dict.fromkeys(library.thumbnails.missing(count=10**9)[0], (0, 0)))
 
 
 def _publish(library: Library, staging: Path, data: bytes) -> tuple[Digest, bytes]:
