@@ -53,15 +53,11 @@ def begin(words: Sequence[str]) -> None:
         command = _foreseen(words)
         if command is None:
             return
-        with contextlib.ExitStack() as theirs:
-            ready, their_ready = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, their_ready)
-            their_go, go = os.pipe2(os.O_CLOEXEC)
-            theirs.callback(os.close, their_go)
-            process = subprocess.Popen(
-                [*command, "--wait", "--ready-fd", str(their_ready)], stdin=their_go, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, pass_fds=(their_ready,), start_new_session=True, cwd="/",
-            )  # fmt: skip
+        theirs, go = os.pipe2(os.O_CLOEXEC)
+        try:
+            process, ready = _spawn([*command, "--wait"], theirs, subprocess.DEVNULL)
+        finally:
+            os.close(theirs)
     except (OSError, ValueError, MixfsError):
         # Whatever it is, the command comes to it again and has words for it.
         return
@@ -124,10 +120,13 @@ def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambd
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         size = os.fstat(out).st_size
-        begun = _told_to_go(command, log)
-        line = "" if begun is None else _answer(begun.process, begun.ready, waiting)
-        # Without a line none was begun, or it could not so much as load, and nobody heard why.
-        daemon, line = (begun.process, line) if begun is not None and line else _started(command, log, out, waiting)
+        line = ""
+        if (begun := _told_to_go(command, log)) is not None:
+            daemon, line = begun.process, _answer(begun.process, begun.ready, waiting)
+        if not line:
+            # None was begun, or it could not so much as load, and nobody heard why.
+            daemon, ready = _spawn([*command, "--log", str(log)], subprocess.DEVNULL, out)
+            line = _answer(daemon, ready, waiting)
     finally:
         os.close(out)
     if line == "ready":
@@ -141,19 +140,17 @@ def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambd
     raise _failed(f"The daemon {ended} before it mounted anything. {_last_words(log, size)}", 0)
 
 
-def _started(
-    command: Sequence[str], log: Path, out: int, waiting: Callable[[], None]
-) -> tuple[subprocess.Popen[bytes], str]:
-    """A daemon started now, and its answer."""
+def _spawn(command: Sequence[str], stdin: int, out: int) -> tuple[subprocess.Popen[bytes], int]:
+    """A daemon that prints to `out`, and the descriptor on which it answers."""
     ready, theirs = os.pipe2(os.O_CLOEXEC)
     try:
         daemon = subprocess.Popen(
-            [*command, "--log", str(log), "--ready-fd", str(theirs)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, pass_fds=(theirs,), start_new_session=True, cwd="/",
+            [*command, "--ready-fd", str(theirs)],
+            stdin=stdin, stdout=out, stderr=out, pass_fds=(theirs,), start_new_session=True, cwd="/",
         )  # fmt: skip
     finally:
         os.close(theirs)
-    return daemon, _answer(daemon, ready, waiting)
+    return daemon, ready
 
 
 def _answer(daemon: subprocess.Popen[bytes], ready: int, waiting: Callable[[], None]) -> str:

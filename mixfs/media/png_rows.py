@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from isal import isal_zlib
 
-from mixfs.media.png import MAX_CHUNKS, SIGNATURE, chunks
+from mixfs.media.png import SIGNATURE, chunks
 from mixfs.media.stealth import SIGNATURE_BITS, SIGNATURES, packed_bits
 
 _PIECE = 1 << 16
@@ -103,9 +103,7 @@ def _checksums_are_right(file: BinaryIO) -> bool:
     """Whether each chunk has its right CRC-32, to the end, and the IDAT chunks follow one another. Moves `file`."""
     file.seek(len(SIGNATURE))
     before, pixels = b"", False
-    for _ in range(MAX_CHUNKS):
-        head = file.read(8)
-        size, kind = int.from_bytes(head[:4], "big"), head[4:]
+    for kind, size in chunks(file):
         if kind == b"IDAT" and pixels and before != kind:
             return False
         pixels = pixels or kind == b"IDAT"
