@@ -33,18 +33,19 @@ from mixfs.formats.base import (
 from mixfs.formats.fetching import NotFetched, fetch
 from mixfs.formats.koda_tables import (
     SCHEMA,
+    TABLES,
     USER_COLUMNS,
     Tables,
     is_url,
     local,
     open_server,
-    open_sqlite,
     time_ns,
     write_server,
     write_sqlite,
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost, keeps_name
 from mixfs.formats.quick import is_media_name
+from mixfs.formats.sqlite_files import open_sqlite
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
@@ -84,10 +85,12 @@ def _is_koda(path: Path) -> bool:
     if head_of(path, 16) != b"SQLite format 3\0":
         return False
     try:
-        with open_sqlite(path) as tables:
+        with open_sqlite(path, TABLES, busy_s=0.5) as tables:
             return "id" in tables.columns("canvases") and "canvas_id" in tables.columns("canvas_nodes")
     except Refused:
-        return False
+        # Its reader waits longer for a program that writes to it, and reports it. The schema stands at the beginning.
+        head = head_of(path, 64 << 10)
+        return b"TABLE canvases" in head and b"TABLE canvas_nodes" in head
 
 
 # -- in
@@ -103,7 +106,7 @@ def read(source: Source) -> Iterator[Piece | Problem]:
         if path is None:
             raise Refused("It has no tables canvases and canvas_nodes.")
         source.file = str(path)
-        opened, folder = open_sqlite(path), path.parent
+        opened, folder = open_sqlite(path, TABLES), path.parent
     with opened as tables:
         reader = _Reader(source, tables, folder)
         yield from reader.run()

@@ -10,9 +10,7 @@ import contextlib
 import datetime
 import decimal
 import json
-import os
 import re
-import shutil
 import sqlite3
 import tempfile
 import urllib.parse
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mixfs.errors import MixfsError
 from mixfs.formats.base import Refused
 from mixfs.formats.hrana import ServerError, Stream
+from mixfs.formats.sqlite_files import SqliteTables, quoted
 from mixfs.library.documents import iso_ns
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ _POSTGRES = {
 _POSTGRES_URL = re.compile(r"postgres(ql)?://")
 _LIBSQL_URL = re.compile(r"(libsql|https?)://")
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,62}")
-_MAX_VALUE = 512 << 20
 # What is read of users: never how they log in.
 USER_COLUMNS = ("id", "display_name", "name", "username")
+TABLES = frozenset({*SCHEMA, "users"})
 # Rows that a libSQL server is asked for at once, and bytes of a value where one row is too many.
 _PAGE, _PIECE = 200, 2 << 20
 
@@ -114,59 +113,6 @@ class Tables(Protocol):
 # -- reading
 
 
-@contextlib.contextmanager
-def open_sqlite(path: Path) -> Iterator[Tables]:
-    """A SQLite file, which is not written. Raises Refused, OSError."""
-    with contextlib.ExitStack() as stack:
-        # What is in a write-ahead log can only be read by who writes beside it: a copy is looked at.
-        wal = path.with_name(f"{path.name}-wal")
-        if wal.exists() and wal.stat().st_size:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mixfs-")))
-            for each in (path, wal):
-                shutil.copyfile(each, folder / each.name)
-            uri = f"file:{urllib.parse.quote(os.fsencode(folder / path.name))}"
-        else:
-            uri = f"file:{urllib.parse.quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
-        try:
-            connection = sqlite3.connect(uri, uri=True)
-        except sqlite3.Error as error:
-            raise Refused(f"It can't be opened: {error}.") from error
-        stack.callback(connection.close)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE)
-        # Text that is no UTF-8 makes its record be reported, when it is to be kept.
-        connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
-        connection.row_factory = sqlite3.Row
-        tables = _Sqlite(connection)
-        try:
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA cell_size_check = ON")
-            yield tables
-        except sqlite3.Error as error:
-            raise Refused(f"The database is damaged: {error}. `sqlite3 FILE .recover` may save what is left") from error
-
-
-class _Sqlite:
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def columns(self, table: str) -> tuple[str, ...]:
-        found = self._connection.execute(
-            "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
-        ).fetchone()
-        # A view could compute for ever.
-        if found is None:
-            return ()
-        return tuple(row["name"] for row in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
-
-    def rows(self, table: str, columns: tuple[str, ...], where: str = "", value: Any = None) -> Iterator[Row]:
-        query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)}"
-        if where:
-            query += f" WHERE {_quoted(where)} IS ?"
-        query += f" ORDER BY {_quoted('id')}"
-        for row in self._connection.execute(query, (value,) if where else ()):
-            yield {column: plain(row[at]) for at, column in enumerate(columns)}
-
-
 def open_server(url: str) -> contextlib.AbstractContextManager[Tables]:
     """The database of a server at one moment of it, read only. Raises Refused."""
     return open_postgres(url) if _POSTGRES_URL.match(url) else open_libsql(url)
@@ -188,7 +134,7 @@ def open_libsql(url: str) -> Iterator[Tables]:
                         _copy(stream, connection, table)
             except ServerError as error:
                 raise Refused(f"{without_password(url)}: {error}") from error
-            yield _Sqlite(connection)
+            yield SqliteTables(connection)
         finally:
             connection.close()
 
@@ -200,10 +146,10 @@ def _copy(stream: Stream, connection: sqlite3.Connection, table: str) -> None:
         columns = [name for name in columns if name in USER_COLUMNS]
     if not columns:
         return
-    connection.execute(f"CREATE TABLE {_quoted(table)} ({', '.join(map(_quoted, columns))})")
-    order = _quoted("id" if "id" in columns else columns[0])
-    query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)} ORDER BY {order}"
-    put = f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * len(columns))})"
+    connection.execute(f"CREATE TABLE {quoted(table)} ({', '.join(map(quoted, columns))})")
+    order = quoted("id" if "id" in columns else columns[0])
+    query = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(table)} ORDER BY {order}"
+    put = f"INSERT INTO {quoted(table)} VALUES ({', '.join('?' * len(columns))})"
     at, page = 0, _PAGE
     while True:
         try:
@@ -224,10 +170,10 @@ def _copy(stream: Stream, connection: sqlite3.Connection, table: str) -> None:
 
 def _in_pieces(stream: Stream, name: str, query: str, at: int) -> Any:
     """One value of a row that is too large to be said at once."""
-    only, value_of = f"FROM ({query} LIMIT 1 OFFSET {at})", f"CAST({_quoted(name)} AS BLOB)"
-    [[kind, size]] = stream.execute(f"SELECT typeof({_quoted(name)}), length({value_of}) {only}").rows
+    only, value_of = f"FROM ({query} LIMIT 1 OFFSET {at})", f"CAST({quoted(name)} AS BLOB)"
+    [[kind, size]] = stream.execute(f"SELECT typeof({quoted(name)}), length({value_of}) {only}").rows
     if size is None or size <= _PIECE:
-        return stream.execute(f"SELECT {_quoted(name)} {only}").rows[0][0]
+        return stream.execute(f"SELECT {quoted(name)} {only}").rows[0][0]
     value = b"".join(
         stream.execute(f"SELECT substr({value_of}, ?, ?) {only}", (start + 1, _PIECE)).rows[0][0]
         for start in range(0, size, _PIECE)
@@ -268,20 +214,16 @@ class _Postgres:
         return tuple(str(name) for (name,) in self._connection.execute(query, (table,)))
 
     def rows(self, table: str, columns: tuple[str, ...], where: str = "", value: Any = None) -> Iterator[Row]:
-        query = f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(table)}"
+        query = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(table)}"
         if where:
             # Compared as texts: ids are UUIDs in some databases.
-            query += f" WHERE {_quoted(where)}::text IS NOT DISTINCT FROM %s"
-        query += f" ORDER BY {_quoted('id')}::text COLLATE \"C\""
+            query += f" WHERE {quoted(where)}::text IS NOT DISTINCT FROM %s"
+        query += f" ORDER BY {quoted('id')}::text COLLATE \"C\""
         with self._connection.cursor() as cursor:
             cursor.execute(query.encode(), (value,) if where else None)
             while batch := cursor.fetchmany(100):
                 for row in batch:
                     yield {column: plain(row[at]) for at, column in enumerate(columns)}
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def plain(value: Any) -> Any:
@@ -334,12 +276,12 @@ def write_sqlite(path: Path, rows: Rows) -> None:
         with connection:
             for table, columns in SCHEMA.items():
                 more = sorted({column for row in rows.get(table, ()) for column in row} - set(columns))
-                parts = [f"{_quoted(name)} {_typed(kind, _SQLITE)}" for name, kind in columns.items()]
-                parts += [_quoted(name) for name in more if _COLUMN.fullmatch(name)]
+                parts = [f"{quoted(name)} {_typed(kind, _SQLITE)}" for name, kind in columns.items()]
+                parts += [quoted(name) for name in more if _COLUMN.fullmatch(name)]
                 connection.execute(f"CREATE TABLE {table} ({', '.join(parts)})")
                 for row in rows.get(table, ()):
                     there = {name: value for name, value in row.items() if name in columns or _COLUMN.fullmatch(name)}
-                    names = ", ".join(map(_quoted, there))
+                    names = ", ".join(map(quoted, there))
                     marks = ", ".join("?" * len(there))
                     values = [_for_sqlite(name, value) for name, value in there.items()]
                     connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
@@ -404,13 +346,13 @@ def _add(
     added: dict[str, int] = {}
     for table, columns in SCHEMA.items():
         if not columns_of(table):
-            parts = [f"{_quoted(name)} {_typed(kind, types)}" for name, kind in columns.items()]
+            parts = [f"{quoted(name)} {_typed(kind, types)}" for name, kind in columns.items()]
             run(f"CREATE TABLE {table} ({', '.join(parts)})", [])
         there = set(columns_of(table))
         added[table] = 0
         for row in rows.get(table, ()):
             kept = {name: convert(name, value) for name, value in row.items() if name in there}
-            names, marks = ", ".join(map(_quoted, kept)), ", ".join([mark] * len(kept))
+            names, marks = ", ".join(map(quoted, kept)), ", ".join([mark] * len(kept))
             query = f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"
             added[table] += run(query, list(kept.values()))
     return added

@@ -162,9 +162,10 @@ def test_what_is_in_the_write_ahead_log_is_read(library: Library, source: Path) 
     connection.execute("INSERT INTO canvases(id, name) VALUES ('late', 'Late')")
     connection.commit()
     try:
-        before = {path: path.read_bytes() for path in source.glob("koda.db*")}
+        before = {path: path.read_bytes() for path in source.glob("koda.db*") if path.suffix != ".db-shm"}
         assert take(library, source / "koda.db").taken["sessions"] == 3
-        assert {path: path.read_bytes() for path in source.glob("koda.db*")} == before
+        # The memory that connections share is this very process's.
+        assert {path: path.read_bytes() for path in before} == before
     finally:
         connection.close()
 
