@@ -85,6 +85,10 @@ def _tell(repaired: Repaired) -> None:
         say("The index was made again from the journal.")
     for kept in repaired.quarantined:
         say(f"A damaged original was moved to {plain(kept)}.")
+    for digest in repaired.recorded:
+        say(f"The size and the block sums of the original {digest} were recorded again.")
+    if repaired.thumbnails:
+        say(f"{count(repaired.thumbnails, 'damaged thumbnail')} removed.")
     for digest in repaired.restored:
         say(f"The original {digest} is back.")
 

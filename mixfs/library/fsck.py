@@ -18,10 +18,12 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cbor2
 
 from mixfs.blobs import LocalBlobs
+from mixfs.blobs.sums import checked_sums
 from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, JournalDamaged
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
@@ -31,16 +33,18 @@ from mixfs.journal import START, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.fsck_report import REBUILD, RESTORE, Report
-from mixfs.library.fsck_rows import check_seals, check_thumbnails, compare
+from mixfs.library.fsck_rows import check_others, check_seals, check_thumbnails, compare
 from mixfs.library.healing import names_of
 from mixfs.library.projections import DERIVATION
 from mixfs.library.replay import noted_position, replay, written_end
 from mixfs.library.staging import StagingArea
 from mixfs.library.store import by_age
 from mixfs.library.view import View
-from mixfs.records import SENSELESS, Blob, Image, Placement, Receipt, Trash, from_map
+from mixfs.records import SENSELESS, Blob, Image, Placement, Receipt, Trash, from_map, problem_of
 
 _THREADS = 4
+# So often is a library looked at whose files are replaced meanwhile.
+_LOOKS = 20
 
 # What is being done, how far it is, and of how much (bytes for blobs; 0 when that isn't known).
 Progress = Callable[[str, int, int], None]
@@ -53,6 +57,27 @@ def check(
 
     With `only`, of the blobs just these are read; the others were a moment ago.
     """
+    for _ in range(_LOOKS):
+        before = _files(root)
+        report = _check(root, progress, only)
+        # A rebuild or a compaction puts other files in the place of those that are being looked at. What is found then
+        # may be of neither, so it is looked for again. Commits only add to the files that are there.
+        if not report.problems or _files(root) == before:
+            break
+    report.finish()
+    return report
+
+
+def _files(root: Path) -> tuple[int | None, dict[str, int]]:
+    """Which files the index and the journals are now."""
+    found = {}
+    for path in (root / "journal").glob("*/*.seg"):
+        with contextlib.suppress(FileNotFoundError):
+            found[str(path)] = path.stat().st_ino
+    return _inode(root / "index"), found
+
+
+def _check(root: Path, progress: Progress, only: Collection[Digest] | None) -> Report:
     form = place.read_format(root)
     report = Report()
     replicas = _replicas(root, form.replica)
@@ -65,14 +90,11 @@ def check(
             ground.advance()
             if not (root / "index" / "data.mdb").exists():
                 _check_tails(ground, report)
-            with fresh.read() as txn:
-                blobs = _Blobs(LocalBlobs(root / "blobs"), View(txn), report)
-                blobs.check(progress, only)
+            _Blobs(LocalBlobs(root / "blobs"), ground, report).check(progress, only)
         finally:
             fresh.close()
             for journal in replicas:
                 journal.close()
-    report.finish()
     return report
 
 
@@ -175,7 +197,8 @@ def _check_index(root: Path, ground: _Ground, report: Report) -> None:
                 with ground.engine.read() as wanted:
                     compare(wanted, txn, len(ground.journals) == 1, report)
             check_seals(txn, report)
-            check_thumbnails(root / "thumbnails", txn, report)
+            check_others(txn, [journal.replica for journal in ground.journals], report)
+        check_thumbnails(root / "thumbnails", index.read, report)
     except (IndexDamaged, *SENSELESS) as error:
         report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{REBUILD}.")
     finally:
@@ -266,6 +289,16 @@ def _only_header(journal: Journal, here: Position, there: Position) -> bool:
 # -- the blobs
 
 
+_MISSING = "It is missing"
+
+
+def _is_of_another(blob: Blob | None, found: _Found) -> bool:
+    """Whether a record has another size or other block sums than its blob. Records of old versions have no sums."""
+    if blob is None:
+        return False
+    return blob.size != found.size or (blob.sums != found.sums and blob.sums != b"")
+
+
 def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
     """Every blob that a record names: its size where that is known, and who names it."""
     out: dict[Digest, tuple[int | None, str]] = {}
@@ -273,7 +306,8 @@ def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
         if trash.digest is not None:
             out[trash.digest] = None, f"{os.fsdecode(trash.name)!r} in the trash"
         for kind, _, data in trash.records:
-            if kind == Placement.KIND:
+            # What makes no sense in a record of the trash is not restored either.
+            if kind == Placement.KIND and problem_of(Placement, data) is None:
                 placement = from_map(Placement, data)
                 out[placement.digest] = placement.size, f"{os.fsdecode(placement.name)!r} in the trash"
     for image in view.records(Image):
@@ -287,43 +321,82 @@ def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
     return out
 
 
-class _Blobs:
-    """The blobs against what names them."""
+class _Found(NamedTuple):
+    """What a look at a blob's bytes found: `words` when they are not what they should be, else their size and sums."""
 
-    def __init__(self, blobs: LocalBlobs, view: View, report: Report) -> None:
-        self._blobs, self._view, self._report = blobs, view, report
-        self._named = _named_digests(view)
+    words: str = ""
+    size: int = 0
+    sums: bytes = b""
+
+
+class _Blobs:
+    """The blobs against what names them, and against their records."""
+
+    def __init__(self, blobs: LocalBlobs, ground: _Ground, report: Report) -> None:
+        self._blobs, self._ground, self._report = blobs, ground, report
+        self._named: dict[Digest, tuple[int | None, str]] = {}
 
     def check(self, progress: Progress, only: Collection[Digest] | None) -> None:
         """Read every blob, or those of `only`, and look for those that are named."""
-        held = dict(self._blobs.enumerate()) if self._blobs.root.is_dir() else {}
-        wanted = held if only is None else {digest: held[digest] for digest in only if digest in held}
-        total, done = sum(wanted.values()), 0
-        for digest in self._named:
-            if digest not in held:
-                self._add("blob-missing", digest, "It is missing", "")
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsck") as threads:
-            for digest, words in threads.map(self._examine, wanted):
-                done += held[digest]
-                if words:
-                    self._add("blob-damaged", digest, words, "move it away and ")
-                progress("blobs", done, total)
+        with self._ground.engine.read() as txn:
+            view = View(txn)
+            self._named = _named_digests(view)
+            held = dict(self._blobs.enumerate()) if self._blobs.root.is_dir() else {}
+            wanted = held if only is None else {digest: held[digest] for digest in only if digest in held}
+            total, done = sum(wanted.values()), 0
+            suspects = [digest for digest in self._named if digest not in held]
+            with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsck") as threads:
+                for digest, found in threads.map(self._examine, wanted):
+                    done += held[digest]
+                    if found.words or _is_of_another(view.blob(digest), found):
+                        suspects.append(digest)
+                    progress("blobs", done, total)
+        if suspects:
+            self._confirm(suspects)
         self._report.blobs, self._report.blob_bytes = len(held), sum(held.values())
         self._note_unnamed(held)
 
-    def _examine(self, digest: Digest) -> tuple[Digest, str]:
-        try:
-            self._blobs.check(digest)
-        except (BlobDamaged, BlobMissing):
-            # Missing: taken away since we listed it, or never whole; the next look at it tells.
-            return digest, "Its SHA-256 differs from its name"
-        except OSError as error:
-            return digest, f"It can't be read: {error.strerror}"
-        return digest, ""
+    def _confirm(self, suspects: list[Digest]) -> None:
+        """Look at them a second time: gc, a repair or an import may have been at work on them.
 
-    def _add(self, kind: str, digest: Digest, words: str, first: str) -> None:
+        Each of these changes the records before it takes a blob away, and after it puts one there. So the journal is
+        read on first, and what it names now must be there now.
+        """
+        self._ground.advance()
+        with self._ground.engine.read() as txn:
+            view = View(txn)
+            self._named = _named_digests(view)
+            for digest in suspects:
+                _, found = self._examine(digest)
+                if found.words == _MISSING:
+                    if digest in self._named:
+                        self._add(view, "blob-missing", digest, found.words, "")
+                elif found.words:
+                    self._add(view, "blob-damaged", digest, found.words, "move it away and ")
+                elif _is_of_another(view.blob(digest), found):
+                    self._report.add(
+                        "record-differs", str(self._blobs.path(digest)), "It is what was imported, but the size or the "
+                        "block sums that are recorded of it are not its own: reads through a mount fail.",
+                        "`mixfs fsck --repair` records the right ones.", tuple(names_of(view, digest)),
+                    )  # fmt: skip
+
+    def _examine(self, digest: Digest) -> tuple[Digest, _Found]:
+        try:
+            fd = self._blobs.open(digest)
+            try:
+                return digest, _Found("", os.fstat(fd).st_size, checked_sums(fd, digest))
+            finally:
+                os.close(fd)
+        except BlobMissing:
+            return digest, _Found(_MISSING)
+        except BlobDamaged:
+            return digest, _Found("Its SHA-256 differs from its name")
+        except OSError as error:
+            return digest, _Found(f"It can't be read: {error.strerror}")
+
+    def _add(self, view: View, kind: str, digest: Digest, words: str, first: str) -> None:
         _, who = self._named.get(digest, (None, "nothing"))
-        affected = tuple(names_of(self._view, digest))
+        affected = tuple(names_of(view, digest))
         self._report.add(
             kind, str(self._blobs.path(digest)), f"{words}; {who} names it.",
             f"{RESTORE}, {first}import the same file again, or run `mixfs fsck --repair --from DIR` with a "

@@ -8,23 +8,32 @@ Concurrency: beside a daemon and imports, like fsck; blobs change one by one, th
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixfs.blobs.sums import checked_sums
+from mixfs.errors import BlobDamaged, BlobMissing
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import fsck
 from mixfs.library.api import Library
 from mixfs.library.fsck import Progress
 from mixfs.library.fsck_report import Report
+from mixfs.library.fsck_rows import damaged_thumbnails
 from mixfs.library.healing import bring_back, quarantine_if_damaged
+from mixfs.library.transaction import Txn
 
 
 @dataclass(slots=True)
 class Repaired:
-    """What was mended: whether the index was made again, where damaged blobs lie now, and which blobs are back."""
+    """What was mended: whether the index was made again, where damaged blobs lie now, which blobs are back, of which
+    the record was put right, and how many thumbnails were removed."""
 
     index: bool = False
+    recorded: list[str] = field(default_factory=list)
+    thumbnails: int = 0
     quarantined: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
 
@@ -40,16 +49,22 @@ def repair(
     if any(problem.kind.startswith("index-") for problem in found.problems):
         fsck.rebuild(root)
         done.index = True
+    if any(problem.kind == "thumbnail-damaged" for problem in found.problems):
+        for path in damaged_thumbnails(root / "thumbnails"):
+            path.unlink(missing_ok=True)
+            done.thumbnails += 1
     lost = [_digest(problem.where) for problem in found.problems if problem.kind.startswith("blob-")]
+    differing = [_digest(problem.where) for problem in found.problems if problem.kind == "record-differs"]
     with Library.open(root, create=False) as library:
         for digest in lost:
             kept = quarantine_if_damaged(library, digest)
             if kept is not None:
                 done.quarantined.append(str(kept))
+        done.recorded = [digest.hex() for digest in differing if _record_again(library, digest)]
         wanted = _sizes(library, lost)
         back = bring_back(library, wanted, places)
     done.restored = sorted(digest.hex() for digest in back)
-    report = fsck.check(root, progress, only=lost)
+    report = fsck.check(root, progress, only=[*lost, *differing])
     return done, report
 
 
@@ -57,6 +72,26 @@ def _digest(path: str) -> Digest:
     """The digest that a blob's path spells."""
     bucket, rest = Path(path).parts[-2:]
     return digest_from_hex(bucket + rest)
+
+
+def _record_again(library: Library, digest: Digest) -> bool:
+    """Record the size and the block sums that a blob has; False when it is not what was imported, or gone."""
+    try:
+        fd = library.blobs.open(digest)
+        try:
+            size, sums = os.fstat(fd).st_size, checked_sums(fd, digest)
+        finally:
+            os.close(fd)
+    except (BlobMissing, BlobDamaged):
+        return False
+
+    def write(txn: Txn) -> bool:
+        blob = txn.blob(digest)
+        if blob is not None:
+            txn.put(dataclasses.replace(blob, size=size, sums=sums))
+        return blob is not None
+
+    return library.commit(write)
 
 
 def _sizes(library: Library, digests: list[Digest]) -> dict[Digest, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,33 @@ def test_flipped_bits_anywhere_are_no_crash(tmp_path: Path, sample: bytes) -> No
         paths.append(file_with(tmp_path / str(n), bytes(data)))
     found = read(*paths)
     assert found.count("damaged") > 50
+
+
+def test_a_value_that_got_shorter_keeps_the_pages_of_the_longer_one(tmp_path: Path) -> None:
+    engine = LmdbEngine(tmp_path / "index", map_size=MAP)
+    with engine.write() as txn:
+        txn.put(b"long", bytes(30_000))
+        txn.put(b"long", bytes(9_000))
+    engine.check()
+    engine.close()
+
+
+def test_a_page_in_use_that_is_listed_as_free_is_found(tmp_path: Path, sample: bytes) -> None:
+    """The next commit would overwrite it."""
+    data = bytearray(sample)
+    newer = max(0, 4096, key=lambda page: struct.unpack_from("<Q", data, page + 144)[0])
+    free, main = (struct.unpack_from("<Q", data, newer + 16 + at)[0] for at in (64, 112))
+    # The last number on the free list's only page becomes that of the main tree's root.
+    (lower,) = struct.unpack_from("<H", data, free * 4096 + 12)
+    (offset,) = struct.unpack_from("<H", data, free * 4096 + lower - 2)
+    size = struct.unpack_from("<HH", data, free * 4096 + offset)
+    end = free * 4096 + offset + 16 + (size[0] | size[1] << 16)
+    struct.pack_into("<Q", data, end - 8, main)
+    index = file_with(tmp_path, bytes(data))
+    engine = LmdbEngine(index, map_size=MAP)
+    with pytest.raises(IndexDamaged, match="free"):
+        engine.check()
+    engine.close()
 
 
 def test_a_file_cut_under_an_open_engine_is_noticed(tmp_path: Path, sample: bytes) -> None:

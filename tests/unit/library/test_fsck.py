@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cbor2
 import lmdb
 import pytest
 
 from mixfs import Library
-from mixfs.library import fsck
+from mixfs.index.engine import ReadTxn
+from mixfs.library import fsck, gc
 from mixfs.library.fsck_report import Report
+from mixfs.library.repairing import repair
+from mixfs.library.view import View
 from mixfs.media.samples import make_sample
-from mixfs.records import Edge, Entry, Generation, Placement
+from mixfs.records import Blob, Edge, Entry, Generation, Placement
 
 MAP = 1 << 22
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +311,102 @@ def test_a_position_that_no_item_ends_at_is_found(root: Path) -> None:
     environment.close()
     with Library.open(root, map_size=MAP) as library:
         assert library.find_session("Trip 3")
+
+
+# -- right in both directions
+
+
+def test_random_libraries_are_clean_and_one_change_in_each_is_found() -> None:
+    """A short run of tools/fuzz_fsck; MIXFS_FSCK_LIBRARIES makes it a longer one."""
+    count = os.environ.get("MIXFS_FSCK_LIBRARIES", "60")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "fuzz_fsck", "--json", "--count", count], capture_output=True, text=True,
+        timeout=3600, check=False,
+    )  # fmt: skip
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["wrong"], told["libraries"]) == ([], int(count))
+    assert sum(told["found"].values()) > int(count) // 2
+
+
+def test_a_session_that_was_deleted_and_restored_leaves_a_healthy_index(root: Path) -> None:
+    """Rows that get shorter within a transaction keep the pages of the longer ones."""
+    with Library.open(root, map_size=MAP) as library:
+        session = library.create_session("Many")
+        for n in range(150):
+            library.import_bytes(b"%d" % n, f"{n}.txt", session_id=session.id)
+        library.restore(library.delete_session(session.id).id)
+        library.store.rebuild_index()
+    assert problems(fsck.check(root)) == []
+
+
+def test_thumbnails_may_be_deleted_and_damaged_ones_are_found_and_removed(root: Path) -> None:
+    (thumbnail,) = (root / "thumbnails").rglob("*.png")
+    status, data = thumbnail.stat(), thumbnail.read_bytes()
+    thumbnail.write_bytes(flipped(data, random.Random(3)))
+    os.utime(thumbnail, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [problem.kind for problem in fsck.check(root).problems] == ["thumbnail-damaged"]
+    done, report = repair(root)
+    assert (done.thumbnails, report.clean, thumbnail.exists()) == (1, True, False)
+    shutil.rmtree(root / "thumbnails")
+    report = fsck.check(root)
+    assert report.clean and any("made again" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("fields", [{"sums": b"x" * 8}, {"size": 7}, {"sums": b""}], ids=str)
+def test_a_record_that_says_otherwise_than_its_original_is_found_and_put_right(
+    root: Path, fields: dict[str, Any]
+) -> None:
+    with Library.open(root, map_size=MAP) as library, library.read() as view:
+        blob = next(view.records(Blob))
+    with Library.open(root, map_size=MAP) as library:
+        library.commit(lambda txn: txn.put(dataclasses.replace(blob, **fields)))
+    report = fsck.check(root)
+    if fields == {"sums": b""}:
+        # Those of old libraries have none.
+        assert report.clean
+        return
+    assert [problem.kind for problem in report.problems] == ["record-differs"]
+    done, report = repair(root)
+    assert (done.recorded, report.clean) == ([blob.digest.hex()], True)
+    with Library.open(root, map_size=MAP) as library, library.read() as view:
+        assert view.blob(blob.digest) == blob
+
+
+def test_what_gc_takes_away_meanwhile_is_not_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = fsck._named_digests
+
+    def and_then_gc(view: View) -> object:
+        out = named(view)
+        monkeypatch.undo()
+        with Library.open(root, map_size=MAP) as library:
+            session = library.find_session("Trip 3")
+            (placement,) = (each for each in library.placements(session.id) if each.name == b"notes.txt")
+            library.delete_placement(placement.id)
+            assert gc.collect(library, trash_days=-1, grace_hours=-1).blobs == 1
+        return out
+
+    monkeypatch.setattr(fsck, "_named_digests", and_then_gc)
+    assert problems(fsck.check(root)) == []
+
+
+@pytest.mark.parametrize("act", ["rebuild", "compact"])
+def test_files_that_are_replaced_meanwhile_are_looked_at_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    script = (
+        "import sys; from mixfs import Library; from mixfs.library.compaction import compact\n"
+        "with Library.open(sys.argv[1]) as library:\n"
+        "    library.create_session('new')\n"
+        "    compact(library, keep_days=-1) if sys.argv[2] == 'compact' else library.store.rebuild_index()\n"
+    )
+    noted = fsck._noted
+
+    def then_replaced(txn: ReadTxn, ground: Any) -> object:
+        out = noted(txn, ground)
+        monkeypatch.undo()
+        subprocess.run([sys.executable, "-c", script, str(root), act], check=True)
+        return out
+
+    monkeypatch.setattr(fsck, "_noted", then_replaced)
+    assert problems(fsck.check(root)) == []
