@@ -11,6 +11,10 @@ import os
 import stat
 from pathlib import Path
 
+READINGS = 3
+"""How often a file is read that changes while it is read, before it is given up."""
+CHANGED = "It was changed while it was read. Import it again when nothing writes to it"
+
 _KINDS = {
     stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",

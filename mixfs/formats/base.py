@@ -8,6 +8,7 @@ Readers never change what they read, and put nothing into the library: `taking.p
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import os
 import urllib.parse
@@ -23,6 +24,7 @@ from mixfs.ids import Digest
 from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
+from mixfs.regular_files import CHANGED, READINGS, is_unchanged, open_regular
 
 
 class Refused(MixfsError):
@@ -153,13 +155,22 @@ class Source:
         if known is not None:
             self.taken.add(str(path))
             return known.asset
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(fd, "rb", buffering=0) as file:
-            if not os.path.isfile(f"/proc/self/fd/{fd}"):
-                raise InvalidValue(f"{path} is no regular file.")
-            asset = self.take_stream(file)
-        self.taken.add(str(path))
-        return asset
+        with open(open_regular(path, follow=False), "rb", buffering=0) as file:
+            for _ in range(READINGS):
+                before = os.fstat(file.fileno())
+                asset = self.take_stream(file)
+                if is_unchanged(before, os.fstat(file.fileno())):
+                    self.taken.add(str(path))
+                    return asset
+                self._forget(asset)
+                file.seek(0)
+        raise OSError(errno.EBUSY, CHANGED, str(path))
+
+    def _forget(self, asset: Asset) -> None:
+        """Let go of bytes that were read while somebody changed them."""
+        self.bytes -= asset.size
+        if (intake := self.staged.pop(asset.digest, None)) is not None:
+            intake.discard()
 
     def mtime_ns(self, path: Path) -> int:
         """When a file was changed. Raises OSError."""
@@ -284,7 +295,7 @@ def head_of(path: Path, size: int = HEAD_SIZE) -> bytes:
     """The first bytes of a regular file; none of anything else."""
     if not path.is_file():
         return b""
-    with path.open("rb") as file:
+    with open(open_regular(path), "rb") as file:
         return file.read(size)
 
 

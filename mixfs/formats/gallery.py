@@ -37,6 +37,7 @@ from mixfs.library.documents import iso_ns
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
 from mixfs.records import Session
+from mixfs.regular_files import open_regular
 
 NAME = "gallery"
 TITLE = "gallery JSON"
@@ -58,7 +59,7 @@ def detect(path: Path) -> bool:
     path = _file(path)
     if head_of(path, 256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
         return False
-    with path.open("rb") as file, contextlib.suppress(ijson.JSONError, Refused):
+    with open(open_regular(path), "rb") as file, contextlib.suppress(ijson.JSONError, Refused):
         where: list[str] = []
         for (event, value), _ in zip(_events(file), range(_DETECT_EVENTS), strict=False):
             if event == "map_key":
@@ -113,10 +114,10 @@ class _Reader:
         self.broken = False
 
     def run(self, out: TextIO | None) -> Iterator[Piece | Problem]:
-        with self._path.open("rb") as file:
+        with open(open_regular(self._path), "rb") as file:
             problems = list(self._look(file))
         yield from problems
-        with self._path.open("rb") as file:
+        with open(open_regular(self._path), "rb") as file:
             yield from self._take(file, _Rewriting(out) if out is not None else None)
 
     def _look(self, file: BinaryIO) -> Iterator[Problem]:

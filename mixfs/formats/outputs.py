@@ -41,6 +41,7 @@ from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
 from mixfs.media.types import MAX_SEED
 from mixfs.names import is_temporary, safe_name, split_extension, with_counter
 from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
+from mixfs.regular_files import read_regular
 
 NAME = "outputs"
 TITLE = "outputs folder"
@@ -100,9 +101,7 @@ def _is_sidecar(path: Path) -> bool:
 
 def _sidecar(path: Path) -> dict[str, Any]:
     """What the JSON file beside a picture says. Raises InvalidValue, OSError."""
-    if path.stat().st_size > _MAX_SIDECAR:
-        raise InvalidValue(f"It has more than {_MAX_SIDECAR >> 20} MiB.")
-    return canvas_json.parse(path.read_bytes())
+    return canvas_json.parse(read_regular(path, _MAX_SIDECAR))
 
 
 # -- in
@@ -182,8 +181,9 @@ class _Reader:
             try:
                 said = _sidecar(sidecar)
             except (OSError, InvalidValue) as error:
+                words = f"{os_words(error)}." if isinstance(error, OSError) else str(error)
                 yield Problem(
-                    "", f"{error} The picture is taken in without it, and it as a file.", str(sidecar)
+                    "", f"{words} The picture is taken in without it, and it as a file.", str(sidecar)
                 )
         below = self._root if path.is_relative_to(self._root) else self._source.path
         folders = tuple(os.fsencode(part) for part in path.relative_to(below).parts[:-1])

@@ -41,6 +41,7 @@ from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
 from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
+from mixfs.regular_files import read_regular
 
 NAME = "storage-v2"
 TITLE = "Storage V2 folder"
@@ -136,7 +137,7 @@ class _Reader:
 
     def _json(self, path: Path, problems: list[Problem]) -> dict[str, Any] | None:
         try:
-            return canvas_json.parse(path.read_bytes())
+            return canvas_json.parse(read_regular(path, canvas_json.LIMIT))
         except InvalidValue as error:
             problems.append(Problem("", str(error), str(path)))
         except OSError as error:
@@ -145,18 +146,23 @@ class _Reader:
 
     def _read_logs(self) -> Iterator[Problem]:
         """Take the log's lines as they are."""
-        if not (self._root / LOGS).is_file():
+        path = self._root / LOGS
+        if not os.path.lexists(path):
             return
-        with (self._root / LOGS).open("rb") as file:
-            for at, data in enumerate(file):
-                if not data.strip():
-                    continue
-                try:
-                    canvas_json.parse(data)
-                except InvalidValue as error:
-                    yield Problem(f"line {at + 1}", str(error), str(self._root / LOGS))
-                    continue
-                self._logs.append(data.strip())
+        try:
+            lines = read_regular(path, canvas_json.LIMIT).split(b"\n")
+        except OSError as error:
+            yield Problem("", os_words(error), str(path))
+            return
+        for at, data in enumerate(lines):
+            if not data.strip():
+                continue
+            try:
+                canvas_json.parse(data)
+            except InvalidValue as error:
+                yield Problem(f"line {at + 1}", str(error), str(path))
+                continue
+            self._logs.append(data.strip())
 
     def _session(self, folder: Path, session_id: str) -> Iterator[Piece | Problem]:
         problems: list[Problem] = []

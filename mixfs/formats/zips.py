@@ -6,13 +6,17 @@ that lead elsewhere or stand there twice, links, entries that lie over each othe
 
 from __future__ import annotations
 
+import contextlib
+import os
 import stat
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from mixfs.formats.base import Refused
+from mixfs.regular_files import open_regular
 
 MAX_ENTRIES = 20_000
 MAX_DIRECTORY = 16 << 20
@@ -28,40 +32,44 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 
 
-def open_checked(path: Path) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def open_checked(path: Path) -> Iterator[zipfile.ZipFile]:
     """The ZIP file at a path, all of whose entries may be read. Raises Refused, OSError."""
-    _check_directory(path)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError, struct.error) as error:
-        raise Refused(f"It is no whole ZIP file: {error}. Copy it again from where it came.") from error
-    except NotImplementedError as error:
-        raise Refused(f"It can't be unpacked here: {error}.") from error
-    try:
+    with open_listed(path) as archive:
         _check(archive)
-    except BaseException:
-        archive.close()
-        raise
-    return archive
+        yield archive
 
 
-def _check_directory(path: Path) -> None:
+@contextlib.contextmanager
+def open_listed(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The ZIP file at a path, with a list of entries that fits into memory. Raises Refused, OSError."""
+    with open(open_regular(path), "rb") as file:
+        _check_directory(file)
+        try:
+            archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, EOFError, struct.error) as error:
+            raise Refused(f"It is no whole ZIP file: {error}. Copy it again from where it came.") from error
+        except NotImplementedError as error:
+            raise Refused(f"It can't be unpacked here: {error}.") from error
+        with archive:
+            yield archive
+
+
+def _check_directory(file: BinaryIO) -> None:
     """Refuse a list of entries that would fill the memory before it can be looked at."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = max(0, size - _END.size - 0xFFFF - _LOCATOR.size)
-        file.seek(start)
-        tail = file.read()
-        at = tail.rfind(b"PK\5\6")
-        if at < 0 or len(tail) - at < _END.size:
-            raise Refused("It is no whole ZIP file: its end is missing. Copy it again from where it came.")
-        length = _END.unpack_from(tail, at)[5]
-        if length == 0xFFFFFFFF and at >= _LOCATOR.size:
-            mark, _, there, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-            file.seek(min(there, size))
-            record = file.read(_END64.size)
-            if mark == b"PK\6\7" and len(record) == _END64.size:
-                length = _END64.unpack(record)[8]
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END.size - 0xFFFF - _LOCATOR.size))
+    tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or len(tail) - at < _END.size:
+        raise Refused("It is no whole ZIP file: its end is missing. Copy it again from where it came.")
+    length = _END.unpack_from(tail, at)[5]
+    if length == 0xFFFFFFFF and at >= _LOCATOR.size:
+        mark, _, there, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        file.seek(min(there, size))
+        record = file.read(_END64.size)
+        if mark == b"PK\6\7" and len(record) == _END64.size:
+            length = _END64.unpack(record)[8]
     if length > MAX_DIRECTORY:
         raise Refused(f"Its list of entries has {length} bytes; {MAX_DIRECTORY} are allowed.")
 

@@ -13,9 +13,13 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from mixfs.errors import InvalidValue
 from mixfs.journal.files import fsync_directory
+from mixfs.names import is_name
+from mixfs.regular_files import open_regular
 
 _BLOCK = 64 << 10
+MAX_THUMBNAIL = 64 << 20
 
 
 class AppFiles:
@@ -102,12 +106,15 @@ class AppFiles:
                 yield folder, name, self.thumbnails / folder / name
 
     def take_thumbnail(self, folder: str, source: Path) -> None:
-        """Keep a copy of a thumbnail unless there is one of its name. Raises OSError."""
+        """Keep a copy of a thumbnail unless there is one of its name. Raises OSError, InvalidValue."""
+        if not is_name(os.fsencode(folder)) or not is_name(os.fsencode(source.name)):
+            raise InvalidValue(f"{folder!r:.80} is no name of a folder.")
         path = self.thumbnails / folder / source.name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             beside = path.with_name(f".{path.name}"[:255])
-            shutil.copyfile(source, beside)
+            with open(open_regular(source, MAX_THUMBNAIL, follow=False), "rb") as file, beside.open("wb") as out:
+                shutil.copyfileobj(file, out)
             os.replace(beside, path)
 
 

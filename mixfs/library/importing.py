@@ -8,6 +8,7 @@ Concurrency: threads list, copy, hash and inspect files, each one file after the
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import threading
@@ -25,6 +26,7 @@ from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
 from mixfs.names import is_temporary
+from mixfs.regular_files import CHANGED, READINGS, is_unchanged, open_regular
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -92,6 +94,8 @@ def find_jobs(
         elif path.is_dir():
             title = session or _title(path.name) or editing.INBOX
             yield from (job for job in _walk(path, title, (), report, own) if str(job.path) not in but)
+        elif not os.path.isfile(path):
+            report.failed.append(Failure(str(path), "It is no regular file."))
         elif str(path) not in but:
             yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
 
@@ -256,21 +260,19 @@ class Importer:
     def _take(self, job: Job) -> Taken:
         """Copy, hash and inspect one file (in a thread)."""
         library = self._library
-        source = os.open(job.path, os.O_RDONLY | os.O_CLOEXEC)
+        source = open_regular(job.path)
         try:
-            status = os.fstat(source)
-            intake = library.staging.intake()
-            try:
-                size = intake.copy_from(source)
-                inspection = library.inspect_unknown(intake.digest(), intake.path)
-            except BaseException:
-                intake.discard()
-                raise
+            intake, status = self._copied(source)
         finally:
             os.close(source)
+        try:
+            inspection = library.inspect_unknown(intake.digest(), intake.path)
+        except BaseException:
+            intake.discard()
+            raise
         incoming = Incoming(
             digest=intake.digest(),
-            size=size,
+            size=intake.size,
             name=job.name,
             mtime_ns=status.st_mtime_ns,
             mode=status.st_mode & 0o777,
@@ -278,6 +280,21 @@ class Importer:
             sums=intake.sums(),
         )
         return Taken(job, incoming, intake)
+
+    def _copied(self, source: int) -> tuple[Intake, os.stat_result]:
+        """A copy of a file in staging that nobody changed while it was read."""
+        for _ in range(READINGS):
+            intake = self._library.staging.intake()
+            try:
+                before = os.fstat(source)
+                intake.copy_whole(source)
+                if is_unchanged(before, os.fstat(source)):
+                    return intake, before
+            except BaseException:
+                intake.discard()
+                raise
+            intake.discard()
+        raise OSError(errno.EBUSY, CHANGED)
 
     def _publish_and_commit(self, taken: list[Taken]) -> None:
         """Together, for what is made durable together waits for the disk but once."""

@@ -8,12 +8,14 @@ docs/formats/workflow-package.md says what is kept, changed and not taken.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
-from mixfs.formats.base import head_of
+from mixfs.formats.base import Refused, head_of
 from mixfs.formats.workflow_package.parts import NAME, OURS, VERSION
 from mixfs.formats.workflow_package.reading import read
 from mixfs.formats.workflow_package.writing import Written, not_carried, write
+from mixfs.formats.zips import open_listed
 
 __all__ = ["NAME", "OURS", "TITLE", "VERSION", "Written", "detect", "not_carried", "read", "write"]
 
@@ -27,7 +29,7 @@ def detect(path: Path) -> bool:
     if path.name.lower().endswith(".genaiw.zip"):
         return True
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("manifest.json") as file:
+        with open_listed(path) as archive, archive.open("manifest.json") as file:
             return b'"packageVersion"' in file.read(1 << 20)
-    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, RuntimeError, EOFError, OSError):
+    except (Refused, zipfile.BadZipFile, zlib.error, KeyError, ValueError, NotImplementedError, RuntimeError, EOFError):
         return False
