@@ -1,4 +1,5 @@
-"""What processes of our own are given, how their malloc is set, and how their threads take turns.
+"""What processes of our own are given, how their malloc is set, how their threads take turns, and what /proc says of a
+process.
 
 malloc through ctypes: the standard library has no word for it, and other C libraries than glibc need none of it.
 """
@@ -51,3 +52,33 @@ def _mallopt(option: int, value: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(option, value)
+
+
+# -- what /proc says
+
+
+def arguments_of(pid: int) -> list[str]:
+    """The command line of a process; empty when it is gone. Any user's process may have any."""
+    try:
+        return [os.fsdecode(part) for part in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    except OSError:
+        return []
+
+
+def owner_of(pid: int) -> int | None:
+    """The effective user of a process; None when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+        return int(next(line for line in status.split(b"\n") if line.startswith(b"Uid:")).split()[2])
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def start_of(pid: int) -> str | None:
+    """When a process was started, in a form that no later process with its number has; None when it is gone."""
+    try:
+        # The name in parentheses may contain anything; the start time is field 22.
+        ticks = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {int(ticks)}"
+    except (OSError, ValueError, IndexError):
+        return None

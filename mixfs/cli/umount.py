@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixfs.cli.options import LibraryOption, a_path
 from mixfs.cli.output import note, plain, say
+
+if TYPE_CHECKING:
+    from mixfs.mountinfo import Mount
 
 # What is being taken in is finished first; a big import on a slow disk takes its time.
 PATIENCE_S = 10
@@ -25,7 +28,7 @@ def umount(
 ) -> None:
     """Unmount, and wait until the daemon is gone.
 
-    When somebody uses the mount, says who.
+    When the mount is in use, or bound to another place, names the processes and places and changes nothing.
     """
     from mixfs.cli.config import find_library
     from mixfs.daemon import mounts
@@ -51,21 +54,45 @@ def umount(
         raise MountError(f"The daemon of {point} does not answer. {remedy}.")
     if lazy or state is mounts.Answer.STALE:
         mounts.lazy_unmount(point)
+        if bound := mounts.bound_elsewhere(there):
+            note(f"it is still mounted at {plain(', '.join(bound))}; its daemon ends when that is unmounted")
         say(f"{plain(point)} is unmounted" + (": its daemon was gone" if state is mounts.Answer.STALE else ""))
         return
+    _check_bound(there)
     words = mounts.unmount(point)
     if words:
         raise MountError(_why_not(point, words))
-    if served is not None and not _wait_gone(served.pid):
+    if served is not None and not _wait_gone(served.pid, there):
         raise MountError(f"{point} is unmounted, but its daemon, process {served.pid}, is still at work.")
     say(f"{plain(point)} is unmounted")
 
 
-def _wait_gone(pid: int) -> bool:
+def _check_bound(there: Mount) -> None:
+    """Raise MountError while the mount is shown elsewhere: its daemon would go on serving that."""
     from mixfs.daemon import mounts
+    from mixfs.errors import MountError
+
+    bound = mounts.bound_elsewhere(there)
+    if bound:
+        raise MountError(
+            f"{there.mountpoint} can't be unmounted: it is also mounted at {', '.join(bound)} (a bind mount). Unmount "
+            f"that first; or `mixfs umount --lazy {shlex.quote(there.mountpoint)}` takes only {there.mountpoint} away."
+        )
+
+
+def _wait_gone(pid: int, there: Mount) -> bool:
+    from mixfs.daemon import mounts
+    from mixfs.errors import MountError
 
     if mounts.wait_gone(pid, PATIENCE_S):
         return True
+    # One that was made meanwhile, or that holds a copy of the mount in another namespace.
+    bound = mounts.bound_elsewhere(there)
+    if bound:
+        raise MountError(
+            f"{there.mountpoint} is unmounted, but its daemon, process {pid}, still serves {', '.join(bound)}. Unmount "
+            "that to end it."
+        )
     note(f"the daemon, process {pid}, finishes what was copied in …")
     return mounts.wait_gone(pid, LIMIT_S)
 

@@ -14,16 +14,18 @@ import select
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 from mixfs.errors import MountError, UnsuitablePlace, os_words
-from mixfs.mountinfo import Mount, mount_at, mounts
+from mixfs.mountinfo import Mount, mount_at, mounts, parse_mountinfo
+from mixfs.process import arguments_of, owner_of, start_of
 
 KIND = "fuse.mixfs"
 FUSE_CONF = Path("/etc/fuse.conf")
+FUSE_DEVICE = Path("/dev/fuse")
 FUSE_CONTROL = Path("/sys/fs/fuse/connections")
 _ANSWER_S = 5.0
 
@@ -194,25 +196,22 @@ def abort(mountpoint: str) -> None:
 
 def read_mounted(library: Path) -> Served | None:
     """What the daemon of a library wrote down when it mounted it; None when it runs no more."""
+    path = library / "mounted"
     try:
-        data = json.loads((library / "mounted").read_text())
+        data, writer = json.loads(path.read_text()), path.stat().st_uid
         served = Served(int(data["pid"]), str(data["mountpoint"]), str(data.get("library", library)))
+        started = data.get("started")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # A pid alone says little: after a crash another process may have the number.
-    return served if is_daemon(served.pid) else None
+    if not is_daemon(served.pid, {writer, 0}) or started not in (None, start_of(served.pid)):
+        return None
+    return served
 
 
-def _arguments(pid: int) -> list[str]:
-    try:
-        return [os.fsdecode(part) for part in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
-    except OSError:
-        return []
-
-
-def is_daemon(pid: int) -> bool:
-    """Whether a process is a MixFS daemon."""
-    return "mixfs.daemon" in _arguments(pid)
+def is_daemon(pid: int, owners: Collection[int]) -> bool:
+    """Whether a process of one of these users is a MixFS daemon. Others may have any command line."""
+    return owner_of(pid) in owners and "mixfs.daemon" in arguments_of(pid)
 
 
 def _pids() -> Iterator[int]:
@@ -222,14 +221,49 @@ def _pids() -> Iterator[int]:
 
 
 def find_daemon(mountpoint: str) -> Served | None:
-    """The daemon that serves a mount point, by the command lines of this machine's processes."""
+    """The daemon that serves a mount point: a process of the user who mounted it, with its command line and its device.
+
+    A command line alone says nothing, since every user's processes may have it.
+    """
+    there = mount_at(mountpoint)
+    if there is None or there.kind != KIND:
+        return None
     for pid in _pids():
-        arguments = _arguments(pid)
-        if "mixfs.daemon" not in arguments:
+        # The user first: nothing of another's command line is looked up in the file system.
+        if not is_daemon(pid, {there.user}) or not _has_device(pid, there):
             continue
+        arguments = arguments_of(pid)
         named = _named(arguments, "--mountpoint")
         if named is not None and absolute(named) == mountpoint:
             return Served(pid, mountpoint, _named(arguments, "--library") or "")
+    return None
+
+
+def _has_device(pid: int, mount: Mount) -> bool:
+    """Whether a process has the FUSE device of a mount open; True where that can't be looked at (another user's)."""
+    base = f"/proc/{pid}"
+    try:
+        numbers = os.listdir(f"{base}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            if Path(f"{base}/fd/{number}").readlink() != FUSE_DEVICE:
+                continue
+            connection = _fdinfo(Path(f"{base}/fdinfo/{number}").read_bytes(), b"fuse_connection")
+            # Kernels before 6.18 don't tell of which mount it is.
+            if connection is None or connection == mount.minor:
+                return True
+    return False
+
+
+def _fdinfo(data: bytes, name: bytes) -> int | None:
+    for line in data.split(b"\n"):
+        key, _, value = line.partition(b":")
+        if key == name and value.strip().isdigit():
+            return int(value)
     return None
 
 
@@ -259,6 +293,34 @@ def holders(mountpoint: str) -> list[Holder]:
                 name = "?"
             found.append(Holder(pid, name, what))
     return found
+
+
+def bound_elsewhere(mount: Mount) -> list[str]:
+    """Where else a mount is shown: bind mounts of it or of a folder in it, also those of other processes (containers).
+
+    While there is one, the daemon serves it, and unmounting the mount point does not end it. Only processes that the
+    caller may look into are seen: root sees all.
+    """
+    found = [
+        each.mountpoint for each in mounts() if each.device == mount.device and each.mountpoint != mount.mountpoint
+    ]
+    seen = {_namespace("self")}
+    for pid in sorted(_pids()):
+        namespace = _namespace(pid)
+        if namespace is None or namespace in seen:
+            continue
+        seen.add(namespace)
+        with contextlib.suppress(OSError):
+            there = parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_bytes())
+            found += [f"{each.mountpoint} of process {pid}" for each in there if each.device == mount.device]
+    return found
+
+
+def _namespace(pid: int | str) -> str | None:
+    try:
+        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+    except OSError:
+        return None
 
 
 def _used(pid: int) -> Iterator[str]:

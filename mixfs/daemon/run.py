@@ -32,7 +32,7 @@ from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
-from mixfs.process import take_short_turns, use_one_arena
+from mixfs.process import start_of, take_short_turns, use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.recovering import recover
@@ -92,7 +92,10 @@ class Daemon:
                 f"{self.library.root} is mounted at {where} already. Unmount it there, or mount it here with -o ro."
             ) from None
         self._lock_fd = fd
-        data = {"pid": os.getpid(), "mountpoint": str(self._mountpoint), "library": str(self.library.root)}
+        data = {
+            "pid": os.getpid(), "started": start_of(os.getpid()), "mountpoint": str(self._mountpoint),
+            "library": str(self.library.root),
+        }  # fmt: skip
         try:
             write_durably(self.library.root / "mounted", json.dumps(data).encode())
         except OSError as error:

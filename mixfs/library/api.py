@@ -45,6 +45,7 @@ from mixfs.library.view import View
 from mixfs.media.pool import WorkerPool
 from mixfs.media.types import Inspection
 from mixfs.names import MAX_NAME
+from mixfs.process import owner_of, start_of
 from mixfs.records import (
     KINDS,
     Annotation,
@@ -170,9 +171,11 @@ class Library:
     def mounted_at(self) -> str | None:
         """Where a daemon says it has mounted this library."""
         try:
-            data = json.loads((self.root / "mounted").read_text())
+            path = self.root / "mounted"
+            data, writer = json.loads(path.read_text()), path.stat().st_uid
+            pid = int(data["pid"])
             # After a crash the number may be another process's by now.
-            if b"mixfs" not in Path(f"/proc/{int(data['pid'])}/cmdline").read_bytes():
+            if owner_of(pid) not in (writer, 0) or data.get("started") not in (None, start_of(pid)):
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None

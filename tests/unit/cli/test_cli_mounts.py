@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mixfs.daemon import mounts
 from mixfs.errors import MountError, UnsuitablePlace
 from mixfs.fuse.mount import Mount as FuseMount
 from mixfs.library import place
+from mixfs.process import start_of
 
 MOUNTINFO = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:35 / /home/u/My\040Pictures\134 rw,nosuid,nodev,relatime shared:20 - fuse.mixfs mixfs rw,user_id=1000
@@ -134,24 +136,43 @@ def test_a_note_of_a_daemon_that_is_gone_counts_for_nothing(tmp_path: Path) -> N
         assert mounts.read_mounted(tmp_path) is None
 
 
-def test_a_daemon_is_found_by_its_command_line(tmp_path: Path) -> None:
+def test_a_command_line_alone_makes_no_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user's process may have ours: it must belong to who mounted, and have the device open."""
     point = str(tmp_path / "M")
-    code = "import sys, time; print(flush=True); time.sleep(60)"
-    daemon = subprocess.Popen(
-        [sys.executable, "-c", code, "mixfs.daemon", "--library", "/some/library", "--mountpoint", point],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert daemon.stdout is not None
-        daemon.stdout.readline()
-        assert mounts.find_daemon(point) == mounts.Served(daemon.pid, point, "/some/library")
-        assert mounts.find_daemon(point + "x") is None
-        note = f'{{"pid": {daemon.pid}, "mountpoint": "{point}", "library": "/some/library"}}'
-        (tmp_path / "mounted").write_text(note)
-        assert mounts.read_mounted(tmp_path) == mounts.Served(daemon.pid, point, "/some/library")
-    finally:
-        daemon.kill()
-        daemon.communicate()
+    code = "import os, sys, time; fd = os.open(sys.argv[1], os.O_RDONLY); print(flush=True); time.sleep(60)"
+    words = ["mixfs.daemon", "--library", "/some/library", "--mountpoint", point]
+    device = tmp_path / "device"
+    device.touch()
+    monkeypatch.setattr(mounts, "FUSE_DEVICE", device)
+
+    def mount_of(user: int) -> mountinfo.Mount:
+        return mountinfo.Mount(point, mounts.KIND, "mixfs", frozenset({f"user_id={user}"}))
+
+    with (
+        subprocess.Popen([sys.executable, "-c", code, device, *words], stdout=subprocess.PIPE) as daemon,
+        subprocess.Popen([sys.executable, "-c", code, "/dev/null", *words], stdout=subprocess.PIPE) as impostor,
+    ):
+        try:
+            for process in (daemon, impostor):
+                assert process.stdout is not None
+                process.stdout.readline()
+            user, served = os.geteuid(), mounts.Served(daemon.pid, point, "/some/library")
+            monkeypatch.setattr(mounts, "mount_at", lambda path: mount_of(user) if path == point else None)
+            assert mounts.find_daemon(point) == served
+            assert mounts.find_daemon(point + "x") is None
+            monkeypatch.setattr(mounts, "mount_at", lambda path: mount_of(user + 1))
+            assert mounts.find_daemon(point) is None
+            note = {"pid": daemon.pid, "mountpoint": point, "library": "/some/library"}
+            for started, expected in ((None, served), (start_of(daemon.pid), served), (start_of(1), None)):
+                (tmp_path / "mounted").write_text(json.dumps(note | {"started": started}))
+                assert mounts.read_mounted(tmp_path) == expected
+            if user == 0:
+                os.chown(tmp_path / "mounted", 65534, 65534)
+                monkeypatch.setattr(mounts, "owner_of", lambda pid: 65533)
+                assert mounts.read_mounted(tmp_path) is None
+        finally:
+            for process in (daemon, impostor):
+                process.kill()
 
 
 # -- starting a daemon
