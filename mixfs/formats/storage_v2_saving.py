@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mixfs.errors import InvalidValue
@@ -24,6 +25,7 @@ from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as layout
 from mixfs.library.ingest import Incoming, admit_blob, area_of
 from mixfs.library.storage_v2 import CANVAS, GENERATIONS, NAME, POOL_ID, POOL_TITLE
+from mixfs.library.three_way import Version, merged
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.names import safe_name
@@ -32,11 +34,20 @@ from mixfs.records import Entry, Generation, ImageRef, Member, Placement, Record
 # -- sessions
 
 
-def save_session(txn: Txn, session_id: str, suffix: str, document: Mapping[str, Any]) -> Session:
-    """SID_canvas.json or SID_generations.json is saved; makes the session if there is none. Raises InvalidValue."""
+def save_session(
+    txn: Txn, session_id: str, suffix: str, document: Mapping[str, Any], base: Version | None = None
+) -> Session:
+    """SID_canvas.json or SID_generations.json is saved; makes the session if there is none. Raises InvalidValue.
+
+    With `base`, what the app had read, only what differs from that is put.
+    """
     if session_id == POOL_ID:
         raise InvalidValue(f"{session_id} is what MixFS calls the pictures that no session has: choose another id.")
     held = txn.get(Session, session_id)
+    if held is not None:
+        _, revision = txn.session_row(session_id).documents.get(layout.ROW_NAMES[suffix], (0, None))
+        if revision is not None:
+            document = merged(base, document, revision, partial(layout.render, txn, held, suffix))
     if held is not None and _is_as_shown(txn, held, suffix, document):
         return held
     session = _create(txn, session_id, suffix, document) if held is None else _update(txn, held, suffix, document)
@@ -402,15 +413,22 @@ def images_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return images
 
 
-def registry_changes(view: View, document: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """The lines of a saved registry that differ from what is shown, by alias; None for one that is left out."""
+def registry_changes(
+    view: View, document: Mapping[str, Any], base: Version | None = None
+) -> tuple[Mapping[str, Any], dict[str, dict[str, Any] | None]]:
+    """A saved registry, and its lines that differ from what is shown, by alias; None for one that is left out.
+
+    With `base`, what the app had read, both have only those changes that the app made.
+    """
+    _, revision = layout.registry_size(view)
+    document = merged(base, document, revision, partial(layout.render_registry, view))
     images = images_of(document)
     shown: dict[str, dict[str, Any]] = json.loads(layout.render_registry(view))["images"]
     out: dict[str, dict[str, Any] | None] = {
         alias: info for alias, info in images.items() if shown.get(alias) != info
     }
     out |= dict.fromkeys(alias for alias in shown if alias not in images)
-    return out
+    return document, out
 
 
 def save_registry(txn: Txn, document: Mapping[str, Any], changes: Mapping[str, dict[str, Any] | None]) -> None:

@@ -23,7 +23,8 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from mixfs.errors import MixfsError, NotADirectory, NotFoundError
 from mixfs.index.dentries import Dentry
 from mixfs.library.view import View
-from mixfs.vfs import attributes, files, naming, renaming
+from mixfs.vfs import attributes, files, naming, renaming, saving
+from mixfs.vfs.bases import NOBODY, Owner, owner_of
 from mixfs.vfs.handles import Handle
 from mixfs.vfs.inodes import Inodes
 from mixfs.vfs.tree import Tree
@@ -36,6 +37,8 @@ TIMEOUT_S = 24 * 3600.0
 # What tells of the daemon; what is in trash/, of which a rename makes another node than the kernel then believes; and
 # the documents of storage-v2/, which are other nodes as soon as they are saved.
 _LIVE_TAGS = (b".", b"u", b"U", b"V", b"Q", b"K", b"k")
+# canvas.json and session.json too.
+_LIVE_DOCUMENTS = (b"DC", b"DS")
 # Node keys of files begin with one of these; all others are directories.
 FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".", b"V", b"Q", b"K")
 _SECURITY = b"security."
@@ -43,6 +46,8 @@ _SECURITY = b"security."
 # write(2) costs us a thread and the kernel a question for its capabilities: as much at once as a request can carry.
 READ_SIZE, WRITE_SIZE = 1 << 17, 1 << 20
 _WRITTEN_TAGS = (b"P", b"R")
+# The tags of directories in which there are documents that can be saved.
+_WITH_DOCUMENTS = (b"S", b"/")
 
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
@@ -149,6 +154,7 @@ class Operations(pyfuse3.Operations):
         """Attributes as the kernel wants them; in `entry`, one of `_blank`, where that may be used again."""
         tag = dentry.key[:1]
         live = tag in _LIVE_TAGS or (tag == b"/" and dentry.key in LIVE_DIRECTORIES)
+        live = live or (tag == b"D" and dentry.key[:2] in _LIVE_DOCUMENTS)
         if entry is None or live:
             entry = self._blank()
         size, mtime_ns = dentry.size, dentry.mtime_ns
@@ -261,8 +267,9 @@ class Operations(pyfuse3.Operations):
                 return self._attr(view, inode)
         try:
             dentry = await attributes.set_attributes(
-                self._tree, key, mode=mode, atime_ns=atime_ns, mtime_ns=mtime_ns, size=size
-            )
+                self._tree, key, mode=mode, atime_ns=atime_ns, mtime_ns=mtime_ns, size=size,
+                handle=self._handles.get(fh) if fh is not None else None, owner=_owner(key, ctx),
+            )  # fmt: skip
         except NotFoundError:
             raise FUSEError(errno.ESTALE) from None
         return self._fill(dentry, inode)
@@ -308,7 +315,8 @@ class Operations(pyfuse3.Operations):
     ) -> None:  # fmt: skip
         self._check_writable()
         old, new = self._directory_key(parent_inode_old), self._directory_key(parent_inode_new)
-        await renaming.rename(self._tree, old, name_old, new, name_new, flags)
+        owner = owner_of(ctx.pid) if new[:1] in _WITH_DOCUMENTS else NOBODY
+        await renaming.rename(self._tree, old, name_old, new, name_new, flags, owner)
 
     @handler
     async def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -342,7 +350,7 @@ class Operations(pyfuse3.Operations):
             self._check_writable()
             await files.truncate(self._tree, key, 0)
         try:
-            handle = await files.opened(self._tree, key, flags)
+            handle = await files.opened(self._tree, key, flags, _owner(key, ctx))
         except NotFoundError:
             # Deleted, or its name means another file by now: looked up again, as for `getattr`.
             raise FUSEError(errno.ESTALE) from None
@@ -360,7 +368,8 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         self._check_writable()
         parent = self._directory_key(parent_inode)
-        dentry, handle = await naming.create(self._tree, parent, name, mode & ~ctx.umask, flags)
+        owner = owner_of(ctx.pid) if parent[:1] in _WITH_DOCUMENTS else NOBODY
+        dentry, handle = await naming.create(self._tree, parent, name, mode & ~ctx.umask, flags, owner)
         if flags & os.O_TRUNC and handle.writable:
             try:
                 await files.truncate_open(self._tree, handle)
@@ -369,7 +378,11 @@ class Operations(pyfuse3.Operations):
                 raise
             with self._view() as view:
                 dentry = self._tree.attr(view, dentry.key)
-        return self._opened(handle), self._given(dentry)
+        entry = self._given(dentry)
+        if parent[:1] == b"S":
+            # Renamed over a document, it would go on standing for it.
+            entry.entry_timeout = entry.attr_timeout = 0.0
+        return self._opened(handle), entry
 
     def _handle(self, fh: int) -> Handle:
         try:
@@ -495,6 +508,11 @@ class Operations(pyfuse3.Operations):
 
     def stacktrace(self) -> None:
         log.info("stacktrace", time=time.time())
+
+
+def _owner(key: bytes, ctx: RequestContext) -> Owner:
+    """The process that opens a document; of others nobody needs to know."""
+    return owner_of(ctx.pid) if saving.is_document(key) else NOBODY
 
 
 def _text(name: bytes) -> str:

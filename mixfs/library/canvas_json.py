@@ -10,6 +10,7 @@ from typing import Any
 from mixfs.errors import InvalidValue
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import editing
+from mixfs.library.three_way import Version, merged
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import Edge, Entry, Member
@@ -70,10 +71,15 @@ def check(name: str, data: bytes) -> None:
     _session_fields(document)
 
 
-def save(txn: Txn, session_id: str, name: str, data: bytes) -> None:
-    """Put what a saved document says, in this transaction. Raises InvalidValue."""
+def save(txn: Txn, session_id: str, name: str, data: bytes, base: Version | None = None) -> None:
+    """Put what a saved document says, in this transaction. Raises InvalidValue.
+
+    With `base`, what its program had read, only what differs from that is put.
+    """
     document = parse(data)
     session = editing.require_session(txn, session_id)
+    _, revision = txn.session_row(session_id).documents.get(name, (0, None))
+    document = merged(base, document, revision, lambda: txn.render_session_document(session, name))
     if name == "canvas.json" and "canvas_images" in document:
         held = {entry.shown_id: entry for entry in txn.members(Entry, session_id)}
         entries = _entries(document, session_id, held, txn)

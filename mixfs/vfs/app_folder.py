@@ -1,9 +1,9 @@
 """storage-v2/ as an app writes it. Each function is one request on a `Tree`, or a part of one.
 
-A document that is there is edited in memory, a new one is a file in staging; either is committed by close(2), before it
-answers: what an app has written and closed it reads back at once, and a kill loses none of it. So nothing need be kept
-beside. Other files that a program makes beside the documents, to rename them over one, stay in staging. Pictures come
-in through the intake, without the quiet second. The log and thumbnails are written where they lie.
+A document that is there is edited in memory (`mixfs/vfs/saving.py`), a new one is a file in staging; either is
+committed by close(2), before it answers. Other files that a program makes beside the documents, to rename them over
+one, stay in staging. Pictures come in through the intake, without the quiet second. The log and thumbnails are written
+where they lie.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from mixfs.errors import InvalidValue, NotEmptyError, NotPermitted, ReadOnlyError
+from mixfs.errors import NotEmptyError, NotPermitted, ReadOnlyError
 from mixfs.formats import storage_v2_saving
 from mixfs.index.dentries import Dentry
 from mixfs.library import canvas_json
 from mixfs.library.app_files import AppFiles
 from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS, file_at
-from mixfs.library.transaction import Txn
-from mixfs.vfs.handles import Handle, OpenNode
+from mixfs.vfs import saving
+from mixfs.vfs.bases import Owner
+from mixfs.vfs.handles import Handle
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Tree
-from mixfs.vfs.views.storage_v2 import LOG_KEY, Target, path_of, target_of_key, target_of_name
+from mixfs.vfs.views.storage_v2 import LOG_KEY, path_of, target_of_name
 
 # What takes files that are no documents, until they are renamed over one.
 SCRATCH = (ROOT, SESSIONS)
@@ -40,23 +41,8 @@ def tag_for_new(directory: bytes) -> bytes:
 # -- documents
 
 
-async def flush(tree: Tree, node: OpenNode) -> None:
-    """close(2), or fsync(2), of a document: commits it. Raises InvalidValue for what is not valid.
-
-    An empty document is what O_TRUNC leaves before it is written.
-    """
-    async with node.saving:
-        if not node.edited or not node.edit:
-            return
-        data = bytes(node.edit)
-        with tree.library.read() as view:
-            target = target_of_key(view, node.key)
-        node.edited = False
-        await save(tree, target, data)
-
-
-async def flush_new(tree: Tree, staged: Staged) -> bool:
-    """As `flush`, of a file in staging; False when it is no document. Its name is the document's once that stands."""
+async def flush_new(tree: Tree, staged: Staged, owner: Owner) -> bool:
+    """As `saving.flush`, of a file in staging; False when it is no document. Once saved, its name is the document's."""
     if staged.directory not in SCRATCH:
         return False
     with tree.library.read() as view:
@@ -69,7 +55,7 @@ async def flush_new(tree: Tree, staged: Staged) -> bool:
         # It was removed before it was written.
         return True
     version = staged.version
-    await save(tree, target, await read_whole(tree, staged))
+    await saving.save_app_document(tree, target, await read_whole(tree, staged), owner)
     staged.saved = version
     if staged.linked:
         tree.staging.unlink(staged)
@@ -86,32 +72,6 @@ async def read_whole(tree: Tree, staged: Staged) -> bytes:
 
     async with staged.io:
         return await tree.in_thread(read)
-
-
-async def save(tree: Tree, target: Target, data: bytes, *known: tuple[bytes, bytes], locked: bool = False) -> None:
-    """Commit what a document says; `locked`: the caller holds the tree's lock. Raises InvalidValue, and reports it."""
-
-    def write() -> Callable[[Txn], object]:
-        document = canvas_json.parse(data)
-        storage_v2_saving.check(target.suffix, document)
-        if target.suffix:
-            return lambda txn: storage_v2_saving.save_session(txn, target.session_id, target.suffix, document)
-        with tree.library.read() as view:
-            changes = storage_v2_saving.registry_changes(view, document)
-        return lambda txn: storage_v2_saving.save_registry(txn, document, changes)
-
-    try:
-        function = await tree.in_thread(write)
-        if locked:
-            await tree.commit(function, *known)
-        else:
-            async with tree.lock:
-                await tree.commit(function, *known)
-    except InvalidValue as error:
-        tree.library.store.problems.report(
-            "invalid-document", f"{target.name} was not saved: {error}", name=target.name
-        )
-        raise
 
 
 async def remove(tree: Tree, directory: bytes, name: bytes, dentry: Dentry) -> None:

@@ -8,16 +8,18 @@ from mixfs.errors import CrossesViews, InvalidValue, NotPermitted, ReadOnlyError
 from mixfs.formats import storage_v2_saving
 from mixfs.index.dentries import Dentry
 from mixfs.library.storage_v2 import IMAGES, file_at
-from mixfs.vfs.app_folder import SCRATCH, is_in, read_whole, save
+from mixfs.vfs.app_folder import SCRATCH, is_in, read_whole
+from mixfs.vfs.bases import Owner
 from mixfs.vfs.naming import READ_ONLY, drop
 from mixfs.vfs.routes import file_view
+from mixfs.vfs.saving import save_app_document
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.storage_v2 import LOG_KEY, path_of, target_of_name
 
 
 async def rename(
     tree: Tree, source: Dentry, target: Dentry | None, old: tuple[bytes, bytes], new: tuple[bytes, bytes],
-    exchanges: bool,
+    exchanges: bool, owner: Owner,
 ) -> None:  # fmt: skip
     """Under the tree's lock; `old` and `new` are directory and name. Raises CrossesViews for another part."""
     if exchanges:
@@ -27,7 +29,7 @@ async def rename(
     if not (is_in(old[0]) and is_in(new[0])):
         raise CrossesViews("storage-v2/ shares no files with the rest of the mount.")
     if old[0] in SCRATCH and new[0] in SCRATCH:
-        await _rename_scratch(tree, source, target, old, new)
+        await _rename_scratch(tree, source, target, old, new, owner)
     elif old[0] == IMAGES == new[0]:
         await _rename_picture(tree, old, new)
     elif source.key[:1] in (b"k", b"K") and new[0][:1] == b"k":
@@ -38,7 +40,7 @@ async def rename(
 
 
 async def _rename_scratch(
-    tree: Tree, source: Dentry, held: Dentry | None, old: tuple[bytes, bytes], new: tuple[bytes, bytes]
+    tree: Tree, source: Dentry, held: Dentry | None, old: tuple[bytes, bytes], new: tuple[bytes, bytes], owner: Owner
 ) -> None:
     if LOG_KEY in (source.key, held.key if held is not None else b""):
         raise NotPermitted("logs.jsonl is append-only.")
@@ -49,7 +51,7 @@ async def _rename_scratch(
         await _keep_aside(tree, source, new)
         return
     if target is not None and (source.size or held is not None):
-        await save(tree, target, await read_whole(tree, staged), old, locked=True)
+        await save_app_document(tree, target, await read_whole(tree, staged), owner, old, locked=True)
         drop(tree, staged)
         # Who has it open still may go on writing the document.
         staged.directory, staged.name = new

@@ -19,7 +19,9 @@ from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import Annotation, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
+from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.files import keep_deleted, truncate
+from mixfs.vfs.handles import Handle
 from mixfs.vfs.naming import READ_ONLY
 from mixfs.vfs.records_of import folder_record
 from mixfs.vfs.tree import Tree
@@ -30,14 +32,14 @@ XATTR_LIMIT = 64 << 10
 
 async def set_attributes(
     tree: Tree, key: bytes, *, mode: int | None = None, atime_ns: int | None = None, mtime_ns: int | None = None,
-    size: int | None = None,
+    size: int | None = None, handle: Handle | None = None, owner: Owner = NOBODY,
 ) -> Dentry:  # fmt: skip
     """Change what is given and return the attributes. Owner changes never come here: they are accepted and ignored.
 
     Files of import/ keep an access time, folders do until the mount ends; elsewhere it is ignored.
     """
     if size is not None:
-        await truncate(tree, key, size)
+        await truncate(tree, key, size, handle, owner)
     if size is None or mode is not None or atime_ns is not None or mtime_ns is not None:
         await keep_deleted(tree, key)
         async with tree.lock:

@@ -19,6 +19,7 @@ from mixfs.library.storage_v2 import is_file
 from mixfs.library.view import View
 from mixfs.records import Blob, Placement
 from mixfs.vfs import ahead, app_folder, saving
+from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent, BytesContent, Content, FileContent
 from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import place_of
@@ -40,7 +41,7 @@ _MUCH = 1 << 17
 # -- opening and reading
 
 
-async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
+async def opened(tree: Tree, key: bytes, flags: int, owner: Owner = NOBODY) -> Handle:
     """As `open_file`, in a read of its own; what is written where it lies is opened in a thread."""
     kept = -1
     if key[:1] == b"K" and flags & os.O_ACCMODE != os.O_RDONLY:
@@ -49,13 +50,15 @@ async def opened(tree: Tree, key: bytes, flags: int) -> Handle:
         if (key[:1] == b"V" or key[:2] in _LONG_DOCUMENTS) and key not in tree.open_nodes:
             await _render_long(tree, key)
         with tree.library.read() as view:
-            handle = open_file(tree, view, key, flags)
+            handle = open_file(tree, view, key, flags, owner)
     except BaseException:
         if kept >= 0:
             os.close(kept)
         raise
     finally:
         tree.rendered.pop(key, None)
+    if flags & (os.O_ACCMODE | os.O_TRUNC) in (os.O_RDONLY, os.O_RDWR):
+        await saving.note_shown(tree, owner, handle.node)
     if kept >= 0:
         handle.fd, node = kept, handle.node
         # There may have been nothing to read yet; and now it stays open, whatever becomes of its name.
@@ -77,14 +80,17 @@ async def _render_long(tree: Tree, key: bytes) -> None:
         tree.rendered[key] = await tree.in_cold_thread(render)
 
 
-def open_file(tree: Tree, view: View, key: bytes, flags: int) -> Handle:
+def open_file(tree: Tree, view: View, key: bytes, flags: int, owner: Owner = NOBODY) -> Handle:
     """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node = tree.open_nodes.get(key)
-    if node is None:
+    if node is None or not saving.is_usable(tree, view, node):
+        # What was written under this key is in the kernel's cache.
+        bypass = node is not None
         node = _open_node(tree, view, key)
+        node.live |= bypass
         tree.open_nodes[key] = node
-    handle = Handle(node, writable, append=bool(flags & os.O_APPEND))
+    handle = Handle(node, writable, append=bool(flags & os.O_APPEND), owner=owner)
     if writable:
         if saving.is_document(key):
             saving.begin(node)
@@ -264,7 +270,7 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
     if handle.fd >= 0:
         return await app_folder.write_kept(tree, handle, offset, data)
     if node.edit is not None:
-        return saving.write(node, offset, data)
+        return saving.write(handle, offset, data)
     while True:
         staged = await writable(tree, node)
         async with staged.io:
@@ -368,19 +374,25 @@ async def keep_deleted(tree: Tree, key: bytes) -> None:
             os.utime(staged.intake.fd, ns=(mtime_ns, mtime_ns))
 
 
-async def truncate(tree: Tree, key: bytes, size: int) -> None:
-    """Set a file's size, by its node."""
-    handle = await opened(tree, key, os.O_WRONLY)
+async def truncate(
+    tree: Tree, key: bytes, size: int, through: Handle | None = None, owner: Owner = NOBODY
+) -> None:
+    """Set a file's size, by its node, or `through` a handle of a document."""
+    if through is not None and through.writable and through.node.edit is not None:
+        saving.truncate(through, size)
+        return
+    handle = await opened(tree, key, os.O_WRONLY, owner)
     try:
         await _truncate(tree, handle, size)
+        # Truncated by name and closed again.
+        if handle.node.edit is not None:
+            if handle.node.writers == 1:
+                await saving.flush(tree, handle)
+            # Else it is for those who are writing it.
+            handle.edited = False
     finally:
-        # Truncated by name and closed again: what flush would note.
         _note_closed(tree, handle)
-        try:
-            if key[:1] == b"V":
-                await app_folder.flush(tree, handle.node)
-        finally:
-            await release(tree, handle)
+        await release(tree, handle)
 
 
 async def truncate_open(tree: Tree, handle: Handle) -> None:
@@ -394,7 +406,7 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
         await app_folder.truncate_kept(tree, handle, size)
         return
     if node.edit is not None:
-        saving.truncate(node, size)
+        saving.truncate(handle, size)
         return
     while True:
         staged = await writable(tree, node, empty=size == 0)
@@ -420,8 +432,8 @@ async def flush(tree: Tree, handle: Handle) -> None:
     if handle.fd >= 0:
         await app_folder.sync_kept(tree, handle)
     elif node.edit is not None:
-        await (app_folder if node.key[:1] == b"V" else saving).flush(tree, node)
-    elif node.staged is None or not await app_folder.flush_new(tree, node.staged):
+        await saving.flush(tree, handle)
+    elif node.staged is None or not await app_folder.flush_new(tree, node.staged, handle.owner):
         _note_closed(tree, handle)
 
 
@@ -435,6 +447,15 @@ def _note_closed(tree: Tree, handle: Handle) -> None:
 async def release(tree: Tree, handle: Handle) -> None:
     """The last of a handle."""
     node = handle.node
+    try:
+        if node.edit is not None and handle.writable:
+            await saving.release(tree, handle)
+    finally:
+        _let_go(tree, handle)
+
+
+def _let_go(tree: Tree, handle: Handle) -> None:
+    node = handle.node
     node.handles -= 1
     if handle.writable:
         node.writers -= 1
@@ -444,11 +465,7 @@ async def release(tree: Tree, handle: Handle) -> None:
         if node.staged is not None:
             node.staged.changed()
             tree.wake()
-    if node.handles:
-        return
     _drop_if_unused(tree, node)
-    if node.edit is not None and node.key[:1] != b"V":
-        await saving.release(tree, node)
 
 
 def _drop_if_unused(tree: Tree, node: OpenNode) -> None:
@@ -469,7 +486,7 @@ async def fsync(tree: Tree, handle: Handle) -> None:
     if node.key == IMPORTED and tree.take_all_in is not None:
         await tree.take_all_in()
         return
-    if handle.fd >= 0 or node.key[:1] == b"V":
+    if handle.fd >= 0 or node.edit is not None:
         await flush(tree, handle)
         return
     staged = node.staged

@@ -12,8 +12,9 @@ import trio
 
 from mixfs.index.dentries import Dentry
 from mixfs.records import Blob
+from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent, FileContent
-from mixfs.vfs.staging import KeptDocument, Staged
+from mixfs.vfs.staging import Staged
 
 
 @dataclass(slots=True, eq=False)
@@ -31,11 +32,12 @@ class OpenNode:
     blob: Blob | None = None
     data: bytes | None = None
     staged: Staged | None = None
-    # A document as programs are writing it, whether it was written to since the last flush, and what that flush kept.
+    # A document as programs are writing it, and whether it was written to since it was saved last.
     edit: bytearray | None = None
     edited: bool = False
-    kept: KeptDocument | None = None
-    # One flush at a time: what was kept last is what is committed.
+    # It was saved, or refused: the next open(2) reads what the library has.
+    settled: bool = False
+    # One save at a time: what was closed last is what is committed last.
     saving: trio.Lock = field(default_factory=trio.Lock)
     handles: int = 0
     writers: int = 0
@@ -75,3 +77,6 @@ class Handle:
     # Of a file that is written where it lies: its descriptor, and whether each write goes to the end.
     fd: int = -1
     append: bool = False
+    # The process that opened it, and whether a document was written to through this handle since it was saved.
+    owner: Owner = NOBODY
+    edited: bool = False

@@ -31,6 +31,7 @@ from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session
 from mixfs.vfs import app_folder, emptying
+from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
 from mixfs.vfs.handles import Handle, OpenNode
@@ -60,7 +61,9 @@ def note_change(tree: Tree, *directories: bytes) -> None:
             tree.changed_at[directory] = now_ns
 
 
-async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: int) -> tuple[Dentry, Handle]:
+async def create(
+    tree: Tree, directory: bytes, name: bytes, mode: int, flags: int, owner: Owner = NOBODY
+) -> tuple[Dentry, Handle]:
     """Make a file and open it. Raises ExistsError with O_EXCL, ReadOnlyError where files can't be made."""
     check_name(name)
     with tree.library.read() as view:
@@ -77,7 +80,7 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
         with tree.library.read() as view:
             held = tree.attr(view, key)
     if held is not None:
-        return held, await opened(tree, held.key, flags)
+        return held, await opened(tree, held.key, flags, owner)
     staged = tree.staging.create(directory, name, tag, mode & 0o7777)
     staged.replaces = replaced_by(tree, directory, name)
     if staged.replaces is not None:
@@ -87,7 +90,7 @@ async def create(tree: Tree, directory: bytes, name: bytes, mode: int, flags: in
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node.writers = int(writable)
     tree.open_nodes[staged.key] = node
-    return staged.dentry(), Handle(node, writable)
+    return staged.dentry(), Handle(node, writable, owner=owner)
 
 
 def _tag_for_new(tree: Tree, directory: bytes, name: bytes) -> bytes:

@@ -29,10 +29,12 @@ from mixfs.names import is_temporary
 from mixfs.records import Folder, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs import app_renaming, moving
 from mixfs.vfs.app_folder import is_in
+from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.emptying import move_out
 from mixfs.vfs.exchanging import exchange
 from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
 from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
+from mixfs.vfs.saving import save_session_document
 from mixfs.vfs.tree import VACATED_S, Tree
 from mixfs.vfs.views.session import WRITABLE_DOCUMENTS
 
@@ -40,8 +42,9 @@ NOREPLACE, EXCHANGE = 1, 2
 
 
 async def rename(
-    tree: Tree, old_directory: bytes, old_name: bytes, new_directory: bytes, new_name: bytes, flags: int = 0
-) -> None:
+    tree: Tree, old_directory: bytes, old_name: bytes, new_directory: bytes, new_name: bytes, flags: int = 0,
+    owner: Owner = NOBODY,
+) -> None:  # fmt: skip
     """Rename a file or folder. Raises what rename(2) says, CrossesViews (EXDEV) between parts of the mount."""
     check_name(new_name)
     if flags & ~(NOREPLACE | EXCHANGE) or flags == NOREPLACE | EXCHANGE:
@@ -64,12 +67,12 @@ async def rename(
                 drop(tree, written)
         elif is_in(old_directory) or is_in(new_directory):
             old, new = (old_directory, old_name), (new_directory, new_name)
-            await app_renaming.rename(tree, source, target, old, new, bool(flags & EXCHANGE))
+            await app_renaming.rename(tree, source, target, old, new, bool(flags & EXCHANGE), owner)
         elif flags & EXCHANGE:
             assert target is not None
             await exchange(tree, source, target, (old_directory, old_name), (new_directory, new_name))
         elif old_directory[:1] == b"S" and old_directory == new_directory:
-            await _rename_scratch(tree, old_directory, old_name, new_name)
+            await _rename_scratch(tree, old_directory, old_name, new_name, owner)
         elif old_directory == SESSIONS == new_directory:
             await _rename_session(tree, source, target, old_name, new_name)
         elif kinds not in (b"dd", b"pp"):
@@ -201,7 +204,7 @@ def _note_vacated(tree: Tree, place: tuple[bytes, bytes], placement_id: str) -> 
 # -- what an editor keeps beside canvas.json
 
 
-async def _rename_scratch(tree: Tree, directory: bytes, old_name: bytes, new_name: bytes) -> None:
+async def _rename_scratch(tree: Tree, directory: bytes, old_name: bytes, new_name: bytes, owner: Owner) -> None:
     staged = tree.staging.at(directory, old_name)
     if staged is None:
         if old_name in WRITABLE_DOCUMENTS and is_temporary(new_name):
@@ -219,19 +222,8 @@ async def _rename_scratch(tree: Tree, directory: bytes, old_name: bytes, new_nam
     intake = staged.intake
     assert intake is not None
     data = await tree.in_thread(lambda: os.pread(intake.fd, canvas_json.LIMIT + 1, 0))
-    name = new_name.decode()
-
-    def write(txn: Txn) -> None:
-        session = txn.get_raw(Session, directory[1:])
-        if session is None:
-            raise NotFoundError("The session is gone.")
-        canvas_json.save(txn, session.id, name, data)
-
-    try:
-        await tree.commit(write, (directory, old_name))
-    except InvalidValue as error:
-        tree.library.store.problems.report("invalid-document", f"{name} was not saved: {error}", name=name)
-        raise
+    known = (directory, old_name)
+    await save_session_document(tree, directory[1:], new_name.decode(), data, owner, known, locked=True)
     drop(tree, staged)
     # The kernel now has the temporary file under this name.
     tree.forget_name(directory, new_name)

@@ -6,9 +6,9 @@ written in threads (see `mixfs/vfs/files.py`), one at a time for each file.
 What survives a killed daemon: each file lies in the staging directory under its node's id, and `log` beside it holds
 framed CBOR items, the newest of an id saying what it is: directory, name, mode, attributes, whether it was closed since
 its last write. The times of folders of import/ are such items too, and the receipts that were removed: a commit for
-each would be an fsync for each, which unlink(2) doesn't promise; the next commit takes them away. A document that was
-closed and is not yet committed is a file beside the log. All is written before the request is answered; the page cache
-outlives the process. Power loss is `sync`'s business, which fsync(2) asks for.
+each would be an fsync for each, which unlink(2) doesn't promise; the next commit takes them away. All is written
+before the request is answered; the page cache outlives the process. Power loss is `sync`'s business, which
+fsync(2) asks for.
 
 A file that is taken in becomes a blob first and is committed then. Its name in staging stays until it is, as a second
 name of the same bytes: so nothing is lost by a kill or a failed commit, and nothing may be written to it any more,

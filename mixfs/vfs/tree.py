@@ -31,6 +31,7 @@ from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
 from mixfs.names import MAX_NAME
 from mixfs.vfs.ahead import Ahead
+from mixfs.vfs.bases import Bases
 from mixfs.vfs.content import Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
@@ -60,6 +61,8 @@ class Tree:
     context: Context
     staging: Staging
     ahead: Ahead = field(init=False)
+    # What programs last read of each document.
+    bases: Bases = field(default_factory=Bases)
     # Marks this mount's own commits: its kernel knows the names that it changed itself.
     origin: bytes = field(default_factory=lambda: new_id().encode())
     lock: trio.Lock = field(default_factory=trio.Lock)
@@ -277,7 +280,7 @@ class Tree:
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
             "going": len(self.context.going), "emptied": len(self.context.emptied),
-            "ahead": len(self.ahead), "rendered": len(self.rendered),
+            "ahead": len(self.ahead), "bases": len(self.bases), "rendered": len(self.rendered),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ THUMBNAILS = b"kthumbnails"
 # Directories whose names are given without a timeout; those of images/ are told of by event rows.
 LIVE_DIRECTORIES = (ROOT, SESSIONS)
 _FILE_MODE = stat.S_IFREG | 0o644
-_TAGS = {CANVAS: b"c", GENERATIONS: b"h"}
+APP_TAGS = {CANVAS: b"c", GENERATIONS: b"h"}
 
 
 class Target(NamedTuple):
@@ -136,7 +136,7 @@ def _documents(view: View, session: Session) -> Iterator[Dentry]:
     for suffix, name in ROW_NAMES.items():
         if name in row.documents:
             size, revision = row.documents[name]
-            key = b"V" + _TAGS[suffix] + key16(session.id) + revision.to_bytes(8, "little")
+            key = b"V" + APP_TAGS[suffix] + key16(session.id) + revision.to_bytes(8, "little")
             yield file(stem + suffix.encode(), key, size, row.mtime_ns, _FILE_MODE)
 
 
