@@ -168,6 +168,10 @@ class IndexDiskFull(IndexDamaged):
     errno = _errno.ENOSPC
 
 
+class ClockJumped(MixfsError):
+    """The clock was set by more than a day: nothing expires by its age for a while."""
+
+
 class MountError(MixfsError):
     """The mount point can't be mounted or unmounted."""
 

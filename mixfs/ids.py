@@ -3,7 +3,8 @@
 * A `Digest` is the 32 bytes of a SHA-256.
 * An entity id is a string. Ours are UUIDv7 (RFC 9562), so that they sort by time of making; foreign ids are kept as
   they were given. `key16` makes the fixed 16 bytes by which the index names either kind.
-* A `Stamp` is a hybrid logical clock: nanoseconds since the epoch, never twice the same in one library.
+* A `Stamp` orders changes, and does no more: nanoseconds since the epoch or, where the clock went back, one more than
+  the last. Never shown as a time: one commit with the clock ten years ahead puts all later stamps there.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from typing import NewType
+
+from mixfs import clock
 
 Digest = NewType("Digest", bytes)
 Stamp = NewType("Stamp", int)
@@ -27,7 +29,7 @@ def new_id() -> str:
     """A new UUIDv7 in its canonical form; ids made in one process sort in the order of making."""
     global _last_ms, _counter
     with _lock:
-        now = time.time_ns() // 1_000_000
+        now = clock.now_ns() // 1_000_000
         if now > _last_ms:
             _last_ms, _counter = now, int.from_bytes(os.urandom(2), "big") & 0x7FF
         else:

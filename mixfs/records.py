@@ -19,7 +19,9 @@ and new programs read each other; keys that this version doesn't know are kept i
     12    Receipt        UUIDv7                  import/          local
     13    Metadata       digest (hex)            metadata/
 
-Times are nanoseconds since the epoch (`_ns`), sizes bytes, names bytes as programs gave them.
+Times are nanoseconds since the epoch (`_ns`), sizes bytes, names bytes as programs gave them. `named_ns` and `order_ns`
+are stamps: they only order. What is shown as a time is read from the clock: `changed_ns` is when a record was last put,
+`named_at_ns` when it got its name. `Txn.put` sets these; in records of before they are 0, and the stamp was the time.
 
 Other layouts number what is in a session from one, so an id that names an entry there may name another one in the next
 session. Such an id is kept in `foreign_id`, and `id` follows from it and the session
@@ -52,7 +54,7 @@ _EMPTY: Mapping[int | str, Any] = {}
 
 def _f(
     key: int, default: Any = dataclasses.MISSING, *, of: type[Record] | None = None,
-    each: Callable[[Any], bool] | None = None,
+    each: Callable[[Any], bool] | None = None, compare: bool = True,
 ) -> Any:  # fmt: skip
     """A field with a CBOR key; `each` says of each of its items whether it has the right shape."""
     metadata = {"key": key, "of": of, "default": default, "each": each}
@@ -60,7 +62,7 @@ def _f(
         return field(metadata=metadata)
     if default is _EMPTY:
         return field(default_factory=lambda: _EMPTY, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, compare=compare)
 
 
 def _is_stamp(value: Any) -> bool:
@@ -126,6 +128,7 @@ class Session(Record):
     pan_x: float | None = _f(8, None)
     pan_y: float | None = _f(9, None)
     foreign: Mapping[str, Any] = _f(10, _EMPTY)
+    changed_ns: int = _f(11, 0, compare=False)
     stamps: Mapping[int, list[Any]] = _f(15, _EMPTY, each=_is_stamp)
 
 
@@ -141,6 +144,7 @@ class Folder(Record):
     name: bytes = _f(4, b"")
     mode: int = _f(5, 0o755)
     named_ns: int = _f(6, 0)
+    named_at_ns: int = _f(7, 0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +168,11 @@ class Placement(Record):
     xattrs: Mapping[str, bytes] = _f(13, _EMPTY)
     added_ns: int = _f(14, 0)
     foreign: Mapping[str, Any] = _f(15, _EMPTY)
+    named_at_ns: int = _f(16, 0, compare=False)
+
+    @property
+    def ctime_ns(self) -> int:
+        return max(self.added_ns, self.named_at_ns or self.named_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +206,7 @@ class Entry(Member):
     data: Mapping[str, Any] = _f(12, _EMPTY)
     named_ns: int = _f(13, 0)
     foreign_id: str | None = _f(14, None)
+    changed_ns: int = _f(15, 0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,6 +294,11 @@ class Image(Record):
     utc_offset_s: int = _f(10, 0)
     size: int = _f(11, 0)
     added_ns: int = _f(12, 0)
+    order_ns: int = _f(13, 0, compare=False)
+
+    @property
+    def order(self) -> int:
+        return self.order_ns or self.added_ns
 
     @property
     def entity_id(self) -> str:
@@ -318,6 +333,11 @@ class Trash(Record):
     name: bytes = _f(6, b"")
     digest: Digest | None = _f(7, None)
     records: tuple[Any, ...] = _f(8, (), each=_is_kept)
+    order_ns: int = _f(14, 0, compare=False)
+
+    @property
+    def order(self) -> int:
+        return self.order_ns or self.deleted_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +361,11 @@ class ImportFolder(Record):
     unlooked: tuple[str, ...] = _f(10, ())
     # The layout that it was found to be in, or to hold.
     layout: str | None = _f(11, None)
+    named_at_ns: int = _f(12, 0, compare=False)
+
+    @property
+    def ctime_ns(self) -> int:
+        return max(self.mtime_ns, self.named_at_ns or self.named_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

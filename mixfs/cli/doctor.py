@@ -38,6 +38,7 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
         checks.check_place(root),
         checks.check_disk(root),
         checks.check_format(root),
+        checks.check_clock(root),
         checks.check_mounts([point for point in points if point not in alive], alive),
     ]
     healthy = all(finding.state != checks.PROBLEM for finding in findings)

@@ -32,17 +32,25 @@ def gc(
             "--grace-hours", metavar="HOURS", parser=a_length, help="How long an original that nothing names is left."
         ),
     ] = 24,
+    trust_clock: Annotated[
+        bool, typer.Option("--trust-clock", help="The clock is right: don't wait a day after it jumped.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Free what was deleted more than 30 days ago.
 
     Takes away trash that has expired, and originals that no session, canvas, generation or trash names any more. May
     run while the library is mounted; a mounted library does it once a day by itself.
+
+    Nothing expires within a day of a jump of the clock by more than a day.
     """
     from mixfs.library import gc as collecting
 
     days = configured_trash_days() if trash_days is None else min(trash_days, FOREVER_DAYS)
     with open_library(library) as opened:
+        if trust_clock and not dry_run:
+            opened.store.steadiness.trust()
+        waits = opened.store.steadiness.words()
         freed = collecting.collect(opened, trash_days=days, grace_hours=grace_hours, dry_run=dry_run)
     if json:
         emit_json(asdict(freed) | {"dry_run": dry_run})
@@ -50,4 +58,6 @@ def gc(
     what = f"{count(freed.blobs, 'original')} ({human_bytes(freed.bytes)})"
     also = [count(freed.trash, "expired deletion")] if freed.trash else []
     also += [f"{count(freed.receipts, 'name')} in import/"] if freed.receipts else []
+    if waits:
+        say(waits)
     say(f"{'Would free' if dry_run else 'Freed'} {what}" + (f", with {' and '.join(also)}." if also else "."))

@@ -81,12 +81,12 @@ class Teller:
             self._titles[record.id] = record.title
         if self._json:
             return {
-                "time": documents.iso(change.stamp_ns), "kind": change.kind, "id": change.entity_id,
+                "time": documents.iso(change.time_ns), "kind": change.kind, "id": change.entity_id,
                 "deleted": change.deleted, "record": None if record is None else _plain(record),
             }  # fmt: skip
         if not self._details and (change.kind in _DETAILS or (change.deleted and change.kind != "Session")):
             return None
-        moment = datetime.datetime.fromtimestamp(change.stamp_ns / 1e9)
+        moment = datetime.datetime.fromtimestamp(change.time_ns / 1e9)
         return f"{moment:%Y-%m-%d %H:%M:%S}  {self._words(change)}"
 
     def _in(self, session_id: str) -> str:
@@ -101,10 +101,10 @@ class Teller:
             return f"{kind.lower()} {plain(change.entity_id)} {'deleted' if change.deleted else 'changed'}"
         match kind:
             case "Session":
-                made = change.stamp_ns - record.created_ns < _NEW_NS
+                made = change.time_ns - record.created_ns < _NEW_NS
                 return f"session {quoted(record.title)} {'made' if made else 'changed'}"
             case "Placement":
-                made = change.stamp_ns - record.added_ns < _NEW_NS
+                made = change.time_ns - record.added_ns < _NEW_NS
                 where = f"{record.area}/{plain(record.name)}"
                 did = "put" if made else "changed"
                 return f"{where} {did} {self._in(record.session_id)} ({human_bytes(record.size)})"

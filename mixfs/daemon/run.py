@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 import trio
 
+from mixfs import clock
 from mixfs.daemon import memory
 from mixfs.daemon.invalidation import Invalidation
 from mixfs.daemon.notify import notify, watchdog_s
@@ -66,7 +67,7 @@ class Daemon:
             if not self._read_only:
                 self._claim()
             status = Status(self.library, log_file)
-            context = Context(self.library.root, time.time_ns(), status=status.files())
+            context = Context(self.library.root, clock.now_ns(), status=status.files())
             self.tree = Tree(self.library, context, Staging(StagingArea(self.library.root / "staging")))
             recover(self.tree)
             self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)

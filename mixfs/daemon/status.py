@@ -29,7 +29,7 @@ class Status:
     def __init__(self, library: Library, log_file: Path | None) -> None:
         self._library = library
         self._log_file = log_file
-        self._started = time.time()
+        self._started = time.monotonic()
         self._tree: Tree | None = None
         self._operations: Operations | None = None
         self._cache: KernelCache | None = None
@@ -74,11 +74,12 @@ class Status:
                 "status": "ok",
                 "pid": os.getpid(),
                 "version": __version__,
-                "uptime_s": round(time.time() - self._started, 1),
+                "uptime_s": round(time.monotonic() - self._started, 1),
                 "library": str(self._library.root),
                 "library_id": self._library.store.format.library_id,
                 "free_bytes": free.f_bavail * free.f_frsize,
                 "held": self._held(),
+                "clock": self._library.store.steadiness.words() or "steady",
                 "upkeep": self._upkeep.status() if self._upkeep is not None else {},
             }
         )

@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from mixfs import clock
 from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library import gc, healing
@@ -33,17 +34,18 @@ SCRUB_SHARE = 0.1
 # Whoever just mounted has other work for the disk.
 SETTLE_S = 600.0
 _SAVE_EVERY_S = 30.0
+_WATCH_EVERY_S = 60.0
 _SCRUBBED = re.compile("[0-9a-f]{64}|done")
 
 
 def _moment(value: object) -> float:
     """A time of upkeep.json; now, where it makes no sense."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else time.time()
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else clock.now_s()
 
 
 def _is_past(began: float, every_s: float) -> bool:
     """Also when the clock was set back: what began in the future would else wait for it."""
-    return not 0 <= time.time() - began <= every_s
+    return not 0 <= clock.now_s() - began <= every_s
 
 
 class Upkeep:
@@ -67,6 +69,7 @@ class Upkeep:
         scrubbed = state.get("scrubbed")  # the digest that was looked at last, or "done"
         self._scrubbed = scrubbed if isinstance(scrubbed, str) and _SCRUBBED.fullmatch(scrubbed) else ""
         self._saved = time.monotonic()
+        self._watched = -math.inf
 
     def status(self) -> dict[str, object]:
         """For .mixfs/health.json: when gc ran, when the scrub began, how far it is (0 to 1)."""
@@ -101,12 +104,13 @@ class Upkeep:
         blobs: Iterator[Digest] = iter(())
         while True:
             pause = 1.0
+            self._watch_clock()
             try:
                 if digest := self._next_damaged():
                     healing.quarantine_if_damaged(self._library, digest)
                 elif time.monotonic() < self._begin:
                     pause = self._begin - time.monotonic()
-                elif _is_past(self._collected, DAY_S):
+                elif _is_past(self._collected, DAY_S) and self._library.store.steadiness.wait_s() <= 0:
                     self._collect()
                 elif (digest := next(blobs, None)) is not None:
                     pause = self._scrub(digest)
@@ -118,24 +122,34 @@ class Upkeep:
                         self._scrubbed = "done"
                         self._save()
                 elif _is_past(self._scrub_began, SCRUB_EVERY_S):
-                    self._scrub_began, self._scrubbed = time.time(), ""
+                    self._scrub_began, self._scrubbed = clock.now_s(), ""
                 else:
                     pause = 600.0
             except Exception as error:
                 log.exception("upkeep_failed", error=repr(error))
                 pause = 600.0
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._damaged, pause)
+                self._condition.wait_for(lambda: self._closed or self._damaged, min(pause, _WATCH_EVERY_S))
                 if self._closed:
                     self._save()
                     return
+
+    def _watch_clock(self) -> None:
+        if time.monotonic() - self._watched < _WATCH_EVERY_S:
+            return
+        self._watched = time.monotonic()
+        try:
+            if words := self._library.store.steadiness.words():
+                log.info("clock_jumped", words=words)
+        except Exception as error:
+            log.exception("clock_not_watched", error=repr(error))
 
     def _next_damaged(self) -> Digest | None:
         with self._condition:
             return self._damaged.pop() if self._damaged else None
 
     def _collect(self) -> None:
-        self._collected = time.time()
+        self._collected = clock.now_s()
         freed = gc.collect(self._library, trash_days=self._trash_days)
         self._save()
         log.info("collected", trash=freed.trash, blobs=freed.blobs, bytes=freed.bytes)

@@ -42,6 +42,7 @@ from mixfs.records import (
     Placement,
     Receipt,
     Session,
+    field_keys,
 )
 
 _BATCH = 200
@@ -219,7 +220,7 @@ def _take_names(txn: Txn, placement_ids: list[str]) -> None:
     for placement_id in placement_ids:
         placed = txn.get(Placement, placement_id)
         if placed is not None:
-            wanted = dataclasses.replace(placed, name=placed.original_name, named_ns=txn.now_ns)
+            wanted = dataclasses.replace(placed, name=placed.original_name, named_ns=txn.next_stamp)
             if txn.dentry(*placement_place(wanted)) is None:
                 txn.put(wanted)
 
@@ -232,7 +233,8 @@ def _sessions(txn: Txn, folder: ImportFolder, taking: Taking) -> tuple[Session |
         return None, None, False
     sessions = [txn.get(Session, session_id) for session_id in taking.sessions]
     same = next((each for each in sessions if each is not None and each.title == plain.title), None)
-    return plain, same, plain.created_ns >= top.named_ns
+    made = plain.stamps.get(field_keys(Session)["created_ns"])
+    return plain, same, made is not None and made[0] >= top.named_ns
 
 
 def _merge(txn: Txn, folder: ImportFolder, receipts: list[Receipt], taking: Taking) -> None:

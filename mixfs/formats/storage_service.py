@@ -13,10 +13,10 @@ storage-v2/ and the other way round. Concurrency: as for `Library`.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mixfs import clock
 from mixfs.errors import BlobMissing, ExistsError, InvalidValue, NotFoundError
 from mixfs.formats import storage_v2_saving
 from mixfs.formats.base import data_uri
@@ -85,7 +85,7 @@ class StorageService:
         self, digest: Digest, sums: bytes, size: int, role: str, name: str | None, media_type: str
     ) -> None:
         library, text = self._library, digest.hex()
-        now_ns = time.time_ns()
+        now_ns = clock.now_ns()
         kind = "output" if role == "output" else "input"
         file = f"{kind}_{now_ns // 1_000_000}_{text[:6]}{extension(media_type)}"
         incoming = Incoming(
@@ -132,7 +132,7 @@ class StorageService:
             return self._library.create_session(
                 title, session_id=session_id, user_id=user_id, user_name=user_name
             ).id
-        ms = time.time_ns() // 1_000_000
+        ms = clock.now_ns() // 1_000_000
         while True:
             try:
                 return self.create_session(
@@ -196,7 +196,7 @@ class StorageService:
     ) -> None:  # fmt: skip
         """Append a line to logs.jsonl; it is durable when this returns. Raises InvalidValue, OSError."""
         line = {
-            "timestamp": documents.iso(time.time_ns()), "level": level, "user": user, "userId": user_id,
+            "timestamp": documents.iso(clock.now_ns()), "level": level, "user": user, "userId": user_id,
             "message": message, "context": dict(context or {}),
         }  # fmt: skip
         try:

@@ -188,7 +188,7 @@ def _own(txn: Txn, cls: type[Any], session_id: str, record: Any, old: Any) -> An
         own_id, foreign_id = old.id, old.foreign_id
     else:
         own_id, foreign_id = editing.member_id(txn, cls, session_id, record.id)
-    named_ns = old.named_ns if old is not None else txn.now_ns
+    named_ns = old.named_ns if old is not None else txn.next_stamp
     return dataclasses.replace(
         record, id=own_id, foreign_id=foreign_id, session_id=session_id, named_ns=named_ns
     )

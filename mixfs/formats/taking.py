@@ -9,11 +9,11 @@ to be taken whole.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from mixfs import clock
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
 from mixfs.formats.koda_tables import is_url, without_password
@@ -116,7 +116,7 @@ class Taking:
             looks = {digest: threads.submit(publish, library, staged[digest], again=again) for digest in staged}
             incoming = [
                 Incoming(
-                    digest=digest, size=file.asset.size, name=file.name, mtime_ns=file.mtime_ns or time.time_ns(),
+                    digest=digest, size=file.asset.size, name=file.name, mtime_ns=file.mtime_ns or clock.now_ns(),
                     role=file.role,
                     # An earlier piece brought the same bytes, where they are not staged.
                     inspection=looks[digest].result() if digest in looks else None,
@@ -151,7 +151,7 @@ class Taking:
         # Generations first: a picture that one of them gave out makes no second one from its metadata.
         for member, known in sorted(planned.members, key=lambda pair: pair[0].KIND, reverse=True):
             if known is None:
-                txn.put(dataclasses.replace(member, named_ns=txn.now_ns) if hasattr(member, "named_ns") else member)
+                txn.put(dataclasses.replace(member, named_ns=txn.next_stamp) if hasattr(member, "named_ns") else member)
             elif (completed := _completed(known, member)) is not None:
                 txn.put(completed)
         for (file, own_id, known_file), came in zip(planned.files, incoming, strict=True):

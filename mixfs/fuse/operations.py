@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import functools
 import os
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -20,6 +19,7 @@ import structlog
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields, StatvfsData
 
+from mixfs import clock
 from mixfs.errors import MixfsError, NotADirectory, NotFoundError
 from mixfs.index.dentries import Dentry
 from mixfs.library.view import View
@@ -507,7 +507,7 @@ class Operations(pyfuse3.Operations):
         return out
 
     def stacktrace(self) -> None:
-        log.info("stacktrace", time=time.time())
+        log.info("stacktrace", time=clock.now_s())
 
 
 def _owner(key: bytes, ctx: RequestContext) -> Owner:

@@ -42,7 +42,7 @@ from mixfs.names import family_base, family_prefix, listable, with_counter
 
 _HEAD = struct.Struct("<QIQqqqBH")
 _HEAD_SIZE, _unpack_head, _new = _HEAD.size, _HEAD.unpack_from, tuple.__new__
-_ROW = struct.Struct("<Qq")
+_ROW = struct.Struct("<QqQ")
 _ATIME = struct.Struct("<q")
 DIRECTORY_SIZE = 17
 # In `Changes.entries`, of a directory whose own name came or went with what is in it.
@@ -116,10 +116,11 @@ def atime_extra(atime_ns: int) -> bytes:
 
 
 class DirectoryRow(NamedTuple):
-    """How many children a stored listing has, and when it last changed."""
+    """How many children a stored listing has, and when it last changed: the time, and the stamp of that change."""
 
     children: int
     mtime_ns: int
+    stamp: int
 
     @classmethod
     def load(cls, value: bytes) -> DirectoryRow:
@@ -216,16 +217,23 @@ class Listing:
     Names are what they should be after `settle`, the last call of a commit.
     """
 
-    def __init__(self, txn: WriteTxn, changes: Changes) -> None:
+    def __init__(self, txn: WriteTxn, changes: Changes, now_ns: int = 0) -> None:
+        """`now_ns` is the time of the changes, by the clock; 0: their stamps are taken for it."""
+        self._now_ns = now_ns
         self._txn = txn
         self._changes = changes
         self.emptied: dict[bytes, None] = {}  # directories that lost their last child in this commit
         self._unsettled: dict[tuple[bytes, bytes], None] = {}  # families that lost somebody: (directory, base)
 
-    def touch(self, directory: bytes, mtime_ns: int, add: int = 0) -> int:
-        """Count children and note the time of a change; returns the new number of children."""
-        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
-        new = DirectoryRow(row.children + add, max(row.mtime_ns, _storable(mtime_ns)))
+    def touch(self, directory: bytes, stamp: int, add: int = 0, mtime_ns: int = 0) -> int:
+        """Count children and note the time of a change, unless a newer one was noted; returns how many children.
+
+        `mtime_ns` is a time that a program set.
+        """
+        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0, 0)
+        new = row._replace(children=row.children + add)
+        if stamp > row.stamp:
+            new = DirectoryRow(new.children, _storable(mtime_ns or self._now_ns or stamp), stamp)
         if new != row:
             self._txn.put(keys.directory_row(directory), seal(_ROW.pack(*new)))
             self._changes.nodes[directory] = None
@@ -236,10 +244,10 @@ class Listing:
             self.emptied[directory] = None
         return new.children
 
-    def set_time(self, directory: bytes, mtime_ns: int) -> None:
+    def set_time(self, directory: bytes, mtime_ns: int, stamp: int) -> None:
         """Set the time of a directory, be it earlier than the one it has."""
-        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0)
-        self._txn.put(keys.directory_row(directory), seal(_ROW.pack(row.children, mtime_ns)))
+        row = get_directory_row(self._txn, directory) or DirectoryRow(0, 0, 0)
+        self._txn.put(keys.directory_row(directory), seal(_ROW.pack(row.children, mtime_ns, stamp)))
         self._changes.nodes[directory] = None
 
     def drop(self, directory: bytes) -> None:

@@ -85,6 +85,7 @@ class _Txn:
         try:
             if kind is None and self._write:
                 self._txn.commit()
+                self._engine.is_current()  # notes the length
             else:
                 self._txn.abort()
         except lmdb.Error as failure:

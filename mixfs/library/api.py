@@ -17,7 +17,6 @@ import dataclasses
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import inotify_simple
 
+from mixfs import clock
 from mixfs.blobs import LocalBlobs
 from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
@@ -35,7 +35,7 @@ from mixfs.library import documents, editing, place
 from mixfs.library.app_files import AppFiles
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
-from mixfs.library.replay import LOCAL, read_changes
+from mixfs.library.replay import LOCAL, read_changes, read_time
 from mixfs.library.restoring import restore, restore_session, restore_shown
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
@@ -71,6 +71,8 @@ class Change(NamedTuple):
     entity_id: str
     deleted: bool
     record: Record | None
+    # By the clock; stamps only order.
+    time_ns: int = 0
 
 
 class Stats(NamedTuple):
@@ -230,7 +232,7 @@ class Library:
         mtime_ns: int | None,
     ) -> Placement:  # fmt: skip
         incoming = Incoming(
-            digest=digest, size=size, name=name, mtime_ns=mtime_ns or time.time_ns(), role=role,
+            digest=digest, size=size, name=name, mtime_ns=mtime_ns or clock.now_ns(), role=role,
             inspection=self.inspect_unknown(digest), sums=sums,
         )  # fmt: skip
 
@@ -356,7 +358,7 @@ class Library:
             editing.require_session(txn, record.session_id)
             held = txn.get(type(record), record.id)
             if hasattr(record, "named_ns") and not record.named_ns:
-                named_ns = held.named_ns if held is not None else txn.now_ns
+                named_ns = held.named_ns if held is not None else txn.next_stamp
                 return txn.put(dataclasses.replace(record, named_ns=named_ns))
             return txn.put(record)
 
@@ -420,7 +422,7 @@ class Library:
     def trash(self) -> list[Trash]:
         """What deletes and overwrites took away, the newest first; `records` holds it whole."""
         with self.read() as view:
-            return sorted(view.records(Trash), key=lambda trash: (trash.deleted_ns, trash.id), reverse=True)
+            return sorted(view.records(Trash), key=lambda trash: (trash.order, trash.id), reverse=True)
 
     def restore(self, trash_id: str) -> list[Record]:
         """Put back what a trash record holds, under its own ids; returns the records as they are now.
@@ -440,7 +442,7 @@ class Library:
             kept = [trash for trash in txn.records(Trash) if words in (trash.session_id, trash.session_title)]
             if not kept:
                 raise NotFoundError(f"Nothing in the trash is, or is of, {words!r}. `mixfs trash` lists what is there.")
-            last = max(kept, key=lambda trash: (trash.deleted_ns, trash.id))
+            last = max(kept, key=lambda trash: (trash.order, trash.id))
             return restore_session(txn, [trash.id for trash in kept if trash.session_id == last.session_id])
 
         return self.commit(write)
@@ -473,6 +475,7 @@ class Library:
         own = self.store.journal
         for journal in self.store.journals_by_age() if since == START else [own]:
             for item in journal.read(since):
+                made_ns = read_time(item.payload) if item.payload is not None else 0
                 for change in read_changes(item.payload)[0] if item.payload is not None else []:
                     if change.flags & LOCAL and not local:
                         continue
@@ -480,7 +483,7 @@ class Library:
                     name = cls.__name__ if cls is not None else f"kind {change.kind}"
                     yield Change(
                         item.end if journal is own else START, change.stamp, name, change.entity_id,
-                        change.data is None, change.record(),
+                        change.data is None, change.record(), made_ns or change.stamp,
                     )  # fmt: skip
 
     def follow_changes(

@@ -158,7 +158,7 @@ def _entries(
             text=optional(text, f"{where}.text", item.get("text")),
             generation_id=optional(text, f"{where}.generationId", item.get("generationId")),
             data=data,
-            named_ns=old.named_ns if old else (txn.now_ns if txn else 0),
+            named_ns=old.named_ns if old else (txn.next_stamp if txn else 0),
             unknown=old.unknown if old else {},
         )
     return out

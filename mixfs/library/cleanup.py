@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mixfs import clock
 from mixfs.library import editing
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.transaction import Txn
@@ -39,7 +39,8 @@ def choose(library: Library, rule: Rule) -> list[Listed]:
     if rule.keep:
         found = found[: -rule.keep]
     if rule.older_than_s is not None:
-        before_ns = time.time_ns() - int(rule.older_than_s * 1e9)
+        library.store.steadiness.require("Nothing was moved to the trash.")
+        before_ns = clock.now_ns() - int(rule.older_than_s * 1e9)
         found = [chosen for chosen in found if chosen.time_ns < before_ns]
     return found
 

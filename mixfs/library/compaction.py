@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cbor2
 
+from mixfs import clock
 from mixfs.errors import IndexFull, JournalDamaged
 from mixfs.index import keys
 from mixfs.index.dentries import DirectoryRow
@@ -73,11 +73,15 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
         done.changes_after += len(item[1])
 
     try:
-        horizon = time.time_ns() - int(keep_days * 86400e9)
+        now_ns = clock.now_ns()
+        horizon = now_ns - int(keep_days * 86400e9)
+        if store.steadiness.wait_s() > 0:
+            # After a jump of the clock nobody can say what is old: all history stays.
+            horizon, now_ns = -(2**63), 2**64
         store.fill_from_others(fresh)
         with store.locked() as end:
             pass
-        recent = _fold_until(horizon, fold, store.journal, end, done)
+        recent = _fold_until(horizon, now_ns, fold, store.journal, end, done)
         for item in _folded(fold):
             write_out(item)
         for item in _items(store.journal, recent, end):
@@ -88,7 +92,14 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
                 done.changes_before += len(item[1])
                 write_out(item)
             with store.read() as view:
-                write_out({1: [], 2: dict(_times(view.txn, fresh))})
+                times = dict(_times(view.txn, fresh))
+                write_out(
+                    {
+                        1: [],
+                        2: {key: mtime_ns for key, (mtime_ns, _) in times.items()},
+                        4: {key: stamp for key, (_, stamp) in times.items()},
+                    }
+                )
                 report = Report()
                 with fresh.read() as wanted:
                     compare(wanted, view.txn, store.alone(), report)
@@ -139,31 +150,36 @@ def _read(journal: Journal, start: Position, end: Position) -> Iterator[Item]:
 # -- the newest change of each entity
 
 
-def _fold_until(horizon: int, fold: Engine, journal: Journal, end: Position, done: Compaction) -> Position:
+def _fold_until(horizon: int, now_ns: int, fold: Engine, journal: Journal, end: Position, done: Compaction) -> Position:
     """Keep the newest change of each entity before the horizon; returns where what is newer begins."""
-    batch: list[list[list[Any]]] = []
+    batch: list[dict[int, Any]] = []
 
     def flush() -> None:
         _write(fold, lambda txn: _fold(txn, journal.replica, batch))
         batch.clear()
 
     for item in _read(journal, START, end):
-        changes = cbor2.loads(item.payload or b"")[1]
-        if changes and changes[0][2] >= horizon:
+        commit = cbor2.loads(item.payload or b"")
+        # A time that is yet to come is that of a clock which was wrong.
+        if commit[1] and horizon <= (commit.get(3) or commit[1][0][2]) <= now_ns:
             flush()
             return item.start
-        done.changes_before += len(changes)
-        batch.append(changes)
+        done.changes_before += len(commit[1])
+        batch.append(commit)
         if len(batch) >= _BATCH:
             flush()
     flush()
     return end
 
 
-def _fold(txn: WriteTxn, replica: bytes, commits: list[list[list[Any]]]) -> None:
-    """Rows of the fold: a record's key → [place in order, flags, entity id, row as the index keeps it]."""
-    for changes in commits:
-        for kind, entity_id, stamp, flags, data in changes:
+def _fold(txn: WriteTxn, replica: bytes, commits: list[dict[int, Any]]) -> None:
+    """Rows of the fold: a record's key → [place in order, flags, entity id, row as the index keeps it].
+
+    A place in order → the time of its commit.
+    """
+    for commit in commits:
+        changes, time_of_it = commit[1], cbor2.dumps(commit.get(3, 0))
+        for kind, entity_id, stamp, flags, data, *_ in changes:
             key = keys.record(kind, entity_id)
             value = txn.get(key)
             held: list[Any] = [0, b"", None]
@@ -177,25 +193,29 @@ def _fold(txn: WriteTxn, replica: bytes, commits: list[list[list[Any]]]) -> None
                 row = max(held, [stamp, replica, data], key=lambda row: (row[0], row[1]))
             place = b"o" + changes[0][2].to_bytes(8, "big") + stamp.to_bytes(8, "big") + key
             txn.put(key, cbor2.dumps([place, flags, entity_id, row]))
-            txn.put(place, b"")
+            txn.put(place, time_of_it)
 
 
 def _folded(fold: Engine) -> Iterator[dict[int, Any]]:
     """What is left of each commit, in order: together still, for what follows from a commit bears its last stamp."""
-    commit, changes = b"", list[Any]()
+    commit, changes, now_ns = b"", list[Any](), 0
     after = b"o"
     while after:
         with fold.read() as txn:
-            page = [key for key, _ in itertools.islice(txn.scan(after, prefix_end(b"o")), _BATCH)]
-            after = page[-1] + b"\0" if len(page) == _BATCH else b""
-            for key in page:
+            page = list(itertools.islice(txn.scan(after, prefix_end(b"o")), _BATCH))
+            after = page[-1][0] + b"\0" if len(page) == _BATCH else b""
+            for key, value in page:
                 if key[1:9] != commit and changes:
-                    yield {1: changes}
+                    yield _item(changes, now_ns)
                     changes = []
-                commit = key[1:9]
+                commit, now_ns = key[1:9], cbor2.loads(value)
                 changes += _changes_of(txn, key[17:])
     if changes:
-        yield {1: changes}
+        yield _item(changes, now_ns)
+
+
+def _item(changes: list[Any], now_ns: int) -> dict[int, Any]:
+    return {1: changes, 3: now_ns} if now_ns else {1: changes}
 
 
 def _changes_of(txn: ReadTxn, key: bytes) -> Iterator[list[Any]]:
@@ -211,7 +231,7 @@ def _changes_of(txn: ReadTxn, key: bytes) -> Iterator[list[Any]]:
 # -- times that only lost changes told
 
 
-def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, int]]:
+def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """The times of directories and sessions that an index made from the compacted journal would not have."""
     with fresh.read() as made:
         for prefix in (b"n", b"z"):
@@ -223,5 +243,6 @@ def _times(held: ReadTxn, fresh: Engine) -> Iterator[tuple[bytes, int]]:
                     yield key, _time_of(prefix, value)
 
 
-def _time_of(prefix: bytes, value: bytes) -> int:
-    return SessionRow(cbor2.loads(unseal(value))).mtime_ns if prefix == b"z" else DirectoryRow.load(value).mtime_ns
+def _time_of(prefix: bytes, value: bytes) -> tuple[int, int]:
+    row = SessionRow(cbor2.loads(unseal(value))) if prefix == b"z" else DirectoryRow.load(value)
+    return row.mtime_ns, row.stamp

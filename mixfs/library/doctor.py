@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mixfs.errors import MixfsError, os_words
 from mixfs.library import place
+from mixfs.library.problems import Problems
+from mixfs.library.steadiness import Steadiness
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 LOW_DISK = 1 << 30
@@ -116,6 +118,14 @@ def check_format(root: Path) -> Finding:
             "Change its owner or its permissions.",
         )
     return Finding("library", OK, f"{root} has format {form.version}, which this MixFS writes.")
+
+
+def check_clock(root: Path) -> Finding:
+    """Whether the clock jumped, so that nothing expires."""
+    words = Steadiness(root, Problems(root), read_only=True).words() if (root / "clock.json").exists() else ""
+    if words:
+        return Finding("clock", WARNING, words, "Check the clock (`timedatectl`).")
+    return Finding("clock", OK, "The clock is steady.")
 
 
 def check_mounts(stale: Sequence[str], alive: Sequence[str]) -> Finding:

@@ -181,7 +181,7 @@ def ensure_folder(txn: Txn, session_id: str, parent_id: str | None, name: bytes)
             session_id=session_id,
             parent_id=parent_id,
             name=free_name(txn, directory, name),
-            named_ns=txn.now_ns,
+            named_ns=txn.next_stamp,
         )
     )
     return folder_id
@@ -204,7 +204,7 @@ def rename_folder(txn: Txn, folder_id: str, parent_id: str | None, name: bytes) 
     held = txn.dentry(directory, name)
     if held is not None and held.key != b"p" + key16(folder_id):
         name = free_name(txn, directory, name)
-    txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.now_ns))
+    txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.next_stamp))
 
 
 def delete_folder(txn: Txn, folder: Folder) -> Trash:
@@ -236,7 +236,7 @@ def place(txn: Txn, placement: Placement) -> Placement:
             placement,
             name=free_name(txn, directory, wanted),
             original_name=placement.original_name or placement.name,
-            named_ns=txn.now_ns,
+            named_ns=txn.next_stamp,
             added_ns=placement.added_ns or txn.now_ns,
         )
     )
@@ -268,7 +268,7 @@ def overwrite_placement(txn: Txn, placement_id: str, **changes: Any) -> Placemen
     new = dataclasses.replace(placement, **changes)
     before, after = placement_place(placement), placement_place(new)
     if before != after:
-        new = dataclasses.replace(new, name=free_name(txn, *after), named_ns=txn.now_ns)
+        new = dataclasses.replace(new, name=free_name(txn, *after), named_ns=txn.next_stamp)
     if new.digest != placement.digest and storage_v2.is_file(placement):
         _overwrite_copies(txn, placement, new)
     return txn.put(new)
@@ -304,7 +304,7 @@ def move_placement(
             moved = dataclasses.replace(moved, name=free_name(txn, directory, wanted))
     if moved == placement:
         return placement
-    return txn.put(dataclasses.replace(moved, named_ns=txn.now_ns))
+    return txn.put(dataclasses.replace(moved, named_ns=txn.next_stamp))
 
 
 # -- annotations

@@ -11,15 +11,17 @@ unlink, the file stays, and the next run finds it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mixfs import clock
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
+from mixfs.library.steadiness import JUMP_S
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import Blob, Image, Metadata, Receipt, Trash
@@ -53,14 +55,17 @@ def collect(
     With `dry_run` nothing is changed; blobs that only expired trash names are counted too.
     """
     freed = Freed()
-    before_ns = time.time_ns() - int(trash_days * 86400e9)
+    if not dry_run:
+        library.store.steadiness.require("Nothing was freed.")
+        _redate(library)
+    before_ns = clock.now_ns() - int(trash_days * 86400e9)
     expired = _expired(library, before_ns)
     freed.trash = len(expired)
     if not dry_run:
         for at in range(0, len(expired), _BATCH):
             expire_trash(library, expired[at : at + _BATCH])
     gone = frozenset(expired)
-    old_s = time.time() - grace_hours * 3600
+    old_s = clock.now_s() - grace_hours * 3600
     candidates = list(_unnamed(library, old_s, gone))
     receipts = _receipts_of(library, frozenset(digest for digest, _ in candidates))
     for at in range(0, len(candidates), _BATCH):
@@ -84,6 +89,23 @@ def expire_trash(library: Library, trash_ids: list[str]) -> None:
             txn.delete(Trash, trash_id)
 
     library.commit(write)
+
+
+def _redate(library: Library) -> None:
+    """What was deleted in days to come, by a clock that was wrong, was deleted now: else it would never expire."""
+
+    latest_ns = clock.now_ns() + int(JUMP_S * 1e9)
+    with library.read() as view:
+        wrong = [trash.id for trash in view.records(Trash) if trash.deleted_ns > latest_ns]
+
+    def write(txn: Txn) -> None:
+        for trash_id in wrong:
+            trash = txn.get(Trash, trash_id)
+            if trash is not None:
+                txn.put(dataclasses.replace(trash, deleted_ns=txn.now_ns))
+
+    if wrong:
+        library.commit(write)
 
 
 def _expired(library: Library, before_ns: int) -> list[str]:
@@ -117,7 +139,9 @@ def _unnamed(library: Library, old_s: float, but: frozenset[str]) -> Iterator[tu
 def _is_old(library: Library, digest: Digest, old_s: float) -> bool:
     """By ctime: publishing a blob, and discarding its name in staging, set it."""
     try:
-        return os.stat(library.blobs.path(digest)).st_ctime < old_s
+        # One of days to come was set by a clock that was wrong.
+        ctime = os.stat(library.blobs.path(digest)).st_ctime
+        return ctime < old_s or ctime > clock.now_s() + JUMP_S
     except FileNotFoundError:
         return False
 

@@ -57,7 +57,7 @@ class ImageViews:
             self._make_directory(path)
         self._listing.put(
             directory, name, key, mode=READ_ONLY_FILE_MODE, size=image.size, mtime_ns=mtime_ns, ctime_ns=image.added_ns,
-            order=image.added_ns, stamp=self._stamp,
+            order=image.order, stamp=self._stamp,
         )  # fmt: skip
 
     def _make_directory(self, path: tuple[str, ...]) -> None:

@@ -180,7 +180,7 @@ def _generation(txn: Txn, incoming: Incoming, placement: Placement) -> None:
             time_ns=time_ns,
             utc_offset_s=utc_offset_s(time_ns),
             outputs=(output,),
-            named_ns=txn.now_ns,
+            named_ns=txn.next_stamp,
             **fields,  # type: ignore[arg-type]
         )
     )

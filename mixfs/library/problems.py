@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+from mixfs import clock
 from mixfs.library.documents import iso
 
 LIMIT = 4 << 20
@@ -40,7 +40,7 @@ class Problems:
 
     def report(self, kind: str, reason: str, **fields: object) -> None:
         """Note a problem: what kind it is, the reason and remedy, and the fields that say where."""
-        line = {"time": iso(time.time_ns()), "kind": kind, "reason": reason} | fields
+        line = {"time": iso(clock.now_ns()), "kind": kind, "reason": reason} | fields
         data = shown_json(line)
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

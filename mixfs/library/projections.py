@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 7
+DERIVATION = 8
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -71,11 +71,13 @@ GENERATION_SIZES = struct.Struct("<IIIQ")
 class Projector:
     """Applies changes inside one write transaction; `finish` completes the commit."""
 
-    def __init__(self, txn: WriteTxn) -> None:
+    def __init__(self, txn: WriteTxn, now_ns: int = 0) -> None:
+        """`now_ns`: when the commit was made, by the clock; 0 in commits of before that was kept, whose stamps tell."""
         self.txn = txn
         self.view = View(txn)
         self.changes = Changes()
-        self._listing = Listing(txn, self.changes)
+        self._now_ns = now_ns
+        self._listing = Listing(txn, self.changes, now_ns)
         self._stamp = 0
         self._at = 0  # the stamp of the record at hand
         self._blobs: dict[Digest, None] = {}
@@ -149,14 +151,14 @@ class Projector:
         elif cls is Trash:
             self._trash(old, new)
 
-    def set_times(self, times: Mapping[bytes, int]) -> None:
-        """When directories and sessions last changed: ns, by their rows' keys. For what no change tells any more."""
-        for key, mtime_ns in times.items():
+    def set_times(self, times: Mapping[bytes, tuple[int, int]]) -> None:
+        """When directories and sessions last changed, (ns, stamp) by their rows' keys: if no change tells it."""
+        for key, (mtime_ns, stamp) in times.items():
             if key[:1] == b"z":
                 row = self._row(id_of_key(key[1:]))
-                row.mtime_ns = mtime_ns
+                row.mtime_ns, row.stamp = mtime_ns, stamp
             else:
-                self._listing.set_time(key[1:], mtime_ns)
+                self._listing.set_time(key[1:], mtime_ns, stamp)
 
     # -- helpers
 
@@ -220,7 +222,13 @@ class Projector:
             return
         self.txn.put(keys.by_title(new.title, new.created_ns, new.id), b"")
         self._listing.put(
-            root, new.name, key, mode=DIR_MODE, order=self._named(new), stamp=self._stamp, ctime_ns=self._at
+            root,
+            new.name,
+            key,
+            mode=DIR_MODE,
+            order=self._named(new),
+            stamp=self._stamp,
+            ctime_ns=new.changed_ns or self._at,
         )
         if old is None:
             for tag in (b"S", b"p", b"f", b"g", b"c"):
@@ -334,7 +342,7 @@ class Projector:
 
     def _list_entry(self, entry: Entry, at: int) -> None:
         wanted, content = entry_file(entry)
-        size = len(content)
+        size, at = len(content), entry.changed_ns or at
         if entry.type == "image" and entry.digest is not None:
             blob = self.view.blob(entry.digest)
             size = blob.size if blob else 0
@@ -361,10 +369,10 @@ class Projector:
             key = b"d" + key16(record.id)
             parent = import_directory(record.parent_id)
             if put:
-                self._listing.touch(key, record.mtime_ns or self._stamp)
+                self._listing.touch(key, self._stamp, mtime_ns=record.mtime_ns)
                 self._listing.put(
                     parent, record.name, key, mode=stat.S_IFDIR | record.mode, mtime_ns=record.mtime_ns,
-                    ctime_ns=max(record.mtime_ns, record.named_ns), order=record.named_ns, stamp=self._stamp,
+                    ctime_ns=record.ctime_ns, order=record.named_ns, stamp=self._stamp,
                 )  # fmt: skip
             else:
                 if new is None or (new.parent_id, new.name) != (record.parent_id, record.name):
@@ -414,7 +422,7 @@ class Projector:
             for item in sorted(trash_items(new), key=lambda item: item.key):
                 self._listing.put(
                     folder, item.name, item.key, mode=READ_ONLY_FILE_MODE, size=item.size, mtime_ns=item.mtime_ns,
-                    ctime_ns=new.deleted_ns, order=new.deleted_ns, stamp=self._stamp,
+                    ctime_ns=new.deleted_ns, order=new.order, stamp=self._stamp,
                 )  # fmt: skip
 
     # -- the end of a commit
@@ -484,7 +492,7 @@ class Projector:
         held = self.view.dentry(directory, self._listing.given_name(directory, wanted, b"P" + key16(placement.id)))
         name = self._listing.put(
             directory, wanted, b"P" + key16(placement.id), mode=stat.S_IFREG | placement.mode, size=placement.size,
-            mtime_ns=placement.mtime_ns, ctime_ns=max(placement.added_ns, placement.named_ns),
+            mtime_ns=placement.mtime_ns, ctime_ns=placement.ctime_ns,
             order=placement.named_ns, extra=extra, stamp=self._stamp,
         )  # fmt: skip
         if held is None or held.extra != extra or held.name != name:
@@ -496,7 +504,8 @@ class Projector:
 
     def _session_documents(self, session_id: str, row: SessionRow) -> None:
         session = self.view.get(Session, session_id)
-        row.mtime_ns = max(row.mtime_ns, self._stamp)
+        if self._stamp > row.stamp:
+            row.mtime_ns, row.stamp = self._now_ns or self._stamp, self._stamp
         if session is None:
             row.documents = {}
             # Sums stay while members do: a restored session finds them again.

@@ -54,9 +54,9 @@ class Bad(NamedTuple):
     reason: str = ""
 
 
-def pack_changes(changes: list[RawChange]) -> bytes:
-    """The payload of a commit's item."""
-    data: bytes = cbor2.dumps({1: [list(change) for change in changes]})
+def pack_changes(changes: list[RawChange], now_ns: int) -> bytes:
+    """The payload of a commit's item; `now_ns` is the time by the clock, which stamps needn't be."""
+    data: bytes = cbor2.dumps({1: [list(change) for change in changes], 3: now_ns})
     return data
 
 
@@ -197,20 +197,35 @@ def _apply(engine: Engine, replica: ReplicaId, batch: list[Item], position: Posi
 
 
 def apply_item(txn: WriteTxn, replica: ReplicaId, payload: bytes) -> str:
-    """Apply an item, {1: the changes of a commit, 2: times that compaction kept}; returns what in it makes no sense."""
+    """Apply an item, {1: the changes of a commit, 2: times that compaction kept, 3: when it was made, 4: stamps of 2}.
+
+    Returns what in it makes no sense.
+    """
     changes, reason = read_changes(payload)
-    projector = Projector(txn)
+    now_ns, times = _read_times(payload)
+    projector = Projector(txn, now_ns)
     for change in changes:
         projector.apply(change.kind, change.entity_id, change.stamp, replica, change.data)
-    projector.set_times(_read_times(payload))
+    projector.set_times(times)
     projector.finish()
     note_commit(txn, projector, max((change.stamp for change in changes), default=0))
     return reason
 
 
-def _read_times(payload: bytes) -> dict[bytes, int]:
+def read_time(payload: bytes) -> int:
+    """When an item's commit was made, by the clock: ns; 0 where that was not kept."""
+    return _read_times(payload)[0]
+
+
+def _read_times(payload: bytes) -> tuple[int, dict[bytes, tuple[int, int]]]:
+    """When the commit was made, and the (time, stamp) of rows that compaction kept."""
     try:
-        times = cbor2.loads(payload).get(2, {})
-        return {bytes(key): int(mtime_ns) for key, mtime_ns in times.items() if (key[:1], len(key)) in _TIMED}
+        item = cbor2.loads(payload)
+        now_ns, times, stamps = item.get(3, 0), item.get(2, {}), item.get(4, {})
+        kept = {
+            bytes(key): (int(mtime_ns), int(stamps.get(key, mtime_ns)))
+            for key, mtime_ns in times.items() if (key[:1], len(key)) in _TIMED
+        }  # fmt: skip
     except SENSELESS:
-        return {}
+        return 0, {}
+    return now_ns if isinstance(now_ns, int) and abs(now_ns) < 2**63 else 0, kept

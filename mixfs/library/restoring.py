@@ -61,7 +61,7 @@ def restore_to(
     living = txn.get(Placement, placement.id)
     # What was in files/ is listed in images/ too, once somebody puts it there.
     placement = dataclasses.replace(
-        placement, session_id=session_id, folder_id=folder_id, name=name, named_ns=txn.now_ns, area="images"
+        placement, session_id=session_id, folder_id=folder_id, name=name, named_ns=txn.next_stamp, area="images"
     )
     directory, _ = placement_place(placement)
     held = txn.dentry(directory, name)
@@ -107,7 +107,7 @@ def restore_session(txn: Txn, trash_ids: list[str], *, name: bytes | None = None
 
 def _age(trash: Trash) -> tuple[int, bool, str]:
     """The order in which trash records were made; a session after what was taken out of the same record."""
-    return trash.deleted_ns, any(kind == Session.KIND for kind, _, _ in trash.records), trash.id
+    return trash.order, any(kind == Session.KIND for kind, _, _ in trash.records), trash.id
 
 
 def restore_shown(txn: Txn, folder: bytes, name: bytes) -> list[Record]:
@@ -168,7 +168,7 @@ def _revive_generation(txn: Txn, digest: Digest, session_id: str) -> None:
     """What gave out a picture comes with it, when it was deleted with its session."""
     if txn.generations_of(digest):
         return
-    newest = sorted(txn.referrers(Trash, digest), key=lambda trash: (trash.deleted_ns, trash.id), reverse=True)
+    newest = sorted(txn.referrers(Trash, digest), key=lambda trash: (trash.order, trash.id), reverse=True)
     for trash in newest:
         for record in _records(trash):
             if isinstance(record, Generation) and any(ref.digest == digest for ref in record.outputs):
@@ -222,7 +222,7 @@ def _renamed(txn: Txn, directory: bytes, record: Any, own: set[bytes]) -> Any:
         return record
     changes: dict[str, Any] = {"name": editing.free_name(txn, directory, record.name)}
     if hasattr(record, "named_ns"):
-        changes["named_ns"] = txn.now_ns
+        changes["named_ns"] = txn.next_stamp
     return dataclasses.replace(record, **changes)
 
 
@@ -252,7 +252,7 @@ def _revive_folder(txn: Txn, folder_id: str | None, own: set[bytes], trash: Tras
 
 def _newest_in_trash(view: View, cls: type[R], entity_id: str) -> R | None:
     held = [
-        (trash.deleted_ns, data)
+        (trash.order, data)
         for trash in view.records(Trash)
         for kind, kept_id, data in trash.records
         if (kind, kept_id) == (cls.KIND, entity_id)

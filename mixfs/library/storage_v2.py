@@ -234,7 +234,7 @@ class Registry:
         if placement is not None:
             self._listing.put(
                 IMAGES, name, key, mode=0o100000 | placement.mode, size=placement.size, mtime_ns=placement.mtime_ns,
-                ctime_ns=max(placement.added_ns, placement.named_ns), order=placement.added_ns, stamp=self._stamp,
+                ctime_ns=placement.ctime_ns, order=placement.added_ns, stamp=self._stamp,
             )  # fmt: skip
             return
         image = self.view.image(digest)
@@ -242,7 +242,7 @@ class Registry:
         self._listing.put(
             IMAGES, name, key, mode=READ_ONLY_FILE_MODE, size=image.size,
             mtime_ns=image_time(image, self.view.generations_of(digest))[0], ctime_ns=image.added_ns,
-            order=image.added_ns, stamp=self._stamp,
+            order=image.order, stamp=self._stamp,
         )  # fmt: skip
 
 

@@ -19,7 +19,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import TypeVar
 
 import cbor2
 
+from mixfs import clock
 from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, JournalDamaged, LibraryBusy, LibraryError
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
@@ -51,6 +51,7 @@ from mixfs.library.replay import (
     replay,
     written_end,
 )
+from mixfs.library.steadiness import Steadiness
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.records import SENSELESS
@@ -102,6 +103,7 @@ class Store:
         self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
+        self.steadiness = Steadiness(root, self.problems, self._last_stamp, read_only=read_only)
         if read_only:
             self.format = place.read_format(root)
             self.journal = Journal(root / "journal", self.format.replica)
@@ -118,6 +120,12 @@ class Store:
                 self._catch_up()
             except IndexDamaged as error:
                 self._make_anew(error)
+        self.steadiness.wait_s()
+
+    def _last_stamp(self) -> int:
+        with self._engine.read() as txn:
+            value = txn.get(keys.META_STAMP)
+            return 0 if value is None else int(cbor2.loads(value))
 
     def _sweep(self) -> None:
         """Remove what killed writers left: such files are only made under the lock, which we hold."""
@@ -230,10 +238,11 @@ class Store:
             try:
                 self._catch_up()
                 with self._engine.write() as raw:
-                    txn = Txn(raw, self.journal.replica, self._stamp(raw))
+                    now_ns = clock.now_ns()
+                    txn = Txn(raw, self.journal.replica, self._stamp(raw, now_ns), now_ns)
                     result = function(txn)
                     if txn.changes:
-                        payload = pack_changes(txn.changes)
+                        payload = pack_changes(txn.changes, now_ns)
                         self._check_room(len(payload))
                         end = self.journal.end()
                         note_commit(raw, txn.finish(), txn.last_stamp)
@@ -319,10 +328,10 @@ class Store:
             note_position(txn, self.journal.replica, end)
 
     @staticmethod
-    def _stamp(txn: ReadTxn) -> Stamp:
+    def _stamp(txn: ReadTxn, now_ns: int) -> Stamp:
         value = txn.get(keys.META_STAMP)
         last = 0 if value is None else cbor2.loads(value)
-        return Stamp(max(time.time_ns(), last + 1))
+        return Stamp(max(now_ns, last + 1))
 
     # -- recovery (all under the lock)
 
@@ -475,7 +484,7 @@ class Store:
             with engine.read() as txn:
                 for journal in self._journals():
                     noted_position(txn, journal.replica)
-                self._stamp(txn)
+                self._stamp(txn, 0)
                 return txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
         except SENSELESS as error:
             engine.close()

@@ -19,7 +19,19 @@ from mixfs.library.projections import Projector
 from mixfs.library.replay import LOCAL, RawChange
 from mixfs.library.view import View
 from mixfs.names import MAX_NAME, is_name
-from mixfs.records import Folder, Placement, Record, Session, field_keys, problem_of, to_map
+from mixfs.records import (
+    Entry,
+    Folder,
+    Image,
+    ImportFolder,
+    Placement,
+    Record,
+    Session,
+    Trash,
+    field_keys,
+    problem_of,
+    to_map,
+)
 
 R = TypeVar("R", bound=Record)
 
@@ -45,15 +57,21 @@ def require_kept(record: Record) -> dict[int | str, Any]:
 class Txn(View):
     """Reads and writes of one commit."""
 
-    def __init__(self, txn: WriteTxn, replica: ReplicaId, stamp: Stamp) -> None:
+    def __init__(self, txn: WriteTxn, replica: ReplicaId, stamp: Stamp, now_ns: int) -> None:
         super().__init__(txn)
-        self._projector = Projector(txn)
+        self._began_ns = now_ns
+        self._projector = Projector(txn, now_ns)
         self._replica = replica
         self._next = stamp
         self.changes: list[RawChange] = []
 
     @property
     def now_ns(self) -> int:
+        """The time by the clock, for what is shown as one: a nanosecond later after each change of the commit."""
+        return self._began_ns + len(self.changes)
+
+    @property
+    def next_stamp(self) -> int:
         """The stamp of the next change: of two names that one commit gives, the one that was given first is older."""
         return self._next
 
@@ -68,6 +86,7 @@ class Txn(View):
         record out.
         """
         stamp = Stamp(self._next)
+        record = self._with_times(record)
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
         data = require_kept(record)
@@ -89,6 +108,20 @@ class Txn(View):
             self._projector.apply(kind, entity_id, stamp, self._replica, data)
         except (cbor2.CBOREncodeError, UnicodeEncodeError) as error:
             raise InvalidValue(f"{entity_id}: a value of a kind that can't be kept ({error}).") from error
+
+    def _with_times(self, record: R) -> R:
+        """When it changed, or got its name; and its place in the order of what has no name of its own."""
+        if isinstance(record, Session | Entry):
+            return dataclasses.replace(record, changed_ns=self.now_ns)
+        held: Any
+        if isinstance(record, Placement | Folder | ImportFolder):
+            held = self.get(type(record), record.entity_id)
+            is_named = held is None or held.named_ns != record.named_ns
+            return dataclasses.replace(record, named_at_ns=self.now_ns if is_named else held.named_at_ns)
+        if isinstance(record, Image | Trash) and not record.order_ns:
+            held = self.get(type(record), record.entity_id)
+            return dataclasses.replace(record, order_ns=self._next if held is None else held.order)
+        return record
 
     def _with_field_stamps(self, record: R, stamp: Stamp) -> R:
         held: Any = self.get(type(record), record.entity_id)

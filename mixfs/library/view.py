@@ -34,11 +34,11 @@ class SessionRow:
     """What the index keeps of a session besides its record: counts, sums of items, sizes of documents."""
 
     __slots__ = (
-        "app_entries", "app_generations", "counts", "documents", "edges", "entries", "generations", "mtime_ns",
+        "app_entries", "app_generations", "counts", "documents", "edges", "entries", "generations", "mtime_ns", "stamp",
     )  # fmt: skip
 
     def __init__(self, data: list[Any] | None = None) -> None:
-        data = data or [0, (), (), (), (), {}, (), ()]
+        data = data or [0, (), (), (), (), {}, (), (), 0]
         self.mtime_ns: int = data[0]
         self.counts = documents.Counts(*data[1])
         self.entries = documents.Sum(*data[2])
@@ -48,13 +48,14 @@ class SessionRow:
         # The same as storage-v2/ shows them.
         self.app_entries = documents.Sum(*data[6])
         self.app_generations = documents.Sum(*data[7])
+        self.stamp: int = data[8]  # of the change that `mtime_ns` is the time of
 
     def dump(self) -> bytes:
         return seal(
             cbor2.dumps(
                 [
                     self.mtime_ns, self.counts, self.entries, self.edges, self.generations, self.documents,
-                    self.app_entries, self.app_generations,
+                    self.app_entries, self.app_generations, self.stamp,
                 ]
             )
         )

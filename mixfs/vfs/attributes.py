@@ -8,10 +8,10 @@ annotation. Other `user.*` attributes of files and folders in import/ and images
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mixfs import clock
 from mixfs.errors import InvalidValue, NoAttribute, NotFoundError, NotSupported, ReadOnlyError
 from mixfs.ids import Digest
 from mixfs.index.dentries import Dentry
@@ -70,7 +70,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
             mtime_ns = None
         if atime_ns is not None:
             tree.accessed_at[key] = atime_ns
-        tree.changed_at[key] = time.time_ns()
+        tree.changed_at[key] = clock.now_ns()
         if mode is None:
             return
     elif tag not in (b"P", b"R", b"p"):
@@ -293,7 +293,7 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
 
         await tree.commit(write)
         if tag == b"d":
-            tree.changed_at[key] = time.time_ns()
+            tree.changed_at[key] = clock.now_ns()
 
 
 def annotation_fields(xattrs: Mapping[str, bytes | None]) -> dict[str, Any]:

@@ -5,9 +5,9 @@ Concurrency: under the tree's lock, as all changes of names.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
+from mixfs import clock
 from mixfs.errors import CrossesViews, InvalidValue, NotEmptyError, NotFoundError, ReadOnlyError
 from mixfs.index.dentries import Dentry
 from mixfs.library import editing, restoring
@@ -41,7 +41,7 @@ async def expunge(tree: Tree, directory: bytes, name: bytes, key: bytes) -> None
     await tree.commit(write, (directory, name))
     with tree.library.read() as view:
         if view.directory_row(directory) is None:
-            tree.context.emptied[directory] = (folder_name, time.time_ns())
+            tree.context.emptied[directory] = (folder_name, clock.now_ns())
 
 
 def remove_emptied(tree: Tree, view: View, key: bytes) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixfs import clock
 from mixfs.errors import BlobDamaged, InvalidValue
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
@@ -50,7 +50,7 @@ class _Writer:
 
     def __init__(self, library: Library, target: Path) -> None:
         self._library, self._target = library, target
-        self._context = Context(library.root, time.time_ns())
+        self._context = Context(library.root, clock.now_ns())
         self._copies: list[tuple[Path, Dentry, Digest, Mapping[str, bytes]]] = []
         self._thumbnails: list[tuple[Path, Dentry, Path]] = []
         self._folders: list[tuple[Path, Dentry]] = []

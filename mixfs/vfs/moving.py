@@ -34,7 +34,7 @@ def move_placement(
     """Give a placement another place."""
     if exact:
         moved = dataclasses.replace(placement, session_id=session_id, folder_id=folder_id, name=name)
-        txn.put(dataclasses.replace(moved, named_ns=txn.now_ns))
+        txn.put(dataclasses.replace(moved, named_ns=txn.next_stamp))
     else:
         editing.move_placement(txn, placement.id, session_id, folder_id, name)
 
@@ -50,7 +50,7 @@ def move_receipt(txn: Txn, receipt: Receipt, directory: bytes, name: bytes, *, e
     parent_id = parent.id if parent is not None else None
     txn.put(
         dataclasses.replace(
-            receipt, parent_id=parent_id, name=name, named_ns=txn.now_ns, ctime_ns=txn.now_ns, session_id=session_id
+            receipt, parent_id=parent_id, name=name, named_ns=txn.next_stamp, ctime_ns=txn.now_ns, session_id=session_id
         )
     )
 
@@ -65,7 +65,7 @@ def move_image_folder(txn: Txn, folder: Folder, directory: bytes, name: bytes, *
 
 def _rename_folder(txn: Txn, folder: Folder, parent_id: str | None, name: bytes, exact: bool) -> None:
     if exact:
-        txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.now_ns))
+        txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.next_stamp))
     else:
         editing.rename_folder(txn, folder.id, parent_id, name)
 
@@ -73,7 +73,7 @@ def _rename_folder(txn: Txn, folder: Folder, parent_id: str | None, name: bytes,
 def move_import_folder(txn: Txn, folder: ImportFolder, directory: bytes, name: bytes, *, exact: bool = False) -> None:
     """Move a folder of import/: a top one retitles its session, in another one what was taken in moves along."""
     parent = import_folder(txn, directory)
-    new = dataclasses.replace(folder, parent_id=parent.id if parent else None, name=name, named_ns=txn.now_ns)
+    new = dataclasses.replace(folder, parent_id=parent.id if parent else None, name=name, named_ns=txn.next_stamp)
     bound = txn.get(Folder, folder.folder_id) if folder.folder_id is not None else None
     if folder.parent_id is None and parent is None:
         _retitle_bound(txn, new, title_of(name))

@@ -12,6 +12,7 @@ import os
 import stat
 import time
 
+from mixfs import clock
 from mixfs.blobs.sums import checked_sums
 from mixfs.errors import (
     ExistsError,
@@ -56,7 +57,7 @@ def note_change(tree: Tree, *directories: bytes) -> None:
     """A program changed what stands in a folder of import/: its time is now."""
     for directory in directories:
         if directory[:1] == b"d":
-            now_ns = time.time_ns()
+            now_ns = clock.now_ns()
             tree.staging.set_folder_time(directory, now_ns)
             tree.changed_at[directory] = now_ns
 
@@ -163,7 +164,7 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
                 parent = import_folder(txn, directory)
                 new = ImportFolder(
                     id=new_id(), parent_id=parent.id if parent else None, name=name, mode=mode,
-                    mtime_ns=time.time_ns(), named_ns=txn.now_ns,
+                    mtime_ns=clock.now_ns(), named_ns=txn.next_stamp,
                 )  # fmt: skip
                 txn.put(new)
                 if parent is None and not is_temporary(name):

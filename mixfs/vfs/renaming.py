@@ -11,6 +11,7 @@ import dataclasses
 import os
 import time
 
+from mixfs import clock
 from mixfs.errors import (
     CrossesViews,
     ExistsError,
@@ -178,7 +179,7 @@ async def _rename_record(
         parent_id = parent.id if parent is not None else None
         txn.put(
             dataclasses.replace(
-                receipt, parent_id=parent_id, name=new_name, named_ns=txn.now_ns, ctime_ns=txn.now_ns
+                receipt, parent_id=parent_id, name=new_name, named_ns=txn.next_stamp, ctime_ns=txn.now_ns
             )
         )
         if receipt.placement_id is not None and txn.get(Placement, receipt.placement_id) is not None:
@@ -292,4 +293,4 @@ async def _rename_import_folder(
         moving.move_import_folder(txn, folder, new_directory, new_name)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))
-    tree.changed_at[source.key] = time.time_ns()
+    tree.changed_at[source.key] = clock.now_ns()

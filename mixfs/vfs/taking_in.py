@@ -484,7 +484,7 @@ class TakingIn:
                 Receipt(
                     id=receipt_id, parent_id=parent.id if parent is not None else None, name=staged.name,
                     digest=item.digest, size=item.size, mode=incoming.mode, mtime_ns=item.mtime_ns,
-                    placement_id=placement.id, session_id=session_id, xattrs=incoming.xattrs, named_ns=txn.now_ns,
+                    placement_id=placement.id, session_id=session_id, xattrs=incoming.xattrs, named_ns=txn.next_stamp,
                     ctime_ns=item.ctime_ns, atime_ns=item.atime_ns,
                 )
             )  # fmt: skip

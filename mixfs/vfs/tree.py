@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import trio
 
+from mixfs import clock
 from mixfs.errors import NameTooLong, NotFoundError, Outdated
 from mixfs.ids import Digest, new_id
 from mixfs.index.dentries import Dentry, atime_extra
@@ -269,7 +270,7 @@ class Tree:
         back = [raw for raw, since in going.items() if now - since > GOING_S]
         for raw in back:
             del going[raw]
-        gone = [key for key, (_, since_ns) in emptied.items() if time.time_ns() - since_ns > EMPTIED_S * 10**9]
+        gone = [key for key, (_, since_ns) in emptied.items() if abs(clock.now_ns() - since_ns) > EMPTIED_S * 10**9]
         names = [emptied.pop(key)[0] for key in gone]
         return [*((b"S" + raw, b"images") for raw in back), *((TRASH_ROOT, name) for name in names)]
 

@@ -37,7 +37,7 @@ class PlacementFile:
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         placement = self._record(view, key)
         found = file(placement.name, key, placement.size, placement.mtime_ns, stat.S_IFREG | placement.mode)
-        return found._replace(ctime_ns=max(placement.added_ns, placement.named_ns))
+        return found._replace(ctime_ns=placement.ctime_ns)
 
     def content(self, context: Context, view: View, key: bytes) -> Content:
         return BlobContent(self._record(view, key).digest)

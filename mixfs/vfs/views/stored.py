@@ -65,8 +65,7 @@ class ImportDirectory(Stored):
             return directory(b"import", key, context.made_ns, DIR_MODE)
         if folder is None:
             raise NotFoundError("The folder is gone.")
-        ctime_ns = max(folder.mtime_ns, folder.named_ns)
-        return directory(folder.name, key, folder.mtime_ns, (DIR_MODE & ~0o7777) | folder.mode, ctime_ns)
+        return directory(folder.name, key, folder.mtime_ns, (DIR_MODE & ~0o7777) | folder.mode, folder.ctime_ns)
 
     def _shown(self, view: View, dentry: Dentry) -> Dentry:
         return dentry
