@@ -80,7 +80,7 @@ def export(
         else:
             files, size = _as_folder(opened, found[0], Path(dest))
     if layout == "koda":
-        from mixfs.formats.koda_tables import is_url, without_password
+        from mixfs.formats.source_urls import is_url, without_password
 
         if is_url(dest):
             dest = without_password(dest)

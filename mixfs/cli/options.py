@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mixfs.library.api import Library
 
 
+# Of a path: the usual signs, and not even those of a URL or a connection string.
+_SPECIAL = re.compile(r"[:=]")
+
+
 def a_path(text: str) -> Path:
     """The parser of every path: typer's own path type looks at the file, which hangs below a hung mount."""
     # To Python an empty path is the working directory; to a script it is a variable that was never set.
@@ -28,7 +32,16 @@ def a_path(text: str) -> Path:
 
 def a_place(text: str) -> str:
     """The parser of what may be the URL of a server: a Path would take one of its slashes."""
-    return text if re.match(r"[a-z]+://|file:", text) else str(a_path(text))
+    if not _SPECIAL.search(text):
+        return str(a_path(text))
+    from mixfs.errors import UsageError
+    from mixfs.formats.source_urls import check_place, is_url
+
+    try:
+        check_place(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text if is_url(text) or text[:5].lower() == "file:" else str(a_path(text))
 
 
 def a_length(text: str) -> float:

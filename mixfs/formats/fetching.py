@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import MixfsError
+from mixfs.formats.source_urls import web
 
 if TYPE_CHECKING:
     # Loaded by who fetches something: they are a tenth of what every import would begin with.
@@ -44,18 +45,18 @@ class Download:
         import http.client
 
         if time.monotonic() > self._deadline:
-            raise NotFetched(f"{self._url}: it takes longer than {MAX_SECONDS} s.")
+            raise NotFetched(f"{web(self._url)}: it takes longer than {MAX_SECONDS} s.")
         try:
             # read1 answers with what is there, so that a server that drips bytes meets the deadline.
             data = self._answer.read1(min(size, CHUNK))
         except (OSError, http.client.HTTPException) as error:
-            raise NotFetched(f"{self._url}: the connection broke ({error}).") from error
+            raise NotFetched(f"{web(self._url)}: the connection broke ({error}).") from error
         self._size += len(data)
         if self._size > MAX_BYTES:
-            raise NotFetched(f"{self._url}: it has more than {MAX_BYTES >> 20} MiB.")
+            raise NotFetched(f"{web(self._url)}: it has more than {MAX_BYTES >> 20} MiB.")
         left = self._answer.length
         if not data and left:
-            raise NotFetched(f"{self._url}: {left} bytes of it did not come.")
+            raise NotFetched(f"{web(self._url)}: {left} bytes of it did not come.")
         return data
 
     def close(self) -> None:
@@ -88,20 +89,20 @@ def fetch(url: str, *, private: bool = False) -> Download:
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
             connection.close()
-            raise NotFetched(f"{at}: {error}.") from error
+            raise NotFetched(f"{web(at)}: {error}.") from error
         if answer.status in (301, 302, 303, 307, 308):
             there = answer.headers.get("Location")
             connection.close()
             if not there:
-                raise NotFetched(f"{at}: it redirects to nowhere.")
+                raise NotFetched(f"{web(at)}: it redirects to nowhere.")
             at = urllib.parse.urljoin(at, there)
             continue
         problem = _problem(answer)
         if problem:
             connection.close()
-            raise NotFetched(f"{at}: {problem}.")
+            raise NotFetched(f"{web(at)}: {problem}.")
         return Download(connection, answer, at)
-    raise NotFetched(f"{url}: it redirects more than {MAX_REDIRECTS} times.")
+    raise NotFetched(f"{web(url)}: it redirects more than {MAX_REDIRECTS} times.")
 
 
 def _problem(answer: http.client.HTTPResponse) -> str:
@@ -124,14 +125,14 @@ def _connect(url: str, private: bool) -> http.client.HTTPConnection:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise NotFetched(f"{url!r:.200}: {error}.") from error
+        raise NotFetched(f"{web(url):.200}: {error}.") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise NotFetched(f"{url!r:.200}: only http and https are fetched.")
+        raise NotFetched(f"{web(url):.200}: only http and https are fetched.")
     port = port or (443 if parts.scheme == "https" else 80)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise NotFetched(f"{url}: {host} is not found ({error}).") from error
+        raise NotFetched(f"{web(url)}: {host} is not found ({error}).") from error
     refused = ""
     for *_, address in found:
         text = str(address[0])
@@ -150,7 +151,7 @@ def _connect(url: str, private: bool) -> http.client.HTTPConnection:
         connection.default_port = 443 if parts.scheme == "https" else 80
         connection.sock = link
         return connection
-    raise NotFetched(f"{url}: {refused}.")
+    raise NotFetched(f"{web(url)}: {refused}.")
 
 
 def _is_public(text: str) -> bool:

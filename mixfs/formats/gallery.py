@@ -32,6 +32,7 @@ from mixfs.formats.base import (
     head_of,
     split_off,
 )
+from mixfs.formats.source_urls import web
 from mixfs.journal.files import fsync_directory
 from mixfs.library.documents import iso_ns
 from mixfs.media.sniff import extension
@@ -199,7 +200,7 @@ class _Reader:
             return Problem(place, "It must be an object with a url.")
         url = image["url"]
         if url.startswith(("http://", "https://")):
-            return Skipped(place, f"It stays on the web: {url:.200}")
+            return Skipped(place, f"It stays on the web: {web(url):.200}")
         try:
             asset = self._asset(url)
         except InvalidValue as error:

@@ -10,13 +10,21 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 import urllib.parse
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mixfs.errors import MixfsError
+from mixfs.formats.source_urls import SourceUrl, parse
+
+if TYPE_CHECKING:
+    import http.client
 
 TIMEOUT_S = 60.0
+ANSWER_S = 120.0
+"""How long one answer may take, and how long it may be."""
+MAX_ANSWER = 256 << 20
 _PIPELINE = "/v2/pipeline"
 
 
@@ -41,20 +49,17 @@ class Stream:
     The token stands in it as `authToken`, or as its password.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | SourceUrl) -> None:
         # Loaded by who asks a server: every import would begin with it.
         import http.client
 
-        parts = urllib.parse.urlsplit(url)
-        query = dict(urllib.parse.parse_qsl(parts.query))
-        secure = parts.scheme == "https" or (parts.scheme == "libsql" and query.get("tls") != "0")
-        try:
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            self._connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
-        except (ValueError, http.client.InvalidURL) as error:
-            raise ServerError(f"The URL names no server: {error}.") from None
-        self._path = parts.path.rstrip("/") + _PIPELINE
-        self._token = query.get("authToken") or parts.password
+        place = parse(url) if isinstance(url, str) else url
+        secure = place.scheme == "https" or (place.scheme == "libsql" and place.query.get("tls") != "0")
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        [(host, port)] = place.hosts
+        self._connection = kind(host, port or (443 if secure else 80), timeout=TIMEOUT_S)
+        self._path = urllib.parse.quote(place.path.rstrip("/")) + _PIPELINE
+        self._token = place.token
         self._baton: str | None = None
 
     def __enter__(self) -> Self:
@@ -73,13 +78,16 @@ class Stream:
     def execute(self, sql: str, values: Sequence[Any] = ()) -> Answer:
         """Run a statement. Raises ServerError."""
         statement = {"sql": sql, "args": [_out(value) for value in values], "want_rows": True}
-        [result] = self._post([{"type": "execute", "stmt": statement}])
-        if result.get("type") != "ok":
-            said = result.get("error", {})
-            raise ServerError(f"The server says: {said.get('message')}.", str(said.get("code") or ""))
-        found = result["response"]["result"]
-        rows = [[_in(value) for value in row] for row in found["rows"]]
-        return Answer(rows, int(found.get("affected_row_count") or 0))
+        try:
+            [result] = self._post([{"type": "execute", "stmt": statement}])
+            if result.get("type") != "ok":
+                said = result.get("error") or {}
+                raise ServerError(f"The server says: {said.get('message')}.", str(said.get("code") or ""))
+            found = result["response"]["result"]
+            rows = [[_in(value) for value in row] for row in found["rows"]]
+            return Answer(rows, int(found.get("affected_row_count") or 0))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ServerError("The server's answer is no Hrana.") from error
 
     def _post(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         import http.client
@@ -91,12 +99,12 @@ class Stream:
         try:
             self._connection.request("POST", self._path, body, headers)
             answer = self._connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException) as error:
+            data = _body(answer)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise ServerError(f"The server can't be reached, or went away: {error}.") from error
         try:
             said = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         if answer.status != 200 or not isinstance(said, dict):
             words = str(said.get("message") or said.get("error")) if isinstance(said, dict) else answer.reason
@@ -105,6 +113,19 @@ class Stream:
         self._baton = said.get("baton")
         results: list[dict[str, Any]] = said["results"]
         return results
+
+
+def _body(answer: http.client.HTTPResponse) -> bytes:
+    """All of an answer, of a server that may send for ever. Raises ServerError, OSError."""
+    data, deadline = bytearray(), time.monotonic() + ANSWER_S
+    # read1 returns with what is there, so a server that drips meets the deadline.
+    while part := answer.read1(1 << 20):
+        data += part
+        if len(data) > MAX_ANSWER or time.monotonic() > deadline:
+            raise ServerError(f"The server's answer is longer than {MAX_ANSWER >> 20} MiB or {ANSWER_S:g} s.")
+    # read1 leaves an answer of known length open at its end, and the connection with it.
+    answer.close()
+    return bytes(data)
 
 
 def _out(value: Any) -> dict[str, Any]:

@@ -36,8 +36,6 @@ from mixfs.formats.koda_tables import (
     TABLES,
     USER_COLUMNS,
     Tables,
-    is_url,
-    local,
     open_server,
     time_ns,
     write_server,
@@ -45,6 +43,7 @@ from mixfs.formats.koda_tables import (
 )
 from mixfs.formats.lost import NAMES, TIMES, Lost, keeps_name
 from mixfs.formats.quick import is_media_name
+from mixfs.formats.source_urls import is_url, local, web
 from mixfs.formats.sqlite_files import open_sqlite
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
@@ -226,7 +225,7 @@ class _Reader:
             return self._source.take_bytes(data_uri(url, may_be_empty=row.get("size_bytes") == 0))
         if url is not None and url.startswith(("http://", "https://")):
             if not self._source.options.fetch or self._source.dry_run:
-                return f"It stays on the web: {url:.200}"
+                return f"It stays on the web: {web(url):.200}"
             with fetch(url, private=self._source.options.fetch_private) as download:
                 return self._source.take_stream(download)
         local = url or key

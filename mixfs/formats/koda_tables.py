@@ -13,7 +13,6 @@ import json
 import re
 import sqlite3
 import tempfile
-import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mixfs.errors import MixfsError
 from mixfs.formats.base import Refused
 from mixfs.formats.hrana import ServerError, Stream
+from mixfs.formats.source_urls import SourceUrl, parse
 from mixfs.formats.sqlite_files import SqliteTables, quoted
 from mixfs.library.documents import iso_ns
 
@@ -65,36 +65,15 @@ _POSTGRES = {
     "flag": "boolean default false", "time": "timestamptz", "number": "double precision", "json": "jsonb",
     "integer": "bigint",
 }  # fmt: skip
-_POSTGRES_URL = re.compile(r"postgres(ql)?://")
-_LIBSQL_URL = re.compile(r"(libsql|https?)://")
+# A server that accepts a connection and never answers is given up.
+_CONNECT = {"connect_timeout": "15"}
+_STATEMENT_MS = 120_000
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # What is read of users: never how they log in.
 USER_COLUMNS = ("id", "display_name", "name", "username")
 TABLES = frozenset({*SCHEMA, "users"})
 # Rows that a libSQL server is asked for at once, and bytes of a value where one row is too many.
 _PAGE, _PIECE = 200, 2 << 20
-
-
-def is_url(location: str) -> bool:
-    """Whether it names a server."""
-    return _POSTGRES_URL.match(location) is not None or _LIBSQL_URL.match(location) is not None
-
-
-def local(location: str) -> str:
-    """A path, also of a `file:` URL as SQLite and libSQL take it; anything else as it is."""
-    if not location.startswith("file:"):
-        return location
-    parts = urllib.parse.urlsplit(location)
-    return urllib.parse.unquote(parts.path, errors="surrogateescape") if parts.netloc in ("", "localhost") else location
-
-
-def without_password(location: str) -> str:
-    """A URL as it may be shown."""
-    parts = urllib.parse.urlsplit(location)
-    host = parts.netloc.rpartition("@")[2]
-    user = parts.username
-    query = re.sub(r"((?:password|authToken)=)[^&]*", r"\1…", parts.query)
-    return parts._replace(netloc=f"{user}@{host}" if user else host, query=query).geturl()
 
 
 Row = dict[str, Any]
@@ -114,12 +93,13 @@ class Tables(Protocol):
 
 
 def open_server(url: str) -> contextlib.AbstractContextManager[Tables]:
-    """The database of a server at one moment of it, read only. Raises Refused."""
-    return open_postgres(url) if _POSTGRES_URL.match(url) else open_libsql(url)
+    """The database of a server at one moment of it, read only. Raises Refused, UsageError."""
+    place = parse(url)
+    return open_postgres(place) if place.is_postgres else open_libsql(place)
 
 
 @contextlib.contextmanager
-def open_libsql(url: str) -> Iterator[Tables]:
+def open_libsql(url: SourceUrl) -> Iterator[Tables]:
     """The tables of a libSQL server, copied to a SQLite file that goes afterwards. Raises Refused, OSError."""
     with tempfile.TemporaryDirectory(prefix="mixfs-") as folder:
         connection = sqlite3.connect(Path(folder, "copy.db"))
@@ -133,7 +113,7 @@ def open_libsql(url: str) -> Iterator[Tables]:
                     for table in (*SCHEMA, "users"):
                         _copy(stream, connection, table)
             except ServerError as error:
-                raise Refused(f"{without_password(url)}: {error}") from error
+                raise Refused(f"{url.shown}: {url.masked(str(error))}") from error
             yield SqliteTables(connection)
         finally:
             connection.close()
@@ -190,16 +170,17 @@ def _columns(stream: Stream, table: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_postgres(url: str) -> Iterator[Tables]:
+def open_postgres(url: SourceUrl) -> Iterator[Tables]:
     """A PostgreSQL database at one moment of it, read only. Raises Refused."""
     psycopg = _psycopg()
     try:
-        with psycopg.connect(url, connect_timeout=15) as connection:
+        with psycopg.connect(**_CONNECT | url.parameters()) as connection:
             connection.read_only = True
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.execute(f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
             yield _Postgres(connection)
-    except psycopg.Error as error:
-        raise Refused(f"{without_password(url)}: {_words(error)}") from error
+    except (psycopg.Error, ValueError) as error:
+        raise Refused(f"{url.shown}: {url.masked(_words(error))}") from error
 
 
 class _Postgres:
@@ -309,10 +290,11 @@ def write_server(url: str, rows: Rows) -> dict[str, int]:
 
     Returns how many rows were added, by table. Raises MixfsError.
     """
-    return _write_postgres(url, rows) if _POSTGRES_URL.match(url) else _write_libsql(url, rows)
+    place = parse(url)
+    return _write_postgres(place, rows) if place.is_postgres else _write_libsql(place, rows)
 
 
-def _write_libsql(url: str, rows: Rows) -> dict[str, int]:
+def _write_libsql(url: SourceUrl, rows: Rows) -> dict[str, int]:
     try:
         with Stream(url) as stream:
             stream.execute("BEGIN IMMEDIATE")
@@ -322,20 +304,20 @@ def _write_libsql(url: str, rows: Rows) -> dict[str, int]:
             )  # fmt: skip
             stream.execute("COMMIT")
     except ServerError as error:
-        raise MixfsError(f"{without_password(url)}: {error} Nothing was written.") from error
+        raise MixfsError(f"{url.shown}: {url.masked(str(error))} Nothing was written.") from error
     return added
 
 
-def _write_postgres(url: str, rows: Rows) -> dict[str, int]:
+def _write_postgres(url: SourceUrl, rows: Rows) -> dict[str, int]:
     psycopg = _psycopg()
     try:
-        with psycopg.connect(url, connect_timeout=15) as connection:
+        with psycopg.connect(**_CONNECT | url.parameters()) as connection:
             return _add(
                 rows, _POSTGRES, _for_postgres, "%s", _Postgres(connection).columns,
                 lambda query, values: connection.execute(query, values).rowcount,
             )  # fmt: skip
-    except psycopg.Error as error:
-        raise MixfsError(f"{without_password(url)}: {_words(error)} Nothing was written.") from error
+    except (psycopg.Error, ValueError) as error:
+        raise MixfsError(f"{url.shown}: {url.masked(_words(error))} Nothing was written.") from error
 
 
 def _add(

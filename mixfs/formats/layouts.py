@@ -11,8 +11,8 @@ from pathlib import Path
 from mixfs.errors import UsageError
 from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
 from mixfs.formats.base import Format, Options, Report, Skipped, head_of
-from mixfs.formats.koda_tables import is_url, local
 from mixfs.formats.quick import is_media_name, may_be_read
+from mixfs.formats.source_urls import is_url, local
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import ImportReport, find_jobs, own_places, refuse_own, would_import

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from mixfs import clock
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
-from mixfs.formats.koda_tables import is_url, without_password
+from mixfs.formats.source_urls import is_url, without_password
 from mixfs.ids import Digest
 from mixfs.library import editing
 from mixfs.library.api import Library

@@ -11,6 +11,7 @@ from mixfs.formats.base import Asset, FoundFile, Piece, Problem, Refused, Skippe
 from mixfs.formats.base import number as a_number
 from mixfs.formats.base import text as a_text
 from mixfs.formats.fetching import NotFetched, fetch
+from mixfs.formats.source_urls import web
 from mixfs.formats.workflow_package.parts import COLUMNS, EDGE_FIELDS, NAME, NODE_FIELDS, OURS, VERSION, check_asset
 from mixfs.formats.zips import open_checked
 from mixfs.library import canvas_json
@@ -137,10 +138,10 @@ class _Reader:
 
     def _url(self, where: str, asset_id: str, asset: Mapping[str, Any], url: Any) -> None:
         if not self._source.options.fetch or not isinstance(url, str):
-            self.skipped.append(Skipped(where, f"It stays on the web: {url!s:.200}"))
+            self.skipped.append(Skipped(where, f"It stays on the web: {web(str(url)):.200}"))
             return
         if self._source.dry_run:
-            self.skipped.append(Skipped(where, f"It would be downloaded: {url:.200}"))
+            self.skipped.append(Skipped(where, f"It would be downloaded: {web(url):.200}"))
             return
         try:
             with fetch(url, private=self._source.options.fetch_private) as download:
