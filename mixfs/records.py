@@ -321,7 +321,14 @@ class Annotation(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trash(Record):
-    """What a delete or an overwrite took away, whole: `records` holds [kind, id, record as CBOR map]."""
+    """An item that a delete or an overwrite took away, whole: `records` holds [kind, id, record as CBOR map].
+
+    An item is a session, a folder, a picture or file with what was read from it, or a page of the members of a
+    document. One deletion may have many: they share its `deleted_ns`, its reason and a `group_id`, the id of the first
+    of them (None in that one, unless it is a session, and in what was deleted alone). `pending` is set in the item that
+    speaks for its group while a large deletion ("delete") or restoration ("restore") is done in pieces. Older
+    libraries have records with a whole session in one.
+    """
 
     KIND: ClassVar[int] = 10
 
@@ -333,11 +340,18 @@ class Trash(Record):
     name: bytes = _f(6, b"")
     digest: Digest | None = _f(7, None)
     records: tuple[Any, ...] = _f(8, (), each=_is_kept)
+    group_id: str | None = _f(9, None)
+    pending: str = _f(10, "")
     order_ns: int = _f(14, 0, compare=False)
 
     @property
     def order(self) -> int:
         return self.order_ns or self.deleted_ns
+
+    @property
+    def group(self) -> str:
+        """The id of the deletion that it belongs to."""
+        return self.group_id if self.group_id is not None else self.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

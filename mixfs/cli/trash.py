@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def trash(library: LibraryOption = None, json: JsonOption = False) -> None:
-    """List what was deleted or overwritten, the newest first."""
+    """List what was deleted or overwritten, the newest first: a line for each deletion, however much it took."""
     from mixfs.library.documents import iso
 
     with open_library(library) as opened:
         listed: list[dict[str, Any]] = [
             {
-                "id": kept.id, "deleted_at": iso(kept.deleted_ns), "session": kept.session_title,
-                "name": kept.name.decode("utf-8", "surrogateescape"), "reason": kept.reason,
-                "records": len(kept.records),
+                "id": each.id, "deleted_at": iso(each.deleted_ns), "session": each.head.session_title,
+                "name": each.head.name.decode("utf-8", "surrogateescape"), "reason": each.head.reason,
+                "items": each.items, "records": each.records,
             }
-            for kept in opened.trash()
+            for each in opened.deletions()
         ]  # fmt: skip
     if json:
         emit_json(listed)
@@ -35,16 +35,17 @@ def trash(library: LibraryOption = None, json: JsonOption = False) -> None:
         say("The trash is empty.")
     else:
         table(
-            ("ID", "DELETED", "SESSION", "NAME", "WHY"),
+            ("ID", "DELETED", "SESSION", "NAME", "ITEMS", "WHY"),
             (
                 (
                     item["id"], item["deleted_at"][:16].replace("T", " "), item["session"], item["name"],
-                    item["reason"],
+                    str(item["items"]), item["reason"],
                 )
                 for item in listed
             ),
+            right=(4,),
         )  # fmt: skip
-        say("`mixfs restore ID` brings one back, `mixfs restore SESSION` a deleted session with all that was in it.")
+        say("`mixfs restore ID` brings back all that one deletion took, `mixfs restore SESSION` a deleted session.")
 
 
 def restore(
@@ -59,8 +60,9 @@ def restore(
 ) -> None:
     """Bring back what was deleted, where it was.
 
-    A deleted session comes back with its pictures, canvas entries and generations. A name that was taken meanwhile
-    stays with who has it: ` (2)` is given.
+    An ID brings back all that one deletion took, a session all that went with it; what was deleted from it before stays
+    in the trash. A path in trash/ is one picture or file. A name that was taken meanwhile stays with who has it: ` (2)`
+    is given.
     """
     from mixfs.daemon import mounts
 
@@ -92,7 +94,7 @@ def _restore(library: Library, what: str, place: tuple[str, str] | None) -> list
         if name:
             return library.restore_shown(folder, name)
         what = folder
-    elif any(kept.id == what for kept in library.trash()):
+    elif library.in_trash(what):
         return library.restore(what)
     return [library.restore_session(what)]
 

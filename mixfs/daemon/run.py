@@ -120,6 +120,7 @@ class Daemon:
                 if not self._read_only:
                     self.taking_in.recognising.load()
                     nursery.start_soon(_supervise, "recognising", self.taking_in.recognising.run)
+                    nursery.start_soon(_supervise, "deletions", self.tree.finish_deletions)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
                 for kept in (self.tree.staging, self.operations.inodes):

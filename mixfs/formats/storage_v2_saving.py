@@ -29,7 +29,7 @@ from mixfs.library.three_way import Version, merged
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.names import safe_name
-from mixfs.records import Entry, Generation, ImageRef, Member, Placement, Record, Session
+from mixfs.records import Entry, Generation, ImageRef, Member, Placement, Record, Session, Trash
 
 # -- sessions
 
@@ -106,6 +106,7 @@ def _create(txn: Txn, session_id: str, suffix: str, document: Mapping[str, Any])
 def _update(txn: Txn, session: Session, suffix: str, document: Mapping[str, Any]) -> Session:
     kept = dict(layout.kept_of(session))
     kept["lacks"] = [other for other in kept.get("lacks", ()) if other != suffix]
+    kept.pop("deleted", None)
     changed = session
     if suffix == CANVAS:
         kept.pop("v1", None)
@@ -179,7 +180,7 @@ def _save_generations(txn: Txn, session_id: str, items: list[dict[str, Any]]) ->
     gone: list[Record] = [generation for generation in held.values() if generation.id not in wanted]
     if gone:
         session = txn.get(Session, session_id)
-        editing.trash(txn, gone, session=session, name=b"generations.json", reason="generations removed")
+        editing.trash_pages(txn, gone, session=session, name=b"generations.json", reason="generations removed")
 
 
 def _own(txn: Txn, cls: type[Any], session_id: str, record: Any, old: Any) -> Any:
@@ -205,26 +206,29 @@ def delete_document(txn: Txn, session_id: str, suffix: str) -> None:
         kept = dict(layout.kept_of(session))
         written = [name for name, key in ((CANVAS, "canvas"), (GENERATIONS, "generations")) if key in kept]
         kept["lacks"] = [name for name in kept.get("lacks", ()) if name not in written]
+        deleted = txn.get(Trash, str(kept.pop("deleted", "")))
         txn.put(dataclasses.replace(session, foreign={**session.foreign, NAME: kept}))
-        delete_session(txn, session_id)
+        delete_session(txn, session_id, deleted)
         return
     cls: type[Member] = Entry if suffix == CANVAS else Generation
     gone: list[Record] = list(txn.members(cls, session_id))
-    if gone:
-        editing.trash(txn, gone, session=session, name=suffix[1:].encode(), reason="document deleted")
+    item = editing.trash_pages(txn, gone, session=session, name=suffix[1:].encode(), reason="document deleted")
     kept = dict(layout.kept_of(session))
     kept["lacks"] = sorted({*kept.get("lacks", ()), suffix})
+    # Deleting a session takes two files: it is one deletion.
+    if item is not None:
+        kept["deleted"] = item.id
     txn.put(dataclasses.replace(session, foreign={**session.foreign, NAME: kept}))
 
 
-def delete_session(txn: Txn, session_id: str) -> None:
+def delete_session(txn: Txn, session_id: str, of: Trash | None = None) -> None:
     """Move a session to the trash. Its pictures are files of the app's folder still: those that only it has stay."""
     for placement in list(txn.members(Placement, session_id)):
         alias = layout.kept_of(placement).get("hash")
         same = [copy for copy in layout.copies_of(txn, placement) if layout.kept_of(copy).get("hash") == alias]
         if layout.is_file(placement) and all(copy.session_id == session_id for copy in same):
             _put_in_pool(txn, placement)
-    editing.delete_session(txn, session_id)
+    editing.delete_session(txn, session_id, of)
 
 
 # -- pictures

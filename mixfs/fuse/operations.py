@@ -293,12 +293,12 @@ class Operations(pyfuse3.Operations):
     @handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._check_writable()
-        await naming.unlink(self._tree, self._directory_key(parent_inode), name)
+        await naming.unlink(self._tree, self._directory_key(parent_inode), name, ctx.pid)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         self._check_writable()
-        await naming.remove_directory(self._tree, self._directory_key(parent_inode), name)
+        await naming.remove_directory(self._tree, self._directory_key(parent_inode), name, ctx.pid)
 
     @handler
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:

@@ -20,6 +20,9 @@
     l                                         CBOR `documents.Sum` of these items: image_registry.json
     a       alias(16) digest(32)              empty: what an app calls a blob
     o       alias(16) kind(1) id(16)          empty: what names a picture by an alias that stands for nothing yet
+    g       group(16) rank(1) trash id(16)    CBOR: how many records an item of the trash holds, by its deletion
+    k       kind(1) id(16) trash id(16)       empty: the items of the trash that hold a record
+    u       trash id(16)                      empty: deletions and restorations that are not finished
 
 A directory is one tag byte and 16 bytes (`directory`), so that no directory's key is a prefix of another's.
 Node keys are defined in `mixfs/index/dentries.py`; what is sealed has a checksum behind it (`mixfs/index/seal.py`).
@@ -133,6 +136,32 @@ def waits_for(alias: str, kind: int, entity_id: str) -> bytes:
 
 def waiting_for(alias: str) -> bytes:
     return b"o" + hash16(alias.encode("utf-8", "surrogateescape"))
+
+
+def grouped(group_id: str, rank: int, trash_id: str) -> bytes:
+    return group(group_id) + bytes([rank]) + key16(trash_id)
+
+
+def group(group_id: str) -> bytes:
+    return GROUPS + key16(group_id)
+
+
+GROUPS = b"g"
+
+
+def kept(kind: int, entity_id: str, trash_id: str) -> bytes:
+    return keeping(kind, entity_id) + key16(trash_id)
+
+
+def keeping(kind: int, entity_id: str | None = None) -> bytes:
+    return b"k" + bytes([kind]) + (key16(entity_id) if entity_id is not None else b"")
+
+
+UNFINISHED = b"u"
+
+
+def unfinished(trash_id: str) -> bytes:
+    return UNFINISHED + key16(trash_id)
 
 
 def collided_ino(node_key: bytes) -> bytes:

@@ -31,12 +31,12 @@ from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, No
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
-from mixfs.library import documents, editing, place
+from mixfs.library import documents, editing, pieces, place
 from mixfs.library.app_files import AppFiles
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes, read_time
-from mixfs.library.restoring import restore, restore_session, restore_shown
+from mixfs.library.restoring import restore_shown
 from mixfs.library.staging import StagingArea, sweep
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
@@ -87,6 +87,23 @@ class Stats(NamedTuple):
     saved_bytes: int
 
 
+class Deletion(NamedTuple):
+    """What one deletion took away: the item that speaks for it, and how many items and records there are."""
+
+    head: Trash
+    items: int
+    records: int
+
+    @property
+    def id(self) -> str:
+        """What `Library.restore` brings all of it back by."""
+        return self.head.group
+
+    @property
+    def deleted_ns(self) -> int:
+        return self.head.deleted_ns
+
+
 class Library:
     """An open library. Make one with `Library.open`."""
 
@@ -98,8 +115,11 @@ class Library:
         self.pool = WorkerPool()
         self.thumbnails = Thumbnails(self)
         self.app_files = AppFiles(root)
+        # Called with what a commit began and left to be done in pieces; the daemon does that beside other requests.
+        self.go_on: Callable[[list[str]], None] = self._go_on
         if not read_only:
             sweep(root / "staging")
+            pieces.finish_all(self, pieces.AT_OPEN)
 
     @classmethod
     def open(
@@ -138,8 +158,25 @@ class Library:
         return self.store.read()
 
     def commit(self, function: Callable[[Txn], T]) -> T:
-        """Run a function in a write transaction; what it puts is durable when this returns. See `Store.commit`."""
-        return self.store.commit(function)
+        """Run a function in a write transaction; what it puts is durable when this returns. See `Store.commit`.
+
+        Of a large deletion or restoration the function does a part; the rest follows here, in further transactions.
+        """
+        unfinished: list[str] = []
+
+        def write(txn: Txn) -> T:
+            result = function(txn)
+            unfinished[:] = txn.unfinished
+            return result
+
+        result = self.store.commit(write)
+        if unfinished:
+            self.go_on(unfinished)
+        return result
+
+    def _go_on(self, unfinished: list[str]) -> None:
+        for trash_id in unfinished:
+            pieces.Pieces(trash_id).finish(self)
 
     def has_blob(self, digest: Digest) -> bool:
         return self.blobs.stat(digest) is not None
@@ -292,7 +329,11 @@ class Library:
         )
 
     def delete_session(self, session_id: str) -> Trash:
-        """Move a session with all that belongs to it to the trash; `restore` brings it back. Raises NotFoundError."""
+        """Move a session with all that belongs to it to the trash; `restore` brings it back. Raises NotFoundError.
+
+        Returns the item of the trash that speaks for the deletion. The session is gone at once; of a large one the rest
+        follows in pieces before this returns, and others may write meanwhile.
+        """
         return self.commit(lambda txn: editing.delete_session(txn, session_id))
 
     # -- what is in a session
@@ -420,32 +461,37 @@ class Library:
     # -- the trash
 
     def trash(self) -> list[Trash]:
-        """What deletes and overwrites took away, the newest first; `records` holds it whole."""
+        """The items that deletes and overwrites took away, the newest first; `records` holds each whole."""
         with self.read() as view:
             return sorted(view.records(Trash), key=lambda trash: (trash.order, trash.id), reverse=True)
 
-    def restore(self, trash_id: str) -> list[Record]:
-        """Put back what a trash record holds, under its own ids; returns the records as they are now.
+    def deletions(self) -> list[Deletion]:
+        """What is in the trash, one for each deletion or overwrite, the newest first."""
+        with self.read() as view:
+            found = [Deletion(head, items, records) for head, items, records in view.deletions()]
+        return sorted(found, key=lambda each: (each.head.order, each.id), reverse=True)
 
-        A name that was taken meanwhile stays with who has it: ` (n)` is given. What lives under the same id now (the
-        newer bytes of an overwritten placement) goes to the trash in turn. Raises NotFoundError.
+    def in_trash(self, trash_id: str) -> bool:
+        """Whether an id is a deletion's, or an item's of the trash."""
+        with self.read() as view:
+            return view.get(Trash, trash_id) is not None or next(view.grouped(trash_id), None) is not None
+
+    def restore(self, trash_id: str) -> list[Record]:
+        """Put back a whole deletion by its id, or one item of the trash; returns the records as they are now.
+
+        They come back under their own ids. A name that was taken meanwhile stays with who has it: ` (n)` is given. What
+        lives under the same id now (the newer bytes of an overwritten placement) goes to the trash in turn. A large
+        deletion comes back in pieces, between which others may write. Raises NotFoundError.
         """
-        return self.commit(lambda txn: restore(txn, trash_id))
+        return pieces.Pieces(trash_id).restore(self, trash_id)
 
     def restore_session(self, words: str) -> Session:
-        """Put a deleted session back, by its id or title, with all that was in it; returns it.
+        """Put a deleted session back, by its id or title, with what its deletion took; returns it.
 
-        Older bytes of what was overwritten in it stay in the trash. Raises NotFoundError, ExistsError while it lives.
+        What was deleted from it before, and older bytes of what was overwritten, stay in the trash. Raises
+        NotFoundError, ExistsError while it lives.
         """
-
-        def write(txn: Txn) -> Session:
-            kept = [trash for trash in txn.records(Trash) if words in (trash.session_id, trash.session_title)]
-            if not kept:
-                raise NotFoundError(f"Nothing in the trash is, or is of, {words!r}. `mixfs trash` lists what is there.")
-            last = max(kept, key=lambda trash: (trash.order, trash.id))
-            return restore_session(txn, [trash.id for trash in kept if trash.session_id == last.session_id])
-
-        return self.commit(write)
+        return pieces.restore_session(self, words)
 
     def restore_shown(self, folder: str, name: str) -> list[Record]:
         """Put back what `trash/FOLDER/NAME` of the mount shows, where it was. Raises NotFoundError."""

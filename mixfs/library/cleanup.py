@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mixfs import clock
-from mixfs.library import editing
+from mixfs.library import editing, pieces
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.transaction import Txn
-from mixfs.records import Placement
+from mixfs.records import Placement, Trash
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -46,17 +46,20 @@ def choose(library: Library, rule: Rule) -> list[Listed]:
 
 
 def trash(library: Library, chosen: list[Listed]) -> int:
-    """Move what was chosen to the trash; returns how many there still were."""
+    """Move what was chosen to the trash, as one deletion; returns how many there still were."""
 
-    def write(txn: Txn, batch: list[Listed]) -> int:
+    def write(txn: Txn, batch: list[Listed], first: Trash | None) -> tuple[int, Trash | None]:
         gone = 0
         for placement, *_ in batch:
             if txn.get(Placement, placement.id) == placement:
-                editing.delete_placement(txn, placement.id, "cleaned up")
-                gone += 1
-        return gone
+                item = editing.delete_placement(txn, placement.id, "cleaned up", of=first)
+                first, gone = first or item, gone + 1
+        return gone, first
 
-    return sum(
-        library.commit(lambda txn, batch=chosen[at : at + _BATCH]: write(txn, batch))  # type: ignore[misc]
-        for at in range(0, len(chosen), _BATCH)
-    )
+    total, first = 0, None
+    for at in range(0, len(chosen), _BATCH):
+        batch = chosen[at : at + _BATCH]
+        gone, first = library.commit(lambda txn: write(txn, batch, first))  # noqa: B023
+        total += gone
+        pieces.rest()
+    return total

@@ -7,18 +7,23 @@ takes away goes into a trash record first, whole, so that it can be restored.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import cbor2
+
 from mixfs.errors import ExistsError, InvalidValue, NotFoundError
 from mixfs.ids import Digest, derived_id, id_of_key, key16, new_id
-from mixfs.index import dentries
+from mixfs.index import dentries, keys
+from mixfs.index.engine import prefix_end
 from mixfs.library import storage_v2
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
 from mixfs.names import family_base, safe_name, with_counter
 from mixfs.records import (
+    KINDS,
     Annotation,
     Edge,
     Entry,
@@ -34,6 +39,15 @@ from mixfs.records import (
 
 SESSIONS = dentries.fixed("/sessions")
 INBOX = "Inbox"
+
+# As many members of a session as one commit moves to the trash or out of it: others write between two commits.
+PIECE = 200
+# And as much of a document as one item of the trash holds.
+PAGE_RECORDS = 64
+PAGE_BYTES = 256 << 10
+# `Trash.pending`.
+PENDING_DELETE = "delete"
+PENDING_RESTORE = "restore"
 
 
 def free_name(view: View, directory: bytes, name: bytes) -> bytes:
@@ -103,37 +117,107 @@ def retitle_session(txn: Txn, session_id: str, title: str, *, name: bytes | None
     return txn.put(dataclasses.replace(session, title=title, name=wanted))
 
 
-def delete_session(txn: Txn, session_id: str) -> Trash:
-    """Move a session with all that belongs to it to the trash."""
+def delete_session(txn: Txn, session_id: str, of: Trash | None = None) -> Trash:
+    """Move a session with all that belongs to it to the trash; returns the item that speaks for this deletion.
+
+    Of a large session only a part moves in this commit. It looks deleted at once, and `mixfs.library.pieces` moves the
+    rest, also after a kill. `of` is an item of the deletion that this one belongs to, if any.
+    """
     session = require_session(txn, session_id)
-    members: list[Record] = [session]
-    for cls in (Folder, Placement, Entry, Edge, Generation):
-        members += txn.members(cls, session_id)
-    return trash(txn, members, session=session, name=session.name, reason="session deleted")
+    prefix = keys.session_members(session_id)
+    members = sum(1 for _ in itertools.islice(txn.txn.scan(prefix, prefix_end(prefix)), PIECE + 1))
+    head = trash(
+        txn, [session], session=session, name=session.name, reason="session deleted", of=of,
+        pending=PENDING_DELETE if members > PIECE else "",
+    )  # fmt: skip
+    trash_members(txn, head, session)
+    return head
+
+
+def trash_members(
+    txn: Txn, head: Trash, session: Session, after: bytes = b"", limit: int | None = None
+) -> bytes:  # fmt: skip
+    """Move the next members of a deleted session to the trash; returns the place to go on from, b"" at the end.
+
+    Those that came after the deletion (somebody restored a picture, and the session with it) stay.
+    """
+    limit = limit or PIECE
+    deleted = txn.stamp_of(Trash.KIND, head.id)
+    prefix = keys.session_members(session.id)
+    start = after + b"\0" if after else prefix
+    place = b""
+    members: dict[bytes, list[Record]] = {}
+    for key, _ in list(itertools.islice(txn.txn.scan(start, prefix_end(prefix)), limit)):
+        place, limit = key, limit - 1
+        cls = KINDS.get(key[len(prefix)])
+        record: Any = txn.get_raw(cls, key[-16:]) if cls is not None else None
+        stamp = txn.stamp_of(record.KIND, record.id) if record is not None else None
+        if stamp is None or deleted is None or stamp[0] > deleted[0]:
+            continue
+        if isinstance(record, Placement):
+            trash(
+                txn, [record], session=session, name=record.name, digest=record.digest, reason=head.reason, of=head
+            )
+        elif isinstance(record, Folder):
+            trash(txn, [record], session=session, name=record.name, reason=head.reason, of=head)
+        else:
+            document = b"generations.json" if isinstance(record, Generation) else b"canvas.json"
+            members.setdefault(document, []).append(record)
+    for document, records in members.items():
+        trash_pages(txn, records, session=session, name=document, reason=head.reason, of=head)
+    return b"" if limit else place
 
 
 def trash(
     txn: Txn, records: Iterable[Record], *, name: bytes, reason: str, session: Session | None = None,
-    digest: Digest | None = None, keep: bool = False,
+    digest: Digest | None = None, keep: bool = False, of: Trash | None = None, pending: str = "",
 ) -> Trash:  # fmt: skip
-    """Write what is taken away into a trash record, then delete it (`keep`: the caller puts a new version)."""
+    """Write an item that is taken away into a trash record, then delete it (`keep`: the caller puts a new version).
+
+    `of` is an item of the deletion that this one belongs to: one that is shown, restored and expires with it.
+    """
     taken = list(records)
+    trash_id = new_id()
+    # A session always says its group: in libraries of before there were any, it is the whole of its deletion or none.
+    own_group = trash_id if any(isinstance(record, Session) for record in taken) else None
     kept = txn.put(
         Trash(
-            id=new_id(),
-            deleted_ns=txn.now_ns,
+            id=trash_id,
+            deleted_ns=of.deleted_ns if of is not None else txn.now_ns,
             reason=reason,
             session_id=session.id if session else None,
             session_title=session.title if session else "",
             name=name,
             digest=digest,
             records=tuple([record.KIND, record.entity_id, to_map(record)] for record in taken),
+            group_id=of.group if of is not None else own_group,
+            pending=pending,
         )
     )
     if not keep:
         for record in reversed(taken):
             txn.delete(type(record), record.entity_id)
     return kept
+
+
+def trash_pages(
+    txn: Txn, records: Iterable[Record], *, session: Session | None, name: bytes, reason: str, of: Trash | None = None
+) -> Trash | None:  # fmt: skip
+    """Move members of a document to the trash by the page: a file for each of a thousand entries helps nobody.
+
+    Returns an item of the deletion, if there is any.
+    """
+    page: list[Record] = []
+    size = 0
+    for record in (*records, None):
+        weight = len(cbor2.dumps(to_map(record))) if record is not None else 0
+        if page and (record is None or len(page) == PAGE_RECORDS or size + weight > PAGE_BYTES):
+            kept = trash(txn, page, session=session, name=name, reason=reason, of=of)
+            of, page, size = of or kept, [], 0
+        if record is not None:
+            page.append(record)
+            size += weight
+    return of
 
 
 # -- ids of other layouts
@@ -207,9 +291,10 @@ def rename_folder(txn: Txn, folder_id: str, parent_id: str | None, name: bytes) 
     txn.put(dataclasses.replace(folder, parent_id=parent_id, name=name, named_ns=txn.next_stamp))
 
 
-def delete_folder(txn: Txn, folder: Folder) -> Trash:
+def delete_folder(txn: Txn, folder: Folder, of: Trash | None = None) -> Trash:
     """Move an empty folder to the trash: what was deleted from it before finds its place again when restored."""
-    return trash(txn, [folder], session=txn.get(Session, folder.session_id), name=folder.name, reason="deleted")
+    session = txn.get(Session, folder.session_id)
+    return trash(txn, [folder], session=session, name=folder.name, reason="deleted", of=of)
 
 
 # -- placements
@@ -249,11 +334,11 @@ def require_placement(view: View, placement_id: str) -> Placement:
     return placement
 
 
-def delete_placement(txn: Txn, placement_id: str, reason: str = "deleted") -> Trash:
-    """Move a placement to the trash."""
+def delete_placement(txn: Txn, placement_id: str, reason: str = "deleted", of: Trash | None = None) -> Trash:
+    """Move a placement to the trash; `of` is an item of the deletion that it goes with."""
     placement = require_placement(txn, placement_id)
     session = txn.get(Session, placement.session_id)
-    return trash(txn, [placement], session=session, name=placement.name, digest=placement.digest, reason=reason)
+    return trash(txn, [placement], session=session, name=placement.name, digest=placement.digest, reason=reason, of=of)
 
 
 def overwrite_placement(txn: Txn, placement_id: str, **changes: Any) -> Placement:
@@ -343,7 +428,7 @@ def replace_canvas(txn: Txn, session_id: str, entries: Mapping[str, Entry], edge
             if held.get(entity_id) != record:
                 txn.put(record)
     if gone:
-        trash(txn, gone, session=session, name=b"canvas.json", reason="canvas entries removed")
+        trash_pages(txn, gone, session=session, name=b"canvas.json", reason="canvas entries removed")
 
 
 def generation_id_for(digest: Digest, session_id: str) -> str:

@@ -21,13 +21,16 @@ from mixfs.records import KINDS, SENSELESS
 
 # Rows that follow from the records alone, in whatever order their changes came. Of those that tell times as well (`n`,
 # `z`), with several replicas only the rest is compared; what the times are, their seals say.
-_COMPARED = (b"r", b"d", b"s", b"i", b"t", b"w", b"c", b"n", b"x", b"y", b"z", b"l", b"a", b"o", b"q")
+_COMPARED = (
+    b"r", b"d", b"s", b"i", b"t", b"w", b"c", b"n", b"x", b"y", b"z", b"l", b"a", b"o", b"q", b"g", b"k", b"u",
+)  # fmt: skip
 _SEALED = (b"e", b"n", b"z")
 _ROWS = {
     b"r": "record", b"d": "directory entry", b"s": "member of a session", b"i": "reference to a blob", b"t": "title",
     b"w": "views of an image", b"c": "counter", b"n": "directory", b"x": "family of names", b"y": "displaced name",
     b"z": "session", b"h": "thumbnail", b"e": "event", b"m": "note", b"q": "inode",
     b"l": "files of storage-v2/", b"a": "alias", b"o": "picture that is waited for",
+    b"g": "item of a deletion", b"k": "record in the trash", b"u": "unfinished deletion",
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from mixfs import clock
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
+from mixfs.library import pieces
 from mixfs.library.steadiness import JUMP_S
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -38,7 +39,7 @@ _PAGE = 1000
 
 @dataclass(slots=True)
 class Freed:
-    """What a run took away, or would: trash records, blobs and their bytes, receipts."""
+    """What a run took away, or would: deletions in the trash, blobs and their bytes, receipts."""
 
     trash: int = 0
     blobs: int = 0
@@ -59,11 +60,11 @@ def collect(
         library.store.steadiness.require("Nothing was freed.")
         _redate(library)
     before_ns = clock.now_ns() - int(trash_days * 86400e9)
-    expired = _expired(library, before_ns)
-    freed.trash = len(expired)
+    expired, freed.trash = _expired(library, before_ns)
     if not dry_run:
         for at in range(0, len(expired), _BATCH):
             expire_trash(library, expired[at : at + _BATCH])
+            pieces.rest()
     gone = frozenset(expired)
     old_s = clock.now_s() - grace_hours * 3600
     candidates = list(_unnamed(library, old_s, gone))
@@ -77,6 +78,7 @@ def collect(
                 freed.receipts += len(receipts.get(digest, ()))
         else:
             _take_away(library, batch, receipts, old_s, freed)
+            pieces.rest()
         progress(freed)
     return freed
 
@@ -98,19 +100,22 @@ def _redate(library: Library) -> None:
     with library.read() as view:
         wrong = [trash.id for trash in view.records(Trash) if trash.deleted_ns > latest_ns]
 
-    def write(txn: Txn) -> None:
-        for trash_id in wrong:
+    def write(txn: Txn, batch: list[str]) -> None:
+        for trash_id in batch:
             trash = txn.get(Trash, trash_id)
             if trash is not None:
                 txn.put(dataclasses.replace(trash, deleted_ns=txn.now_ns))
 
-    if wrong:
-        library.commit(write)
+    for at in range(0, len(wrong), _BATCH):
+        library.commit(lambda txn: write(txn, wrong[at : at + _BATCH]))  # noqa: B023
+        pieces.rest()
 
 
-def _expired(library: Library, before_ns: int) -> list[str]:
+def _expired(library: Library, before_ns: int) -> tuple[list[str], int]:
+    """The items of the trash that expire, and how many deletions they belong to."""
     with library.read() as view:
-        return [trash.id for trash in view.records(Trash) if trash.deleted_ns < before_ns]
+        found = {trash.id: trash.group for trash in view.records(Trash) if trash.deleted_ns < before_ns}
+    return list(found), len(set(found.values()))
 
 
 def is_named(view: View, digest: Digest, but: frozenset[str] = frozenset()) -> bool:

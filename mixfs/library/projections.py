@@ -23,7 +23,7 @@ from mixfs.index.engine import WriteTxn, prefix_end
 from mixfs.library import documents, storage_v2
 from mixfs.library.image_views import ImageViews
 from mixfs.library.merging import merge_rows
-from mixfs.library.trashed import TRASH_ROOT, trash_folder, trash_items
+from mixfs.library.trashed import TRASH_ROOT, trash_folder, trash_items, trash_rows
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
     IMPORT_ROOT_ID,
@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 8
+DERIVATION = 9
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -405,6 +405,7 @@ class Projector:
             self.txn.delete(keys.refers(digest, Trash.KIND, trash_id))
         for digest in after - before:
             self.txn.put(keys.refers(digest, Trash.KIND, trash_id), b"")
+        self._trash_rows(old, new)
         stays = {(trash_folder(new), item.key, item.name) for item in trash_items(new)} if new is not None else set()
         if old is not None:
             folder, name = trash_folder(old)
@@ -424,6 +425,15 @@ class Projector:
                     folder, item.name, item.key, mode=READ_ONLY_FILE_MODE, size=item.size, mtime_ns=item.mtime_ns,
                     ctime_ns=new.deleted_ns, order=new.order, stamp=self._stamp,
                 )  # fmt: skip
+
+    def _trash_rows(self, old: Trash | None, new: Trash | None) -> None:
+        """By which a deletion, and what is in the trash of a record, are found."""
+        before, after = (trash_rows(record) if record is not None else {} for record in (old, new))
+        for key in before.keys() - after.keys():
+            self.txn.delete(key)
+        for key, value in after.items():
+            if before.get(key) != value:
+                self.txn.put(key, value)
 
     # -- the end of a commit
 

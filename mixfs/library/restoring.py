@@ -6,6 +6,7 @@ Each function runs over one write transaction, as those of `editing` do.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -13,16 +14,42 @@ from typing import Any, TypeVar
 from mixfs.errors import ExistsError, NotFoundError, NotSupported
 from mixfs.ids import Digest, derived_id, key16, new_id
 from mixfs.library import editing
+from mixfs.library.editing import PENDING_RESTORE
 from mixfs.library.transaction import Txn
-from mixfs.library.trashed import TRASH_ROOT, split_key
+from mixfs.library.trashed import TRASH_ROOT, is_item, split_key, trash_folder
 from mixfs.library.view import View
 from mixfs.library.wanted import folder_parent, placement_place
-from mixfs.records import KINDS, Folder, Generation, Placement, Record, Session, Trash, field_keys, from_map
+from mixfs.records import KINDS, Folder, Generation, Placement, Record, Session, Trash, from_map
 
 R = TypeVar("R", bound=Record)
 
 
-def restore(txn: Txn, trash_id: str) -> list[Record]:
+def restore_deletion(txn: Txn, trash_id: str, own: set[bytes], limit: int | None = None) -> list[Record]:
+    """Put back what a deletion took away, named by its id, or one item of the trash; returns the records as they are.
+
+    Of a large deletion only the next items come back, and `mixfs.library.pieces` goes on, also after a kill: until then
+    the item that speaks for it stays in the trash, and says so. `own` remembers what came back of it, between the
+    pieces: of those that lived side by side under one name, none is renamed for another.
+    """
+    limit = limit or editing.PIECE
+    items = list(itertools.islice(txn.grouped(trash_id), limit + 1))
+    if not items or items[0].group != trash_id:
+        return restore(txn, trash_id, own)
+    head, out = items[0], []
+    if len(items) > limit:
+        items.pop()
+        if head.pending != PENDING_RESTORE:
+            out += _bring_back(txn, head, own)
+            txn.put(dataclasses.replace(head, pending=PENDING_RESTORE))
+        items.pop(0)
+    elif head.pending == PENDING_RESTORE:
+        txn.delete(Trash, items.pop(0).id)
+    for item in items:
+        out += restore(txn, item.id, own)
+    return out
+
+
+def restore(txn: Txn, trash_id: str, own: set[bytes] | None = None) -> list[Record]:
     """Put back what a trash record holds; returns the records as they are now. The trash record goes.
 
     * What lives under the same id now (the newer bytes of an overwritten placement) goes to the trash in turn.
@@ -31,7 +58,12 @@ def restore(txn: Txn, trash_id: str) -> list[Record]:
 
     Raises NotFoundError, and NotSupported for what a newer MixFS put there.
     """
-    found = _require(txn, trash_id)
+    out = _bring_back(txn, _require(txn, trash_id), set() if own is None else own)
+    txn.delete(Trash, trash_id)
+    return out
+
+
+def _bring_back(txn: Txn, found: Trash, own: set[bytes]) -> list[Record]:
     records = list(_records(found))
     replaced = [held for record in records if (held := txn.get(type(record), record.entity_id)) is not None]
     replaced = [held for held in replaced if not any(_same(held, record) for record in records)]
@@ -41,10 +73,8 @@ def restore(txn: Txn, trash_id: str) -> list[Record]:
             txn, replaced, session=session, name=found.name, digest=getattr(replaced[0], "digest", None),
             reason="replaced by what was restored", keep=True,
         )  # fmt: skip
-    own = {_node_key(record) for record in records}
-    out = [_put_back(txn, record, own, found) for record in records]
-    txn.delete(Trash, trash_id)
-    return out
+    own.update(_node_key(record) for record in records)
+    return [_put_back(txn, record, own, found) for record in records]
 
 
 def restore_to(
@@ -58,6 +88,7 @@ def restore_to(
     trash_id = _alone(txn, trash_id, index)
     found = _require(txn, trash_id)
     placement = next(record for record in _records(found) if isinstance(record, Placement))
+    belongings = [record for record in _records(found) if not isinstance(record, Placement)]
     living = txn.get(Placement, placement.id)
     # What was in files/ is listed in images/ too, once somebody puts it there.
     placement = dataclasses.replace(
@@ -76,33 +107,66 @@ def restore_to(
             txn, [other], session=session, name=other.name, digest=other.digest,
             reason="replaced by what was restored", keep=other.id == placement.id,
         )  # fmt: skip
+    for record in belongings:
+        if txn.get(type(record), record.entity_id) is None:
+            txn.put(dataclasses.replace(record, session_id=session_id))
     _revive_generation(txn, placement.digest, session_id)
     txn.delete(Trash, trash_id)
     return txn.put(placement)
 
 
-def restore_session(txn: Txn, trash_ids: list[str], *, name: bytes | None = None, title: str = "") -> Session:
-    """Put a deleted session back as it was last, of what trash records hold of it; older bytes stay in the trash.
+def restore_session(
+    txn: Txn, deleted: Trash, own: set[bytes], *, name: bytes | None = None, title: str = ""
+) -> Session:  # fmt: skip
+    """Put a deleted session back, of which `deleted` is the item in the trash, with what that deletion took.
 
-    `name` and `title` are those that it is to have, if other than its own. Raises ExistsError while the session lives,
-    NotFoundError.
+    `name` and `title` are those that it is to have, if other than its own. As `restore_deletion`, of a large one only a
+    part comes back in this commit. Raises ExistsError while the session lives.
     """
-    kept = sorted((_require(txn, each) for each in trash_ids), key=_age)
-    session_id = kept[-1].session_id if kept else None
-    if session_id is None:
-        raise NotFoundError("That is no deleted session: restore what is in it, one by one.")
+    session_id = deleted.session_id or ""
     living = txn.get(Session, session_id)
-    if living is not None:
+    if living is not None and deleted.pending != PENDING_RESTORE:
         raise ExistsError(f"The session {living.title!r} is there: move what is in its trash into it.")
-    for trash in reversed(kept):
-        # Who lives came back a moment ago, from where it was deleted last: these are older versions of the same.
-        held = [(txn.get(type(record), record.entity_id), record) for record in _records(trash)]
-        if any(living is None or _same(living, record) for living, record in held):
-            restore(txn, trash.id)
+    if deleted.group_id is None:
+        _restore_ungrouped(txn, session_id, own)
+    else:
+        restore_deletion(txn, deleted.group, own)
     session = editing.require_session(txn, session_id)
     if name is not None and name != session.name:
         session = editing.retitle_session(txn, session_id, title, name=name)
     return session
+
+
+def _restore_ungrouped(txn: Txn, session_id: str, own: set[bytes]) -> None:
+    """As libraries of before there were groups have it: all that is in the trash of the session, as it was last."""
+    kept = [trash for trash in trashed_of(txn, session_id) if trash.group_id is None]
+    for trash in sorted(kept, key=_age, reverse=True):
+        # What lives came back a moment ago, from where it was deleted last: these are older versions of the same.
+        held = [(txn.get(type(record), record.entity_id), record) for record in _records(trash)]
+        if any(living is None or _same(living, record) for living, record in held):
+            restore(txn, trash.id, own)
+
+
+def trashed_of(view: View, session_id: str) -> Iterator[Trash]:
+    """What is in the trash of a session, under whichever titles it had."""
+    folders = {trash_folder(trash)[0] for trash in view.kept_in(Session, session_id)}
+    for folder in folders:
+        ids = dict.fromkeys(split_key(dentry.key)[0] for dentry in view.dentries(folder))
+        for raw in ids:
+            trash = view.get_raw(Trash, raw)
+            if trash is not None:
+                yield trash
+
+
+def deleted_session(view: View, words: str) -> Trash:
+    """The item of the trash that holds a session, by the session's id or title: the one that was deleted last.
+
+    Raises NotFoundError.
+    """
+    found = [trash for trash in view.kept_in(Session) if words in (trash.session_id, trash.session_title)]
+    if not found:
+        raise NotFoundError(f"Nothing in the trash is, or is a session, {words!r}. `mixfs trash` lists what is there.")
+    return max(found, key=lambda trash: (trash.order, trash.id))
 
 
 def _age(trash: Trash) -> tuple[int, bool, str]:
@@ -118,7 +182,15 @@ def restore_shown(txn: Txn, folder: bytes, name: bytes) -> list[Record]:
     kept = txn.get_raw(Trash, raw) if raw else None
     if kept is None:
         raise NotFoundError(f"There is no {os.fsdecode(name)!r} in trash/{os.fsdecode(folder)}.")
-    return restore(txn, kept.id if index is None else _alone(txn, kept.id, index))
+    if index is None:
+        return restore_document(txn, kept)
+    return restore(txn, _alone(txn, kept.id, index))
+
+
+def restore_document(txn: Txn, trash: Trash) -> list[Record]:
+    """What trash/ shows as a document comes back: of a session all that its deletion took."""
+    is_session = any(kind == Session.KIND for kind, _, _ in trash.records)
+    return restore_deletion(txn, trash.group if is_session else trash.id, set())
 
 
 def expunge(txn: Txn, trash_id: str, index: int | None) -> None:
@@ -131,12 +203,13 @@ def expunge(txn: Txn, trash_id: str, index: int | None) -> None:
 def _alone(txn: Txn, trash_id: str, index: int) -> str:
     """The id of a trash record that holds just one placement of this one.
 
-    A record of many (a whole session) is split, so that the next one costs no more than it weighs.
+    A record of many (a whole session, as older libraries have it) is split, so that the next one costs no more than it
+    weighs.
     """
     found = _require(txn, trash_id)
     if not 0 <= index < len(found.records):
         raise NotFoundError("It is not in the trash any more.")
-    if len(found.records) == 1:
+    if is_item(found):
         return trash_id
     rest, wanted = [], ""
     for number, kept in enumerate(found.records):
@@ -188,8 +261,9 @@ def _same(one: Record, other: Record) -> bool:
     """Whether two versions say the same; when their fields were set is of no account."""
     if type(one) is not type(other) or one.entity_id != other.entity_id:
         return False
-    return one.unknown == other.unknown and all(
-        getattr(one, name) == getattr(other, name) for name in field_keys(type(one))
+    return all(
+        getattr(one, field.name) == getattr(other, field.name)
+        for field in dataclasses.fields(one) if field.compare and field.name != "stamps"
     )
 
 
@@ -251,10 +325,8 @@ def _revive_folder(txn: Txn, folder_id: str | None, own: set[bytes], trash: Tras
 
 
 def _newest_in_trash(view: View, cls: type[R], entity_id: str) -> R | None:
-    held = [
-        (trash.order, data)
-        for trash in view.records(Trash)
-        for kind, kept_id, data in trash.records
-        if (kind, kept_id) == (cls.KIND, entity_id)
-    ]
-    return from_map(cls, max(held, key=lambda each: each[0])[1]) if held else None
+    newest = max(view.kept_in(cls, entity_id), key=lambda trash: (trash.order, trash.id), default=None)
+    for kind, kept_id, data in newest.records if newest is not None else ():
+        if (kind, kept_id) == (cls.KIND, entity_id):
+            return from_map(cls, data)
+    return None

@@ -64,6 +64,8 @@ class Txn(View):
         self._replica = replica
         self._next = stamp
         self.changes: list[RawChange] = []
+        # The items that speak for what this commit began and left to be done in pieces: see `mixfs.library.pieces`.
+        self.unfinished: list[str] = []
 
     @property
     def now_ns(self) -> int:
@@ -90,6 +92,8 @@ class Txn(View):
         if record.FIELD_STAMPS:
             record = self._with_field_stamps(record, stamp)
         data = require_kept(record)
+        if isinstance(record, Trash) and record.pending:
+            self.unfinished.append(record.id)
         self._change(record.KIND, record.entity_id, data, LOCAL if record.LOCAL else 0)
         return record
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import cbor2
+
 from mixfs.ids import Digest, hash16, key16
+from mixfs.index import keys
 from mixfs.index.dentries import fixed
 from mixfs.library import documents
 from mixfs.names import derived_name, safe_name
-from mixfs.records import KINDS, SENSELESS, Member, Placement, Record, Trash, from_map
+from mixfs.records import KINDS, SENSELESS, Generation, Member, Placement, Record, Session, Trash, from_map
 
 TRASH_ROOT = fixed("/trash")
 TRASH_SUFFIX = b".trash.json"
@@ -50,6 +53,27 @@ def trash_items(trash: Trash) -> Iterator[TrashItem]:
         data = _document(trash)
         name = derived_name(safe_name(documents.text_of(trash.name), "deleted"), TRASH_SUFFIX)
         yield TrashItem(item_key(trash, _DOCUMENT), name, len(data), trash.deleted_ns, data=data)
+
+
+def trash_rows(trash: Trash) -> dict[bytes, bytes]:
+    """Rows of a trash record: its place in its deletion, the records that it holds, whether something is left to do.
+
+    The item that speaks for a deletion comes first in it: a session, else the item that gave the group its id.
+    """
+    rank = 2 if trash.id != trash.group else 1
+    if any(kind == Session.KIND for kind, _, _ in trash.records):
+        rank = 0
+    rows = {keys.kept(kind, entity_id, trash.id): b"" for kind, entity_id, _ in trash.records if 0 <= kind < 256}
+    rows[keys.grouped(trash.group, rank, trash.id)] = cbor2.dumps(len(trash.records))
+    if trash.pending:
+        rows[keys.unfinished(trash.id)] = b""
+    return rows
+
+
+def is_item(trash: Trash) -> bool:
+    """Whether it holds one thing: a picture with what was read from it, or anything alone. Older ones hold many."""
+    kinds = [kind for kind, _, _ in trash.records]
+    return len(kinds) == 1 or (kinds.count(Placement.KIND) == 1 and set(kinds) <= {Placement.KIND, Generation.KIND})
 
 
 def item_key(trash: Trash, index: int) -> bytes:

@@ -24,6 +24,7 @@ from mixfs.records import (
     Placement,
     Record,
     Session,
+    Trash,
     from_map,
 )
 
@@ -134,6 +135,43 @@ class View:
             session = self.get_raw(Session, key[-16:])
             if session is not None and session.title == title:
                 yield session
+
+    def grouped(self, group_id: str) -> Iterator[Trash]:
+        """The items of one deletion; the one that speaks for it first."""
+        prefix = keys.group(group_id)
+        for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+            trash = self.get_raw(Trash, key[-16:])
+            if trash is not None:
+                yield trash
+
+    def deletions(self) -> Iterator[tuple[Trash, int, int]]:
+        """Of each deletion: the item that speaks for it, how many items there are, and how many records."""
+        counts: dict[bytes, list[int]] = {}
+        heads: dict[bytes, bytes] = {}
+        for key, value in self.txn.scan(keys.GROUPS, prefix_end(keys.GROUPS)):
+            group = key[1:17]
+            heads.setdefault(group, key[-16:])
+            count = counts.setdefault(group, [0, 0])
+            count[0] += 1
+            count[1] += cbor2.loads(value)
+        for group, raw in heads.items():
+            head = self.get_raw(Trash, raw)
+            if head is not None:
+                yield head, counts[group][0], counts[group][1]
+
+    def kept_in(self, cls: type[Record], entity_id: str | None = None) -> Iterator[Trash]:
+        """The items of the trash that hold a record, or any record of a kind."""
+        prefix = keys.keeping(cls.KIND, entity_id)
+        for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+            trash = self.get_raw(Trash, key[-16:])
+            if trash is not None:
+                yield trash
+
+    def unfinished_deletions(self) -> list[str]:
+        """The ids of the items that speak for what is still being deleted, or restored."""
+        rows = self.txn.scan(keys.UNFINISHED, prefix_end(keys.UNFINISHED))
+        found = (self.get_raw(Trash, key[-16:]) for key, _ in rows)
+        return [trash.id for trash in found if trash is not None]
 
     def blob(self, digest: Digest) -> Blob | None:
         return self.get(Blob, digest.hex())

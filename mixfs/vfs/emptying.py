@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mixfs import clock
-from mixfs.errors import CrossesViews, InvalidValue, NotEmptyError, NotFoundError, ReadOnlyError
+from mixfs.errors import CrossesViews, ExistsError, InvalidValue, NotEmptyError, NotFoundError, ReadOnlyError
 from mixfs.index.dentries import Dentry
 from mixfs.library import editing, restoring
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT, split_key, trash_folder
 from mixfs.library.view import View
-from mixfs.records import Trash
+from mixfs.records import Session, Trash
 from mixfs.vfs.records_of import image_folder, title_of
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.mirrors import given_name
@@ -69,12 +69,22 @@ async def move_out(
     else:
         raise ReadOnlyError("What was deleted moves back into a session: into its images/ or a folder below it.")
     await tree.commit(write, (old_directory, old_name))
+    # Of a folder something may be left.
+    tree.forget_name(old_directory, old_name)
 
 
 def _session_back(folder: bytes, name: bytes) -> Callable[[Txn], None]:
     def write(txn: Txn) -> None:
-        ids = dict.fromkeys(_require(txn, dentry.key)[0].id for dentry in txn.dentries(folder))
-        restoring.restore_session(txn, list(ids), name=name, title=title_of(name))
+        trash, _ = _require(txn, next(txn.dentries(folder)).key)
+        deleted = max(
+            txn.kept_in(Session, trash.session_id or ""), key=lambda kept: (kept.order, kept.id), default=None
+        )
+        if deleted is None:
+            living = txn.get(Session, trash.session_id or "")
+            if living is not None:
+                raise ExistsError(f"The session {living.title!r} is there: move what is in its trash into it.")
+            raise NotFoundError("That is no deleted session: restore what is in it, one by one.")
+        restoring.restore_session(txn, deleted, set(), name=name, title=title_of(name))
 
     return write
 
@@ -83,7 +93,7 @@ def _item_back(key: bytes, directory: bytes, name: bytes) -> Callable[[Txn], Non
     def write(txn: Txn) -> None:
         trash, index = _require(txn, key)
         if index is None:
-            restoring.restore(txn, trash.id)
+            restoring.restore_document(txn, trash)
             return
         if directory[:1] != b"p":
             raise ReadOnlyError("A picture moves back into images/ of a session, or a folder below it.")

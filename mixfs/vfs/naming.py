@@ -30,8 +30,8 @@ from mixfs.library import editing
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
-from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session
-from mixfs.vfs import app_folder, emptying
+from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session, Trash
+from mixfs.vfs import app_folder, emptying, removals
 from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
@@ -180,8 +180,11 @@ async def make_directory(tree: Tree, directory: bytes, name: bytes, mode: int) -
     return found
 
 
-async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
-    """Remove a file's name. In import/ only the receipt goes; in sessions/ the picture goes to the trash."""
+async def unlink(tree: Tree, directory: bytes, name: bytes, pid: int = 0) -> None:
+    """Remove a file's name. In import/ only the receipt goes; in sessions/ the picture goes to the trash.
+
+    `pid` is the process that asks: what it removes of one session in one go is one deletion.
+    """
     async with tree.lock:
         with tree.library.read() as view:
             dentry = tree.lookup(view, directory, name)
@@ -205,7 +208,7 @@ async def unlink(tree: Tree, directory: bytes, name: bytes) -> None:
         if staged is None and directory[:1] not in (b"d", b"p"):
             raise ReadOnlyError(READ_ONLY)
         if stored is not None and not await _remove_later(tree, directory, name, stored):
-            await remove_record(tree, directory, name, stored)
+            await remove_record(tree, directory, name, stored, pid)
         if staged is not None:
             drop(tree, staged)
         note_change(tree, directory)
@@ -232,19 +235,22 @@ async def _remove_later(tree: Tree, directory: bytes, name: bytes, stored: Dentr
     return True
 
 
-async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry) -> None:
+async def remove_record(tree: Tree, directory: bytes, name: bytes, stored: Dentry, pid: int | None = None) -> None:
     """Delete the receipt, or trash the placement, that a name in import/ or images/ stands for."""
-    await tree.commit(lambda txn: take_away(txn, stored), (directory, name))
+    before = tree.removals.last(pid)
+    item = await tree.commit(lambda txn: take_away(txn, stored, before), (directory, name))
+    tree.removals.note(pid, item)
 
 
-def take_away(txn: Txn, stored: Dentry) -> None:
-    """As `remove_record`, in a transaction."""
+def take_away(txn: Txn, stored: Dentry, before: Trash | None = None) -> Trash | None:
+    """As `remove_record`, in a transaction; `before` is what the same process removed last."""
     if stored.key[:1] == b"R":
         take_receipt_away(txn, stored.key)
-        return
+        return None
     placement = txn.get_raw(Placement, stored.key[1:])
-    if placement is not None:
-        editing.delete_placement(txn, placement.id)
+    if placement is None:
+        return None
+    return editing.delete_placement(txn, placement.id, of=removals.same(before, placement.session_id))
 
 
 def drop(tree: Tree, staged: Staged) -> None:
@@ -254,8 +260,8 @@ def drop(tree: Tree, staged: Staged) -> None:
         tree.staging.discard(staged)
 
 
-async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
-    """rmdir(2). A session goes to the trash when nothing but what is generated is left of it."""
+async def remove_directory(tree: Tree, directory: bytes, name: bytes, pid: int = 0) -> None:
+    """rmdir(2) by the process `pid`. A session goes to the trash when nothing but what is generated is left of it."""
     async with tree.lock:
         with tree.library.read() as view:
             dentry = tree.lookup(view, directory, name)
@@ -286,11 +292,13 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
             else:
                 raise ReadOnlyError(READ_ONLY)
 
-        def write(txn: Txn) -> None:
+        before = tree.removals.last(pid)
+
+        def write(txn: Txn) -> Trash | None:
             if tag == b"S":
                 session = txn.get_raw(Session, key[1:])
                 if session is not None:
-                    editing.delete_session(txn, session.id)
+                    return editing.delete_session(txn, session.id, removals.same(before, session.id))
             elif tag == b"d":
                 folder = txn.get_raw(ImportFolder, key[1:])
                 if folder is not None:
@@ -298,9 +306,10 @@ async def remove_directory(tree: Tree, directory: bytes, name: bytes) -> None:
             else:
                 bound = txn.get_raw(Folder, key[1:])
                 if bound is not None:
-                    editing.delete_folder(txn, bound)
+                    return editing.delete_folder(txn, bound, removals.same(before, bound.session_id))
+            return None
 
-        await tree.commit(write, (directory, name))
+        tree.removals.note(pid, await tree.commit(write, (directory, name)))
         tree.staging.forget_folder_time(key)
         tree.changed_at.pop(key, None)
         tree.accessed_at.pop(key, None)

@@ -25,6 +25,7 @@ from mixfs import clock
 from mixfs.errors import NameTooLong, NotFoundError, Outdated
 from mixfs.ids import Digest, new_id
 from mixfs.index.dentries import Dentry, atime_extra
+from mixfs.library import pieces
 from mixfs.library.api import Library
 from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS
 from mixfs.library.transaction import Txn
@@ -37,6 +38,7 @@ from mixfs.vfs.content import Content
 from mixfs.vfs.context import Context
 from mixfs.vfs.handles import OpenNode
 from mixfs.vfs.records_of import lies_below, take_receipt_away
+from mixfs.vfs.removals import Removals
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
 from mixfs.vfs.staging import Staging
 
@@ -86,6 +88,8 @@ class Tree:
     _readers: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(16))
     # Opens and reads that wait for the disk, apart: where it hangs, only they hang.
     _cold: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(COLD_THREADS))
+    # What processes removed last, by which `rm -r` is one deletion.
+    removals: Removals = field(default_factory=Removals)
     # The long documents that `mixfs.vfs.files.opened` has just rendered, by node key.
     rendered: dict[bytes, Content] = field(default_factory=dict)
 
@@ -226,6 +230,28 @@ class Tree:
             self.staging.forget_removed(removed)
         return result
 
+    async def finish_deletions(self) -> None:
+        """A task: does by the piece what is left of large deletions and restorations, here and by killed processes."""
+        left: list[str] = []
+        more = trio.Event()
+        token = trio.lowlevel.current_trio_token()
+
+        def note(unfinished: list[str]) -> None:
+            left.extend(unfinished)
+            token.run_sync_soon(lambda: more.set())
+
+        self.library.go_on = note
+        with self.library.read() as view:
+            left += view.unfinished_deletions()
+        while True:
+            more = trio.Event()
+            while left:
+                work = pieces.Pieces(left[0])
+                while await trio.to_thread.run_sync(work.step, self.library, limiter=self._writer):
+                    await trio.sleep(pieces.REST_S)
+                del left[0]
+            await more.wait()
+
     async def settle(self) -> None:
         """Commit the receipts that were removed. Under `lock`, before anything that looks for receipts by itself."""
         if self.staging.removed:
@@ -282,6 +308,7 @@ class Tree:
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
             "going": len(self.context.going), "emptied": len(self.context.emptied),
             "ahead": len(self.ahead), "bases": len(self.bases), "rendered": len(self.rendered),
+            "removals": len(self.removals),
         }  # fmt: skip
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from mixfs.formats.layouts import detect
 from mixfs.library import storage_v2 as documents_v2
 from mixfs.library.api import Library
 from mixfs.library.canvas_json import save
-from mixfs.records import Entry, Generation, ImageRef, Placement, Session, Trash
+from mixfs.records import Entry, Generation, ImageRef, Placement, Session
 
 ONE, TWO, ALONE = "1" * 32, "2" * 32, "3" * 32
 
@@ -364,9 +364,8 @@ def test_a_name_that_comes_back_out_of_the_trash(library: Library, tmp_path: Pat
     library.delete_session("mixboard-1")
     take(library, second)
     assert seen(library, "mixboard-2") == [picture(2)] * 5
-    with library.read() as view:
-        [trash] = view.records(Trash)
-    library.restore(trash.id)
+    [deletion] = library.deletions()
+    library.restore(deletion.id)
     # The older has the line of that name, the other one is there under its digest.
     digest = hashlib.sha256(picture(2)).hexdigest()
     images = shown_registry(library)

@@ -14,12 +14,12 @@ from mixfs.errors import NotFoundError
 from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import prefix_end
-from mixfs.library import documents, editing
+from mixfs.library import documents, editing, pieces, restoring, trashed
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
 from mixfs.names import with_counter
-from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Record, Session, Trash
+from mixfs.records import Edge, Entry, Folder, Generation, ImageRef, Placement, Record, Session, Trash
 
 MAP = 1 << 22
 
@@ -139,10 +139,12 @@ def test_a_whole_session_comes_back_as_it_was(library: Library) -> None:
     deleted = library.delete_session(session.id)
     with pytest.raises(NotFoundError):
         library.session(session.id)
-    assert library.trash() == [deleted] and deleted.session_title == "Trip"
+    (deletion,) = library.deletions()
+    assert deletion.head == deleted and deleted.session_title == "Trip" and deletion.items == len(library.trash())
+    assert max(len(item.records) for item in library.trash() if item.digest is not None) <= 2
     library.restore(deleted.id)
     assert state(library, session.id) == before
-    assert library.trash() == []
+    assert library.trash() == library.deletions() == []
     with pytest.raises(NotFoundError):
         library.restore(deleted.id)
     # And once more, from the journal alone.
@@ -269,3 +271,160 @@ def test_a_session_of_which_only_the_title_is_known_is_made_again(library: Libra
     restored: list[Record] = library.restore(deleted.id)
     assert restored == [placement] and library.session(session.id).title == "Trip"
     assert documents.text_of(library.session(session.id).name) == "Trip"
+
+
+# -- deletions in pieces
+
+
+def crowded(library: Library, pictures: int) -> Session:
+    """A session with more in it than one commit moves."""
+    session = filled(library)
+    (first, *_) = library.placements(session.id)
+
+    def write(txn: Txn) -> None:
+        for n in range(pictures):
+            txn.put(dataclasses.replace(first, id=f"copy {n}", name=b"%d.png" % n, named_ns=txn.now_ns))
+            txn.put(Entry(id=f"more {n}", session_id=session.id, type="text", text=f"more {n}"))
+
+    library.commit(write)
+    return session
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(editing, "PIECE", 7)
+    monkeypatch.setattr(pieces, "LARGEST", 7)
+    monkeypatch.setattr(pieces, "SMALLEST", 7)
+    monkeypatch.setattr(editing, "PAGE_RECORDS", 4)
+
+
+def held_back(library: Library, function: Any) -> Any:
+    """The first piece of a change only, as a kill leaves it."""
+    return library.store.commit(function)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_large_session_goes_and_comes_back_in_pieces_and_others_write_between_them(library: Library) -> None:
+    session = crowded(library, 20)
+    before = state(library, session.id)
+    kept = library.create_session("Others")
+    commits: list[int] = []
+
+    def others() -> None:
+        """After each piece, as from another thread."""
+        if len(commits) % 2 == 0:
+            commits.append(0)
+            assert "Trip" not in [each.title for each in library.sessions()] or restoring_now
+            library.commit(lambda txn: editing.retitle_session(txn, kept.id, f"Others {len(commits)}"))
+        commits.append(1)
+
+    restoring_now = False
+    library.store.on_commit(others)
+    head = library.delete_session(session.id)
+    assert len(commits) > 10
+    with library.read() as view:
+        assert view.unfinished_deletions() == [] and next(view.members(Placement, session.id), None) is None
+    assert [each.id for each in library.deletions()] == [head.group]
+    assert all(len(item.records) <= 4 for item in library.trash())
+    restoring_now = True
+    assert len(library.restore(head.group)) == library_records(before)
+    assert state(library, session.id) == before and library.trash() == []
+
+
+def library_records(before: dict[str, Any]) -> int:
+    """How many records a session of `filled` and its members are: two folders and itself besides what is listed."""
+    return 3 + sum(len(before[cls.__name__]) for cls in (Placement, Entry, Edge, Generation))
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("stopped", ["deleting", "restoring"])
+def test_what_a_kill_left_half_done_is_finished_at_the_next_opening(library: Library, stopped: str) -> None:
+    session = crowded(library, 20)
+    before = state(library, session.id)
+    if stopped == "restoring":
+        head = library.delete_session(session.id)
+        held_back(library, lambda txn: restoring.restore_deletion(txn, head.group, set(), 7))
+        assert library.session(session.id).title == "Trip"
+    else:
+        head = held_back(library, lambda txn: editing.delete_session(txn, session.id))
+        with pytest.raises(NotFoundError):
+            library.session(session.id)
+    (deletion,) = library.deletions()
+    assert deletion.head.pending and deletion.id == head.group
+    root = library.root
+    library.close()
+    with Library.open(root, map_size=MAP) as again:
+        if stopped == "deleting":
+            (deletion,) = again.deletions()
+            assert not deletion.head.pending
+            with again.read() as view:
+                assert next(view.members(Placement, session.id), None) is None
+            again.restore(head.group)
+        assert state(again, session.id) == before and again.deletions() == []
+        again.store.rebuild_index()
+        assert state(again, session.id) == before
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_deletion_that_is_half_done_can_be_taken_back(library: Library) -> None:
+    session = crowded(library, 20)
+    before = state(library, session.id)
+    held_back(library, lambda txn: editing.delete_session(txn, session.id))
+    restored = library.restore_session("Trip")
+    assert restored.id == session.id
+    assert state(library, session.id) == before and library.trash() == []
+    with library.read() as view:
+        assert view.unfinished_deletions() == []
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_comes_back_while_its_session_is_being_deleted_stays(library: Library) -> None:
+    session = crowded(library, 20)
+    held_back(library, lambda txn: editing.delete_session(txn, session.id))
+    (item, *_) = (item for item in library.trash() if item.digest is not None)
+    (placement,) = library.restore(item.id)
+    assert library.placements(session.id) != [placement]
+    pieces.finish_all(library)
+    assert library.placements(session.id) == [placement]
+
+
+def test_a_session_comes_back_with_what_its_deletion_took_and_no_more(library: Library) -> None:
+    session = filled(library)
+    (notes,) = (placement for placement in library.placements(session.id) if placement.name == b"notes.txt")
+    library.delete_placement(notes.id)
+    before = state(library, session.id)
+    library.delete_session(session.id)
+    assert len(library.deletions()) == 2
+    library.restore_session("Trip")
+    assert state(library, session.id) == before
+    assert [deletion.head.name for deletion in library.deletions()] == [b"notes.txt"]
+
+
+def test_a_session_in_one_trash_record_comes_back_whole_or_by_the_piece(library: Library) -> None:
+    """As older libraries have it: all records of a session in one, with no group."""
+    session = filled(library)
+    before = state(library, session.id)
+
+    def as_before(txn: Txn) -> Trash:
+        members: list[Record] = [txn.get(Session, session.id)]  # type: ignore[list-item]
+        for cls in (Folder, Placement, Entry, Edge, Generation):
+            members += txn.members(cls, session.id)
+        old = editing.trash(txn, members, session=session, name=session.name, reason="session deleted")
+        return txn.put(dataclasses.replace(old, group_id=None))
+
+    old = library.commit(as_before)
+    assert [deletion.records for deletion in library.deletions()] == [len(old.records)]
+    library.restore(old.id)
+    assert state(library, session.id) == before
+    old = library.commit(as_before)
+    library.restore_session("Trip")
+    assert state(library, session.id) == before and library.trash() == []
+    old = library.commit(as_before)
+    with library.read() as view:
+        folder, title = trashed.trash_folder(old)
+        (shown,) = (dentry for dentry in view.dentries(folder) if dentry.name == b"notes.txt")
+    library.restore_shown(documents.text_of(title), "notes.txt")
+    assert names(library, session.id) == [b"notes.txt"]
+    library.delete_session(session.id)
+    library.restore_session(session.id)
+    assert names(library, session.id) == [b"notes.txt"] and shown.size == 18
