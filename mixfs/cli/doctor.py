@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption
 from mixfs.cli.output import emit_json, plain, say
+from mixfs.errors import os_words
 
 _MARKS = {"ok": "ok", "warning": "!!", "problem": "NO"}
 
@@ -30,6 +33,9 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
             workers, broken = pool.sandbox_problem(), False
         except WorkerStartError as error:
             workers, broken = str(error), True
+    troubles = _library_troubles(root)
+    for point in alive:
+        troubles += [each for each in mounts.troubles(point) if each["text"] not in {one["text"] for one in troubles}]
     findings = [
         checks.check_device(mounts.fuse_device_problem()),
         checks.check_fusermount(shutil.which("fusermount3")),
@@ -40,6 +46,7 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
         checks.check_format(root),
         checks.check_clock(root),
         checks.check_mounts([point for point in points if point not in alive], alive),
+        *checks.check_health(troubles),
     ]
     healthy = all(finding.state != checks.PROBLEM for finding in findings)
     if json:
@@ -60,3 +67,19 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
                 say(f"     {plain(finding.remedy)}")
     if not healthy:
         raise typer.Exit(1)
+
+
+def _library_troubles(root: Path) -> list[dict[str, str]]:
+    """What is wrong with the library itself, as far as can be seen without changing it."""
+    from mixfs.errors import MixfsError
+    from mixfs.library.api import Library
+    from mixfs.library.health import troubles
+
+    if not (root / "format").exists():
+        return []
+    try:
+        with Library.open(root, create=False, read_only=True) as library:
+            return [asdict(trouble) for trouble in troubles(library)]
+    except (OSError, MixfsError) as error:
+        words = os_words(error) if isinstance(error, OSError) else str(error)
+        return [{"kind": "library", "text": words, "remedy": "`mixfs fsck` says more."}]

@@ -193,7 +193,8 @@ def _last_words(log: Path, begin: int) -> str:
     """Where its log is, and how that ends."""
     try:
         with log.open("rb") as file:
-            file.seek(begin)
+            # It may have started again meanwhile.
+            file.seek(begin if begin <= os.fstat(file.fileno()).st_size else 0)
             lines = file.read().decode("utf-8", "replace").splitlines()[-_LAST_LINES:]
     except OSError:
         lines = []

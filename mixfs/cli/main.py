@@ -16,6 +16,8 @@ from mixfs.cli.output import note
 from mixfs.errors import INTERRUPTED, os_words
 
 BUG = 70
+# Bytes of errors.log, after which it starts again; the one before is kept as `.1`.
+_LIMIT = 1 << 20
 
 
 def _keep_trace(mask: Callable[[str], str]) -> str:
@@ -29,6 +31,8 @@ def _keep_trace(mask: Callable[[str], str]) -> str:
         directory = state_directory()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / "errors.log"
+        if path.exists() and path.stat().st_size > _LIMIT:
+            path.replace(path.with_suffix(".log.1"))
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(fd, "a", errors="backslashreplace") as file:
             # One of an older version may be readable by others.

@@ -53,7 +53,8 @@ def _mounted(option: Path | None) -> str:
 
 def _imported(point: str) -> list[str]:
     """Have the daemon finish (fsync), then read what it says is left. Raises MountError."""
-    from mixfs.errors import MountError
+    from mixfs.daemon import mounts
+    from mixfs.errors import MixfsError, MountError, os_words
 
     path = os.path.join(point, ".mixfs", "imported")
     try:
@@ -70,7 +71,8 @@ def _imported(point: str) -> list[str]:
             raise MountError(f"The daemon of {point} is gone. `mixfs mount {point}` heals that.") from error
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise MountError(f"{point} is no mount of MixFS: there is no {path}.") from error
-        raise
+        words = " ".join(f"{trouble['text']} {trouble['remedy']}" for trouble in mounts.troubles(point))
+        raise MixfsError(f"Not everything could be taken in. {words or os_words(error)}") from error
     except ValueError as error:
         raise MountError(f"{path} makes no sense: {error}.") from error
     return [str(name) for name in answer.get("waiting", [])]

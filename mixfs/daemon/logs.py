@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any
 
 import structlog
+
+# Bytes of the log, after which it starts again; the one before is kept as `.1`.
+LIMIT = 8 << 20
+
+
+class _Rotating(RotatingFileHandler):
+    """The log, also as standard output and error where these are the same file: what is printed moves along."""
+
+    def doRollover(self) -> None:
+        before = os.stat(self.baseFilename)
+        super().doRollover()
+        with contextlib.suppress(OSError), open(self.baseFilename, "ab") as log:
+            for number in (1, 2):
+                if os.path.samestat(os.fstat(number), before):
+                    os.dup2(log.fileno(), number)
 
 
 def configure(log_file: Path | None, *, stderr: bool) -> None:
@@ -15,7 +33,7 @@ def configure(log_file: Path | None, *, stderr: bool) -> None:
     handlers: list[logging.Handler] = []
     if log_file is not None:
         log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file))
+        handlers.append(_Rotating(log_file, maxBytes=LIMIT, backupCount=1))
     if stderr or not handlers:
         handlers.append(logging.StreamHandler(sys.stderr))
     shared: list[Any] = [

@@ -133,6 +133,15 @@ def is_stale(mountpoint: str) -> bool:
     return mount is not None and mount.kind == KIND and answer(mountpoint) is Answer.STALE
 
 
+def troubles(mountpoint: str) -> list[dict[str, str]]:
+    """What the daemon of a mount that answers says is wrong, as .mixfs/health.json has it."""
+    try:
+        health = json.loads((Path(mountpoint) / ".mixfs" / "health.json").read_bytes())
+        return [{key: str(each[key]) for key in ("kind", "text", "remedy")} for each in health["problems"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 # -- unmounting
 
 

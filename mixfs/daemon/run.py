@@ -33,6 +33,7 @@ from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
+from mixfs.media.pool import WorkerStartError
 from mixfs.process import start_of, take_short_turns, use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
@@ -50,6 +51,8 @@ LAST_INTAKE_S = 20.0
 # takes, so that whoever opens the new mount has the core; and how many it finds before it waits for the makers.
 SEARCH_REST_S = 0.03
 SEARCH_AHEAD = 5000
+# Between two beginnings of a background task that fails.
+LONGEST_PAUSE_S = 60.0
 
 
 class Daemon:
@@ -66,8 +69,8 @@ class Daemon:
         try:
             if not self._read_only:
                 self._claim()
-            status = Status(self.library, log_file)
-            context = Context(self.library.root, clock.now_ns(), status=status.files())
+            self.status = Status(self.library, log_file)
+            context = Context(self.library.root, clock.now_ns(), status=self.status.files())
             self.tree = Tree(self.library, context, Staging(StagingArea(self.library.root / "staging")))
             recover(self.tree)
             self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)
@@ -76,7 +79,7 @@ class Daemon:
             self.taking_in = TakingIn(self.tree)
             self.upkeep = Upkeep(self.library, trash_days)
             self.tree.damaged = self.upkeep.damaged
-            status.attach(self.tree, self.operations, self.cache, self.taking_in, self.upkeep)
+            self.status.attach(self.tree, self.operations, self.cache, self.taking_in, self.upkeep)
         except BaseException:
             self.library.close()
             raise
@@ -115,16 +118,17 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._signals)
-                nursery.start_soon(_supervise, "invalidation", invalidation.run)
-                nursery.start_soon(_supervise, "taking_in", self.taking_in.run)
+                supervise = partial(_supervise, self._task_failed)
+                nursery.start_soon(supervise, "invalidation", invalidation.run)
+                nursery.start_soon(supervise, "taking_in", self.taking_in.run)
                 if not self._read_only:
                     self.taking_in.recognising.load()
-                    nursery.start_soon(_supervise, "recognising", self.taking_in.recognising.run)
-                    nursery.start_soon(_supervise, "deletions", self.tree.finish_deletions)
+                    nursery.start_soon(supervise, "recognising", self.taking_in.recognising.run)
+                    nursery.start_soon(supervise, "deletions", self.tree.finish_deletions)
                 nursery.start_soon(self._announce, ready)
                 nursery.start_soon(_stay_alive)
                 for kept in (self.tree.staging, self.operations.inodes):
-                    nursery.start_soon(_supervise, "memory", partial(memory.give_back, kept))
+                    nursery.start_soon(supervise, "memory", partial(memory.give_back, kept))
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:
@@ -142,6 +146,12 @@ class Daemon:
             await trio.to_thread.run_sync(self.upkeep.close)
             for thread in thumbnails:
                 await trio.to_thread.run_sync(thread.join)
+
+    def _task_failed(self, name: str, reason: str) -> None:
+        self.status.task_failed(name, reason)
+        self.library.store.problems.report(
+            "task-failed", f"The background task {name} failed and is begun again: {reason}", task=name
+        )
 
     async def _announce(self, ready: Callable[[], None]) -> None:
         await self.operations.answering.wait()
@@ -169,6 +179,11 @@ class Daemon:
             if digest is not None:
                 try:
                     row = thumbnails.make_if_missing(digest)
+                except WorkerStartError:
+                    # Reported by the library. It is wished for again, and tried when the pool does.
+                    thumbnails.wish(digest)
+                    thumbnails.rest(max(1.0, self.library.pool.retry_in_s))
+                    continue
                 except Exception as error:
                     log.exception("thumbnail_failed", digest=digest.hex(), error=repr(error))
                     continue
@@ -180,6 +195,9 @@ class Daemon:
                 except Exception as error:
                     log.exception("thumbnails_not_recorded", error=repr(error))
                 made, since = {}, time.monotonic()
+            if digest is None and not thumbnails.closed and not thumbnails.waiting:
+                # Each takes 20 MiB.
+                self.library.pool.rest()
             if digest is None and thumbnails.closed:
                 return
 
@@ -217,15 +235,22 @@ async def _stay_alive() -> None:
         await trio.sleep(interval_s / 2)
 
 
-async def _supervise(name: str, task: Callable[[], Awaitable[None]]) -> None:
-    """Begin a background task again when it fails: what it was to do waits in the library."""
+async def _supervise(failed: Callable[[str, str], None], name: str, task: Callable[[], Awaitable[None]]) -> None:
+    """Begin a background task again when it fails: what it was to do waits in the library.
+
+    Later each time, up to a minute, or what fails at once would fill the log.
+    """
+    failures = 0
     while True:
+        began = time.monotonic()
         try:
             await task()
             return
         except Exception as error:
-            log.exception("task_failed", task=name, error=repr(error))
-            await trio.sleep(1)
+            failures = failures + 1 if time.monotonic() - began < LONGEST_PAUSE_S else 1
+            log.exception("task_failed", task=name, error=repr(error), failures=failures)
+            failed(name, repr(error))
+            await trio.sleep(min(LONGEST_PAUSE_S, 2.0 ** (failures - 1)))
 
 
 def run(

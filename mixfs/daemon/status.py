@@ -6,17 +6,23 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from mixfs import __version__
 from mixfs.daemon.upkeep import Upkeep
+from mixfs.errors import MixfsError
 from mixfs.fuse.mount import KernelCache
 from mixfs.fuse.operations import Operations
 from mixfs.library.api import Library
+from mixfs.library.health import Trouble, troubles
 from mixfs.library.problems import shown_json
 from mixfs.vfs.content import BytesContent, Content, FileContent
 from mixfs.vfs.taking_in import TakingIn
 from mixfs.vfs.tree import Tree
+
+# How long a background task that failed counts as failing: the longest pause before it is begun again, and some more.
+_FAILING_S = 90.0
 
 
 def _json(value: object) -> Content:
@@ -35,12 +41,17 @@ class Status:
         self._cache: KernelCache | None = None
         self._taking_in: TakingIn | None = None
         self._upkeep: Upkeep | None = None
+        self._failing: dict[str, tuple[float, str]] = {}
 
     def attach(
         self, tree: Tree, operations: Operations, cache: KernelCache, taking_in: TakingIn, upkeep: Upkeep
     ) -> None:
         self._tree, self._operations, self._cache = tree, operations, cache
         self._taking_in, self._upkeep = taking_in, upkeep
+
+    def task_failed(self, name: str, reason: str) -> None:
+        """A background task failed, and is begun again."""
+        self._failing[name] = time.monotonic(), reason
 
     def files(self) -> Mapping[str, Callable[[], Content]]:
         return {
@@ -69,9 +80,12 @@ class Status:
 
     def _health(self) -> Content:
         free = os.statvfs(self._library.root)
+        troubles = self._troubles()
         return _json(
             {
-                "status": "ok",
+                # For programs: `problems` unless everything is well.
+                "status": "problems" if troubles else "ok",
+                "problems": [asdict(trouble) for trouble in troubles],
                 "pid": os.getpid(),
                 "version": __version__,
                 "uptime_s": round(time.monotonic() - self._started, 1),
@@ -83,6 +97,25 @@ class Status:
                 "upkeep": self._upkeep.status() if self._upkeep is not None else {},
             }
         )
+
+    def _troubles(self) -> list[Trouble]:
+        """What is wrong now, with the library and with this mount."""
+        try:
+            found = troubles(self._library)
+        except (OSError, MixfsError) as error:
+            found = [Trouble("library", f"The library can't be looked at: {error}", "`mixfs fsck` says more.")]
+        now = time.monotonic()
+        for name, (failed_at, reason) in list(self._failing.items()):
+            # One that has run for longer is well again.
+            if now - failed_at < _FAILING_S:
+                words = f"The background task {name} failed: {reason}."
+                found.append(Trouble("task-failed", words, "It is begun again by itself; log.jsonl says more."))
+        failed = self._taking_in.failed() if self._taking_in is not None else {}
+        if failed:
+            name, reason = next(iter(failed.items()))
+            words = f"{len(failed):,} files could not be taken in, {name!r} first: {reason}."
+            found.append(Trouble("not-taken-in", words, "They stay in import/ and are tried again by themselves."))
+        return found
 
     def _held(self) -> dict[str, int]:
         """What is held now. `tools/soak` looks whether all of it is back after load."""

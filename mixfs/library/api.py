@@ -112,7 +112,7 @@ class Library:
         self.store = Store(root, read_only=read_only, map_size=map_size)
         self.blobs = LocalBlobs(root / "blobs")
         self.staging = StagingArea(root / "staging")
-        self.pool = WorkerPool()
+        self.pool = WorkerPool(failed=self._workers_failed)
         self.thumbnails = Thumbnails(self)
         self.app_files = AppFiles(root)
         # Called with what a commit began and left to be done in pieces; the daemon does that beside other requests.
@@ -219,6 +219,13 @@ class Library:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return str(data["mountpoint"])
+
+    def _workers_failed(self, reason: str) -> None:
+        self.store.problems.report(
+            "workers-failed",
+            f"The processes that read pictures can't be started: {reason}. Pictures wait, and everything else "
+            "continues; it is tried again by itself. `mixfs doctor` says more.",
+        )  # fmt: skip
 
     # -- bringing in
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +126,13 @@ def check_clock(root: Path) -> Finding:
     if words:
         return Finding("clock", WARNING, words, "Check the clock (`timedatectl`).")
     return Finding("clock", OK, "The clock is steady.")
+
+
+def check_health(troubles: Sequence[Mapping[str, str]]) -> list[Finding]:
+    """What a mount, or the library itself, says is wrong with it."""
+    if not troubles:
+        return [Finding("health", OK, "The library is well.")]
+    return [Finding(trouble["kind"], PROBLEM, trouble["text"], trouble["remedy"]) for trouble in troubles]
 
 
 def check_mounts(stale: Sequence[str], alive: Sequence[str]) -> Finding:

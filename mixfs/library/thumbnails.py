@@ -97,20 +97,22 @@ class Thumbnails:
         self._closed.wait(seconds)
 
     def make_if_missing(self, digest: Digest) -> tuple[int, int] | None:
-        """As `make`, but None when its row is there already: there is nothing to record then."""
+        """As `make`, when nobody waits for it; None when its row is there already: there is nothing to record then."""
         with self._library.read() as view:
             row = view.thumbnail(digest)
-        return self.make(digest) if row is None or (row != (0, 0) and not self.path(digest).exists()) else None
+        missing = row is None or (row != (0, 0) and not self.path(digest).exists())
+        return self.make(digest, idle=True) if missing else None
 
     def close(self) -> None:
         with self._condition:
             self._closed.set()
             self._condition.notify_all()
 
-    def make(self, digest: Digest) -> tuple[int, int] | None:
+    def make(self, digest: Digest, *, idle: bool = False) -> tuple[int, int] | None:
         """Make the thumbnail of an image if there is none; returns `(size, mtime_ns)`, (0, 0) when none can be made.
 
-        None when the blob is no image of the library. The row isn't written: `record` does that, for many at once.
+        None when the blob is no image of the library. `idle` when nobody waits for it. The row isn't written: `record`
+        does that, for many at once.
         """
         with self._library.read() as view:
             image, row = view.image(digest), view.thumbnail(digest)
@@ -128,7 +130,7 @@ class Thumbnails:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary))
+            self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary), idle=idle)
             with self._placing:
                 # Not over one that was made meanwhile: two threads must record one size and time.
                 if not target.exists():

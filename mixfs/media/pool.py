@@ -1,9 +1,16 @@
 """A pool of worker processes for everything that parses foreign bytes. Never imports a decoder itself.
 
+Work that nobody waits for has workers of its own, which get the processor and the disk when nobody else wants them
+(SCHED_IDLE, and the idle class of ioprio_set(2)). A process without privileges can't leave SCHED_IDLE again
+(sched_setscheduler(2) asks for RLIMIT_NICE), so one worker can't do both kinds of work.
+
+A worker that can't be started is no fault of any file: callers get WorkerStartError at once until the next try is due,
+and that comes later each time, up to a minute.
+
 **Concurrency.** Every method may be called from any thread. A worker is owned by one caller from the moment it is taken
-from `_idle` until it is put back, so a worker does one job at a time and its pipes need no lock. `_lock` guards `_live`
-and `_closed` only and is never held while waiting. A caller waits for a free worker without a limit; a job's own time
-begins when its worker has it. `close()` kills what runs: its callers get PoolClosed.
+from `_free` until it is put back, so a worker does one job at a time and its pipes need no lock. `_lock` guards
+`_live`, `_closed` and what is known of failed starts, and is never held while waiting. A caller waits for a free worker
+without a limit; a job's own time begins when its worker has it. `close()` kills what runs: its callers get PoolClosed.
 """
 
 from __future__ import annotations
@@ -20,11 +27,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import cbor2
 
+from mixfs.errors import MixfsError
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
@@ -34,7 +43,10 @@ COMMAND = ("-P", "-m", "mixfs.media.worker")
 """What Python runs. -P keeps the working directory off the import path, where a picture folder could hold a `PIL`."""
 JOBS_PER_WORKER = 2000
 """Jobs after which a worker is replaced, so that a leak in a decoder stays small."""
+IDLE = "--idle"
 START_TIMEOUT_S = 60.0
+LONGEST_PAUSE_S = 60.0
+"""Between two tries to start a worker."""
 TEXTS_TIMEOUT_S = 10.0
 """For the texts of a picture over which a decoder died or took too long."""
 
@@ -45,8 +57,11 @@ class ThumbnailFailed(Exception):
     """No thumbnail can be made of this file, now or later. The text is the reason, for a human."""
 
 
-class WorkerStartError(RuntimeError):
-    """A worker process did not start: the installation is broken, not a picture. The text has its last words."""
+class WorkerStartError(MixfsError):
+    """A worker process did not start: the machine or the installation is at fault, not a picture. The text has its last
+    words."""
+
+    errno = errno.EAGAIN
 
 
 class PoolClosed(RuntimeError):
@@ -64,22 +79,26 @@ class _TimedOut(Exception):
 class _Worker:
     """One process and its pipes. Owned by one thread at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle: bool) -> None:
         # Spawned, never forked: the caller may have an LMDB environment open.
         self.jobs = 0
         self.free = ""
         """Why it is not kept from system calls that it doesn't need; empty when it is."""
         # In memory: Python's temporary files begin with one in /tmp that stays there when we are killed just then.
-        with open(os.memfd_create("worker-errors"), "w+b") as errors:
+        try:
+            fd = os.memfd_create("worker-errors")
+        except OSError as error:
+            raise WorkerStartError(f"can't start a worker: {error.strerror}") from error
+        with open(fd, "w+b") as errors:
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                    stderr=errors, close_fds=True, cwd="/", env=environment(), bufsize=0,
+                    [sys.executable, *COMMAND, *([IDLE] if idle else [])], stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=errors, close_fds=True, cwd="/", env=environment(), bufsize=0,
                 )  # fmt: skip
-            except OSError as error:
+            except (OSError, subprocess.SubprocessError, MemoryError) as error:
                 raise WorkerStartError(f"can't start a worker with {sys.executable!r}: {error}") from error
             try:
-                answer = self._receive(time.monotonic() + START_TIMEOUT_S)
+                answer = self._receive(time.monotonic() + (20 * START_TIMEOUT_S if idle else START_TIMEOUT_S))
                 if not isinstance(answer, dict) or "ready" not in answer:
                     raise _Died
                 self.free = str(answer.get("free") or "")
@@ -87,9 +106,9 @@ class _Worker:
                 self.kill()
                 errors.seek(0)
                 words = errors.read(65536).decode("utf-8", "replace").strip()[-1000:]
-                raise WorkerStartError(
-                    f"a worker did not start ({self.epitaph()}): {words or 'it said nothing'}"
-                ) from error
+                _log.info("a worker that did not start said: %s", words)
+                last = words.splitlines()[-1] if words else "it said nothing"
+                raise WorkerStartError(f"a worker did not start ({self.epitaph()}): {last}") from error
 
     def run(self, job: dict[str, Any], timeout_s: float) -> Any:
         """The worker's answer. Raises _Died or _TimedOut; the worker is of no more use then."""
@@ -151,6 +170,10 @@ class _Worker:
         return f"exit status {code}"
 
 
+# Last in, first out: one busy caller keeps one worker warm instead of two.
+_Slots = queue.LifoQueue[_Worker | None]
+
+
 class WorkerPool:
     """Inspects files and makes thumbnails in worker processes with limits on memory, time and files.
 
@@ -158,17 +181,23 @@ class WorkerPool:
     first needed and are replaced after a crash, a time-out, or `JOBS_PER_WORKER` jobs.
     """
 
-    def __init__(self, processes: int = 2) -> None:
+    def __init__(self, processes: int = 2, failed: Callable[[str], None] = lambda reason: None) -> None:
+        """`processes` for each kind of work. `failed` is told the reason when workers can't be started, once until one
+        can be."""
         if processes < 1:
             raise ValueError("a pool needs a process")
         self._lock = threading.Lock()
         self._closed = False
         self._live: set[_Worker] = set()
-        # Last in, first out: one busy caller keeps one worker warm instead of two.
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        # For what somebody waits for, and for what nobody does.
+        self._free = {False: _Slots(), True: _Slots()}
         self._processes = processes
-        for _ in range(processes):
-            self._idle.put(None)
+        self._failed = failed
+        self._problem = ""
+        self._failures, self._retry_at = 0, 0.0
+        for slots in self._free.values():
+            for _ in range(processes):
+                slots.put(None)
 
     def __enter__(self) -> WorkerPool:
         return self
@@ -184,22 +213,53 @@ class WorkerPool:
         with self._lock:
             return sorted(worker.process.pid for worker in self._live)
 
+    @property
+    def problem(self) -> str:
+        """Why no worker could be started the last time; empty when one could."""
+        return self._problem
+
+    @property
+    def retry_in_s(self) -> float:
+        """How long no worker is started, after that failed."""
+        return max(0.0, self._retry_at - time.monotonic())
+
+    def rest(self) -> None:
+        """End the workers for what nobody waits for, as far as they have nothing to do."""
+        slots = self._free[True]
+        for _ in range(self._processes):
+            try:
+                worker = slots.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                if worker is not None:
+                    self._drop(worker)
+            finally:
+                slots.put(None)
+
     def start(self) -> None:
         """Start the workers that don't run: who knows that there will be jobs spares the first of them the wait."""
 
         def start_one() -> None:
-            slot = self._idle.get()
+            slots = self._free[False]
+            slot = slots.get()
             try:
-                slot = self._ready(slot)
+                slot = self._ready(slot, False)
             except (WorkerStartError, PoolClosed) as error:
                 # The first job says so to who can do something about it.
                 _log.warning("a worker was not started before it was needed: %s", error)
             finally:
-                self._idle.put(slot)
+                slots.put(slot)
 
-        threads = [threading.Thread(target=start_one) for _ in range(self._processes)]
-        for thread in threads:
-            thread.start()
+        threads = []
+        for _ in range(self._processes):
+            thread = threading.Thread(target=start_one)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                _log.warning("a worker was not started before it was needed: %s", error)
+                break
+            threads.append(thread)
         for thread in threads:
             thread.join()
 
@@ -226,15 +286,18 @@ class WorkerPool:
             # What the decoder could not bear may have texts that can be read: the prompt is kept with the damage.
         return Inspection(media_type=media_type, problem=problem)
 
-    def thumbnail(self, source: str, target: str, timeout_s: float = 60, *, size: int = 256) -> int:
-        """Write a PNG thumbnail to `target`; returns its size in bytes.
+    def thumbnail(
+        self, source: str, target: str, timeout_s: float = 60, *, size: int = 256, idle: bool = False
+    ) -> int:
+        """Write a PNG thumbnail to `target`; returns its size in bytes. `idle` when nobody waits for it.
 
         Raises ThumbnailFailed when none can be made, OSError when a file can't be read or written, WorkerStartError,
         PoolClosed. `target` may be left behind half-written: give a temporary name.
         """
         source, target = os.path.abspath(source), os.path.abspath(target)
         job = {"kind": "thumbnail", "source": source, "size": size}
-        answer = self._job(job, timeout_s)
+        # Work of the idle class may stand still for as long as others want the processor.
+        answer = self._job(job, 20 * timeout_s if idle else timeout_s, idle)
         data = answer.get("ok")
         # Who has taken over a worker must not fill the disk either.
         if type(data) is bytes and len(data) <= 4 * size * size + 65536:
@@ -245,12 +308,13 @@ class WorkerPool:
 
     def sandbox_problem(self) -> str:
         """Why workers may make every system call; empty when they may not. Starts a worker. Raises WorkerStartError."""
-        worker: _Worker | None = self._idle.get()
+        slots = self._free[False]
+        worker: _Worker | None = slots.get()
         try:
-            worker = self._ready(worker)
+            worker = self._ready(worker, False)
             return worker.free
         finally:
-            self._idle.put(worker)
+            slots.put(worker)
 
     def close(self) -> None:
         """End all workers, busy ones too, and wait until they are gone. Safe to call again."""
@@ -262,23 +326,25 @@ class WorkerPool:
             with contextlib.suppress(ProcessLookupError):
                 worker.process.kill()
         # Each slot comes back when its caller has seen the end of its worker; then nothing of ours is left.
-        for _ in range(self._processes):
-            with contextlib.suppress(queue.Empty):
-                slot = self._idle.get(timeout=15)
-                if slot is not None:
-                    slot.kill()
-        for _ in range(self._processes):
-            self._idle.put(None)
+        for slots in self._free.values():
+            for _ in range(self._processes):
+                with contextlib.suppress(queue.Empty):
+                    slot = slots.get(timeout=15)
+                    if slot is not None:
+                        slot.kill()
+            for _ in range(self._processes):
+                slots.put(None)
 
-    def _job(self, job: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    def _job(self, job: dict[str, Any], timeout_s: float, idle: bool = False) -> dict[str, Any]:
         """An answer of the worker, or one made up of how it ended: `killed`, `slow`."""
-        slot = self._idle.get()
+        slots = self._free[idle]
+        slot = slots.get()
         worker: _Worker | None = slot
         try:
             # A worker that dies may have been killed by someone who wanted memory back: only a second
             # death in the same job is the file's fault, since a picture is marked as bad for good.
             for attempt in (1, 2):
-                worker = self._ready(worker)
+                worker = self._ready(worker, idle)
                 try:
                     answer = worker.run(job, timeout_s)
                     if not isinstance(answer, dict):
@@ -306,21 +372,44 @@ class WorkerPool:
                 return answer
             raise AssertionError("not reached")
         finally:
-            self._idle.put(worker)
+            slots.put(worker)
 
-    def _ready(self, worker: _Worker | None) -> _Worker:
+    def _ready(self, worker: _Worker | None, idle: bool) -> _Worker:
         self._check_open()
         if worker is not None:
             if worker.jobs < JOBS_PER_WORKER and worker.process.poll() is None:
                 return worker
             self._drop(worker)
-        worker = _Worker()
+        worker = self._started(idle)
         with self._lock:
             if not self._closed:
                 self._live.add(worker)
                 return worker
         worker.kill()
         raise PoolClosed("the pool of media workers was closed")
+
+    def _started(self, idle: bool) -> _Worker:
+        with self._lock:
+            if time.monotonic() < self._retry_at:
+                raise WorkerStartError(self._problem)
+        try:
+            worker = _Worker(idle)
+        except WorkerStartError as error:
+            with self._lock:
+                is_news = not self._problem
+                self._problem = str(error)
+                self._failures += 1
+                self._retry_at = time.monotonic() + min(LONGEST_PAUSE_S, 0.5 * 2**self._failures)
+            if is_news and not self._closed:
+                _log.error("workers can't be started, and are tried again: %s", error)
+                self._failed(str(error))
+            raise
+        with self._lock:
+            had_problem, self._problem = self._problem, ""
+            self._failures, self._retry_at = 0, 0.0
+        if had_problem:
+            _log.warning("workers can be started again")
+        return worker
 
     def _drop(self, worker: _Worker) -> None:
         worker.kill()

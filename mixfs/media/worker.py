@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import cbor2
 
 from mixfs.media import sandbox
-from mixfs.process import keep_freed_memory
+from mixfs.process import give_way, keep_freed_memory
 
 MEMORY_LIMIT = 2 * 1024**3
 """Bytes of address space."""
@@ -160,6 +160,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     silent = os.open(os.devnull, os.O_RDWR)
     os.dup2(silent, 1)
+    if sys.argv[1:] == ["--idle"]:
+        # Only now: on a busy machine it would hardly come to its start.
+        give_way()
     free = sandbox.restrict()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()

@@ -59,9 +59,11 @@ class Staged:
         self.linked = True
         self.closed = False
         self.synced = False
-        # The errno with which taking it in failed last. A failed fsync says nothing when it is tried again, so the
-        # next try is made with a copy.
+        # The errno with which taking it in failed last, and why.
         self.failed = 0
+        self.reason = ""
+        # A failed fsync says nothing when it is tried again, so the next try is made with a copy.
+        self.needs_copy = False
         # Where a write was refused (a full disk) that nobody has written again since.
         self.broken_at: int | None = None
         # Raised by every change, so that whoever works on the file sees that it changed meanwhile.

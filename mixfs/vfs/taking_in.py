@@ -23,7 +23,7 @@ from typing import TypeVar
 import structlog
 import trio
 
-from mixfs.errors import BlobMissing, MixfsError, NotFoundError
+from mixfs.errors import BlobMissing, MixfsError, NotFoundError, os_words
 from mixfs.formats.quick import may_be_layout, may_be_part
 from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
@@ -31,6 +31,7 @@ from mixfs.library import editing
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
+from mixfs.media.pool import WorkerStartError
 from mixfs.media.sniff import HEAD_SIZE
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
@@ -141,6 +142,13 @@ class TakingIn:
                     if temporary or staged.failed or not self._candidate(staged):
                         out.append(staged.name.decode("utf-8", "replace"))
         return sorted(out + self.recognising.waiting())
+
+    def failed(self) -> dict[str, str]:
+        """The names of files that could not be taken in, and why: each is tried again."""
+        return {
+            staged.name.decode("utf-8", "replace"): staged.reason
+            for staged in self._tree.staging if staged.linked and staged.failed
+        }  # fmt: skip
 
     def held(self) -> dict[str, int]:
         """As `Tree.held`."""
@@ -296,7 +304,7 @@ class TakingIn:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
             inspection = await self._in_thread(lambda: library.inspect_unknown(digest, path))
-        except (OSError, MixfsError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever one file meets, the others are taken in
             if staged.version == version:
                 self._failed(staged, error)
             return None
@@ -310,9 +318,17 @@ class TakingIn:
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
-        staged.retry_at = time.monotonic() + RETRY_S
         staged.failed = getattr(error, "errno", None) or errno.EIO
-        log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
+        staged.reason = os_words(error) if isinstance(error, OSError) else str(error) or repr(error)
+        if isinstance(error, WorkerStartError):
+            # The same for all pictures, and reported by the library when it began. One try a round is enough.
+            staged.retry_at = time.monotonic() + max(1.0, self._tree.library.pool.retry_in_s)
+            return
+        staged.retry_at, staged.needs_copy = time.monotonic() + RETRY_S, True
+        if not isinstance(error, OSError | MixfsError):
+            log.exception("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=repr(error))
+        else:
+            log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
         self._tree.library.store.problems.report(
             "not-taken-in",
             f"The file stays in import/ and is tried again: {error}",
@@ -341,7 +357,7 @@ class TakingIn:
             return
         try:
             published = await self._commit_patiently(published)
-        except (OSError, MixfsError) as error:
+        except Exception as error:  # noqa: BLE001 - as in `_look`
             if len(published) == 1:
                 self._failed(published[0].staged, error)
                 return
@@ -349,7 +365,7 @@ class TakingIn:
             for item in published:
                 try:
                     await self._commit([item])
-                except (OSError, MixfsError) as single:
+                except Exception as single:  # noqa: BLE001
                     self._failed(item.staged, single)
 
     async def _commit_patiently(self, items: list[Looked]) -> list[Looked]:
@@ -379,9 +395,9 @@ class TakingIn:
     def _publish(self, items: list[Looked]) -> list[BaseException | None]:
         """Make the bytes of each a blob, durably; the error of each that can't be. In a thread."""
         errors: dict[str, BaseException] = {}
-        anew = [item for item in items if item.staged.failed]
+        anew = [item for item in items if item.staged.needs_copy]
         # Held: whoever removes the file meanwhile takes its intake away.
-        intakes = {item.staged.id: item.staged.intake for item in items if not item.staged.failed}
+        intakes = {item.staged.id: item.staged.intake for item in items if not item.staged.needs_copy}
         there = {staged_id: intake for staged_id, intake in intakes.items() if intake is not None}
         for staged_id in intakes.keys() - there.keys():
             errors[staged_id] = NotFoundError("It was removed meanwhile.")

@@ -31,6 +31,7 @@ from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
+from mixfs.media.pool import WorkerStartError
 from mixfs.names import MAX_NAME
 from mixfs.vfs.ahead import Ahead
 from mixfs.vfs.bases import Bases
@@ -201,7 +202,11 @@ class Tree:
         thumbnails = self.library.thumbnails
 
         def make() -> None:
-            row = thumbnails.make(digest)
+            try:
+                row = thumbnails.make(digest)
+            except WorkerStartError:
+                # As when there is no time: the name is not there yet.
+                return
             if row is not None:
                 thumbnails.record({digest: row})
 

@@ -113,7 +113,7 @@ async def test_a_failure_ends_neither_the_task_nor_what_it_has_to_tell(
     cache = FakeCache()
     invalidation = Invalidation(tree, cache)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(run_module._supervise, "invalidation", invalidation.run)
+        nursery.start_soon(run_module._supervise, lambda name, reason: None, "invalidation", invalidation.run)
         await trio.sleep(0.1)
         cache.fail = [ZeroDivisionError("by accident")]
         tree.library.create_session("Told later")

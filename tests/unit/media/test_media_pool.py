@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -298,6 +299,54 @@ def test_a_broken_installation_is_no_broken_picture(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with WorkerPool(1) as pool, pytest.raises(WorkerStartError, match="exit status"):
         pool.inspect(sample)
+
+
+def test_a_worker_that_cannot_start_is_told_once_and_tried_later(
+    monkeypatch: pytest.MonkeyPatch, sample: str
+) -> None:
+    """Else each of a thousand pictures would start a process of its own, in vain."""
+    told: list[str] = []
+    with WorkerPool(2, told.append) as pool:
+        with monkeypatch.context() as broken:
+            broken.setattr(sys, "executable", "/bin/false")
+            for _ in range(3):
+                with pytest.raises(WorkerStartError, match="exit status"):
+                    pool.inspect(sample)
+            assert len(told) == 1 and pool.problem in told and 0 < pool.retry_in_s <= 1
+            broken.setattr(pool, "_retry_at", 0.0)
+            with pytest.raises(WorkerStartError):
+                pool.inspect(sample)
+            assert len(told) == 1 and 1 < pool.retry_in_s <= 2
+        monkeypatch.setattr(pool, "_retry_at", 0.0)
+        assert pool.inspect(sample).problem is None
+        assert (pool.problem, pool.retry_in_s) == ("", 0)
+
+
+def test_out_of_descriptors_or_processes_is_no_broken_picture(monkeypatch: pytest.MonkeyPatch, sample: str) -> None:
+    def refuse(*args: object, **named: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    for owner, name in ((os, "memfd_create"), (subprocess, "Popen")):
+        with WorkerPool(1) as pool, monkeypatch.context() as broken:
+            broken.setattr(owner, name, refuse)
+            with pytest.raises(WorkerStartError, match="temporarily unavailable"):
+                pool.inspect(sample)
+
+
+def test_what_nobody_waits_for_gives_way(pool: WorkerPool, sample: str, tmp_path: Path) -> None:
+    pool.inspect(sample)
+    (prompt,) = pool.pids
+    pool.thumbnail(sample, str(tmp_path / "small.png"), idle=True)
+    (idle,) = set(pool.pids) - {prompt}
+    assert os.sched_getscheduler(idle) == os.SCHED_IDLE and os.sched_getscheduler(prompt) == os.SCHED_OTHER
+    # ioprio_get(2): the class stands in the bits from 13 on, and 3 is idle.
+    number = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
+    if number is not None:
+        assert ctypes.CDLL(None).syscall(number, 1, idle) >> 13 == 3
+    pool.rest()
+    assert pool.pids == [prompt] and gone(idle)
+    pool.thumbnail(sample, str(tmp_path / "small.png"), idle=True)
+    assert len(pool.pids) == 2
 
 
 def test_the_daemon_has_nothing_that_parses_foreign_bytes() -> None:
