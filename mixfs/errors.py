@@ -151,6 +151,22 @@ class JournalDamaged(MixfsError):
     exit_code = 5
 
 
+class JournalReplaced(JournalDamaged):
+    """The journal's files are not those that were opened."""
+
+
+class LibraryReplaced(LibraryError):
+    """The library's directory is not the one that was opened: it was moved, replaced or restored under our feet."""
+
+    errno = _errno.ESTALE
+
+
+class LibraryIncomplete(LibraryError):
+    """Part of the journal is missing or can't be read: what nothing seems to name may be named there."""
+
+    exit_code = 5
+
+
 class IndexDamaged(MixfsError):
     """The index engine failed; it is reopened, or made again from the journal."""
 

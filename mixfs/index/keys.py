@@ -1,7 +1,7 @@
 """The key space of the index: every key is made here, and this comment is its map.
 
     prefix  key                               value
-    m       name                              meta: `derivation`, `stamp`, `position:REPLICA`, `sequence`
+    m       name                              meta: `derivation`, `library`, `stamp`, `position:REPLICA`, `sequence`
     r       kind(1) id(16)                    CBOR [stamp, replica, record map | nil]; nil is a tombstone
     d       directory(17) name                a dentry: `dentries.Dentry` packed, in name order under its directory
     n       directory(17)                     sealed `dentries.DirectoryRow`: number of children, mtime
@@ -36,6 +36,7 @@ META_POSITION = b"mposition:"
 META_STAMP = b"mstamp"
 META_DERIVATION = b"mderivation"
 META_SEQUENCE = b"msequence"
+META_LIBRARY = b"mlibrary"
 
 
 def position(replica: bytes) -> bytes:

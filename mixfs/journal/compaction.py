@@ -1,8 +1,11 @@
 """Segments that will take the place of all before them: written aside, put in place at once by `publish`.
 
-A compacted segment's header says under key 5 up to which number it replaces. Nothing that it replaces is removed before
-every new segment stands and is durable; killed in between, old and new lie there together and say the same, because a
-change that is read twice changes nothing.
+A compacted segment's header says under key 5 up to which number it replaces, and under key 7 which is the last that
+does. Nothing that it replaces is removed before every new segment stands and is durable; killed in between, old and new
+lie there together and say the same, because a change that is read twice changes nothing.
+
+The checksum of a frame contains its segment's number, which is known for certain only when it is published: a number is
+assumed, and the frames are written again where the journal went on to another segment meanwhile.
 
 Concurrency: `add` needs no lock; `publish` is called under the library's flock.
 """
@@ -12,12 +15,13 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import cbor2
 
 from mixfs.journal import frames
 from mixfs.journal.files import fsync_directory
-from mixfs.journal.journal import FORMAT, Journal, Position
+from mixfs.journal.journal import FORMAT, Journal, Position, digest_of, stream_of
 
 # The number of a segment is known when it is published: its header is written then, into room that is kept for it.
 _HEADER_SIZE = 128
@@ -31,6 +35,7 @@ class Compacted:
         self._journal = journal
         self._directory = directory
         self._parts: list[Path] = []
+        self._last = max(journal.segments(), default=0)  # the segment that they are assumed to follow
         self._fd = -1
         self._size = 0
 
@@ -38,7 +43,8 @@ class Compacted:
         """Append one item. Raises OSError."""
         if self._fd < 0 or self._size >= self._journal.segment_limit:
             self._begin()
-        self._write(frames.encode(payload))
+        stream = stream_of(self._journal.replica, self._last + len(self._parts))
+        self._write(frames.encode_at(payload, self._size, stream))
 
     def _begin(self) -> None:
         self._finish_part()
@@ -65,17 +71,23 @@ class Compacted:
         Raises OSError. Then the journal says what it said before, with or without the new segments.
         """
         self._finish_part()
-        number, length = last
+        number, length, digest = last.segment, last.offset, self._journal.digest(*last)
         for path in self._parts:
-            header = _header(self._journal, number + 1, length, last.segment)
+            if last.segment != self._last:
+                self._renumber(path, self._last + (number - last.segment) + 1, number + 1)
+            header = _header(
+                {1: FORMAT, 2: self._journal.replica, 3: number + 1, 4: length, 5: last.segment, 6: digest,
+                 7: last.segment + len(self._parts)}
+            )  # fmt: skip
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.pwrite(fd, header, 0)
                 os.fsync(fd)
-                following = os.fstat(fd).st_size
+                length = os.fstat(fd).st_size
+                digest = digest_of(fd, length)
             finally:
                 os.close(fd)
-            number, length = number + 1, following
+            number += 1
         # In order: killed in between, whoever writes next goes on in the last one that stands.
         for offset, path in enumerate(self._parts):
             os.rename(path, self._journal.path(last.segment + 1 + offset))
@@ -87,6 +99,16 @@ class Compacted:
                 os.unlink(self._journal.path(old))
         return Position(number, length)
 
+    def _renumber(self, path: Path, assumed: int, number: int) -> None:
+        """Write a part's frames again for another segment number."""
+        replica = self._journal.replica
+        with open(path, "r+b") as file:
+            data = file.read()
+            for found in frames.scan(memoryview(data), _HEADER_SIZE, stream_of(replica, assumed)):
+                assert found.payload is not None, "a part has changed since it was written"
+                file.seek(found.start)
+                file.write(frames.encode_at(found.payload, found.start, stream_of(replica, number)))
+
     def discard(self) -> None:
         """Leave no trace of what was not published."""
         self._finish_part()
@@ -95,9 +117,8 @@ class Compacted:
                 path.unlink()
 
 
-def _header(journal: Journal, number: int, previous_length: int, replaces: int) -> bytes:
+def _header(fields: dict[int, Any]) -> bytes:
     """A segment's first frame, of just `_HEADER_SIZE` bytes."""
-    fields = {1: FORMAT, 2: journal.replica, 3: number, 4: previous_length, 5: replaces}
     bare = len(frames.encode(cbor2.dumps(fields | {_FILLER: b""})))
     filler = _HEADER_SIZE - bare
     if filler >= 24:

@@ -1,31 +1,38 @@
 """The journal: append-only segments of one replica, `journal/REPLICA/00000001.seg` and so on.
 
-Concurrency: `append`, `cut_tail` and `end` are called under the library's flock only. `read` may run at any time; it
-sees whole frames, and what it calls torn may be an append that is under way in another process. No method is called
-from two threads at once: the library's write lock sees to that.
+Concurrency: `append`, `cut_tail`, `begin_after` and `end` are called under the library's flock only. `read` may run at
+any time; it sees whole frames, and what it calls torn may be an append that is under way in another process. No method
+is called from two threads at once: the library's write lock sees to that.
 
 A segment begins with a header frame: CBOR {1: format, 2: replica, 3: segment number, 4: durable length of the segment
-before, or nil, 5: the last segment that this one replaces (`mixfs.journal.compaction`)}. After a failed append or
-fdatasync nothing is known of the file's tail, so the segment is closed at its last durable length, which the next
-header names, and bytes beyond that are never read.
+before, or nil, 5: the last segment that this one replaces and 7: the last of those that replace it together
+(`mixfs.journal.compaction`), 6: XXH3-128 of the segment before, up to its durable length}. So segments form a chain. It
+is verified wherever segments are opened: numbers, replicas and lengths of all of them always, digests of those that are
+read. A broken link is an item without payload, like any other damage.
+
+After a failed append or fdatasync nothing is known of the file's tail, so the segment is closed at its last durable
+length, which the next header names, and bytes beyond that are never read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cbor2
+from xxhash import xxh3_128
 
-from mixfs.errors import FormatTooNew, JournalDamaged
+from mixfs.errors import FormatTooNew, JournalDamaged, JournalReplaced
 from mixfs.ids import ReplicaId
 from mixfs.journal import frames
 from mixfs.journal.files import make_directory_durably, write_durably
 
-FORMAT = 1
+FORMAT = 2
 SEGMENT_LIMIT = 64 << 20
+_PIECE = 1 << 20
 
 
 class Position(NamedTuple):
@@ -39,12 +46,16 @@ START = Position(1, 0)
 
 
 class Item(NamedTuple):
-    """One frame read back. `payload` None is damage between `start` and `end`; `torn` when nothing valid follows."""
+    """One frame read back. `payload` None is damage between `start` and `end`; `torn` when nothing valid follows.
+
+    `reason` says what is wrong with the chain of segments, where that is the damage.
+    """
 
     start: Position
     end: Position
     payload: bytes | None
     torn: bool
+    reason: str = ""
 
 
 class Journal:
@@ -56,6 +67,8 @@ class Journal:
         self.segment_limit = segment_limit
         self._fd = -1
         self._segment = 0
+        self._known = 0  # bytes of the open segment that were seen or written: it never gets shorter
+        self._stream: bytes | None = None
         self._failed: tuple[int, bytes] | None = None  # set after a failed write: the last durable length, the frame
 
     def close(self) -> None:
@@ -82,8 +95,9 @@ class Journal:
         """Hold the last segment open for writing; another process may have begun a new one since.
 
         Or compacted the journal, more than once: then neither ours nor the next one is there any more.
+        Raises JournalReplaced when the open segment isn't the one that lies there, or was cut.
         """
-        if self._fd >= 0 and os.fstat(self._fd).st_nlink and not self.path(self._segment + 1).exists():
+        if self._fd >= 0 and not self._was_superseded():
             return
         self.close()
         self._failed = None
@@ -96,31 +110,95 @@ class Journal:
             self._check_format(segments[-1], header)
         self._segment = segments[-1]
         self._fd = os.open(self.path(self._segment), os.O_RDWR | os.O_CLOEXEC)
+        self._known = os.fstat(self._fd).st_size
+        self._stream = self._stream_of(self._segment, header)
 
-    def _begin_segment(self, number: int, previous_length: int | None) -> None:
-        header = cbor2.dumps({1: FORMAT, 2: self.replica, 3: number, 4: previous_length})
+    def _was_superseded(self) -> bool:
+        status = os.fstat(self._fd)
+        if not status.st_nlink and self._failed is None:
+            segments = self.segments()
+            if segments and segments[-1] > self._segment:
+                return True
+        try:
+            there = os.stat(self.path(self._segment))
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+            raise JournalReplaced(
+                f"{self.path(self._segment)} was taken away or replaced while it was open here: nothing is written. "
+                "Close or unmount the library, put its own files back, and open it again."
+            )
+        if self.path(self._segment + 1).exists():
+            return True
+        if status.st_size < self._known and self._failed is None:
+            raise JournalReplaced(
+                f"{self.path(self._segment)} had {self._known} bytes and has {status.st_size} now: nothing is written. "
+                "Close or unmount the library and restore the segment from a backup."
+            )
+        self._known = status.st_size
+        return False
+
+    def _stream_of(self, number: int, header: dict[int, Any] | None, data: bytes = b"") -> bytes | None:
+        """What the checksums of a segment's frames contain besides the offset; None for journal format 1."""
+        # Where the header is damaged, the items tell: those of both formats never stand in one segment.
+        is_plain = header[1] == 1 if header else frames.MAGIC not in data and frames.PLAIN_MAGIC in data[1:]
+        return None if is_plain else stream_of(self.replica, number)
+
+    def _begin_segment(self, number: int, previous: Position | None, digest: bytes | None = None) -> None:
+        fields: dict[int, Any] = {1: FORMAT, 2: self.replica, 3: number, 4: previous.offset if previous else None}
+        if digest is not None:
+            fields[6] = digest
         make_directory_durably(self.directory)
-        write_durably(self.path(number), frames.encode(header))
+        write_durably(self.path(number), frames.encode(cbor2.dumps(fields)))
 
     def _rotate(self, durable_length: int) -> None:
-        self._begin_segment(self._segment + 1, durable_length)
+        digest = digest_of(self._fd, durable_length)
+        self._begin_segment(self._segment + 1, Position(self._segment, durable_length), digest)
         self.close()
         self._open_last()
 
+    def begin_after(self, lost: Position) -> None:
+        """Continue behind `lost`, the end of acknowledged commits that are missing. Call under the library's lock.
+
+        The header of the new segment demands that length of the segment before, so the gap shows until its segment is
+        put back.
+        """
+        number = max([lost.segment, *self.segments()])
+        length = lost.offset if number == lost.segment else self.path(number).stat().st_size
+        self.close()
+        self._begin_segment(number + 1, Position(number, length))
+
+    def digest(self, number: int, length: int) -> bytes:
+        """XXH3-128 of the first `length` bytes of a segment, big-endian. Raises OSError."""
+        fd = os.open(self.path(number), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return digest_of(fd, length)
+        finally:
+            os.close(fd)
+
     # -- writing
 
-    def end(self) -> Position:
-        """Where the next item goes. Call under the library's lock."""
+    def written(self) -> Position:
+        """Where the journal ends now, torn tail included. Call under the library's lock."""
         self._open_last()
         if self._failed is not None:
             self._rotate(self._durable_length(*self._failed))
-        size = os.fstat(self._fd).st_size
-        if size >= self.segment_limit:
-            # Whoever wrote the last item may have been killed before its fdatasync.
-            self.sync()
-            self._rotate(size)
-            size = os.fstat(self._fd).st_size
-        return Position(self._segment, size)
+        return Position(self._segment, os.fstat(self._fd).st_size)
+
+    def end(self) -> Position:
+        """Where the next item goes. Call under the library's lock, when a torn tail has been cut."""
+        position = self.written()
+        if position.offset < self.segment_limit and self._stream is not None:
+            return position
+        # A full segment, or one of an older format. Its last writer may have been killed before the fdatasync.
+        self.sync()
+        self._rotate(position.offset)
+        return self.written()
+
+    def written_end(self) -> Position:
+        """Where the journal ends, torn tail included, as far as can be told without the lock."""
+        sizes = list(self.sizes())
+        return Position(int(sizes[-1][0].stem), sizes[-1][1]) if sizes else START
 
     def sync(self) -> None:
         """Make durable what a killed writer appended. Call under the library's lock."""
@@ -143,7 +221,7 @@ class Journal:
         allows: the segment ends where it ended before.
         """
         start = self.end()
-        frame = frames.encode(payload)
+        frame = frames.encode_at(payload, start.offset, self._stream or b"")
         try:
             view, offset = memoryview(frame), start.offset
             while view:
@@ -159,7 +237,8 @@ class Journal:
                 # The next `end` tries again; `_failed` is remembered until a new segment stands.
                 pass
             raise
-        return Position(start.segment, start.offset + len(frame))
+        self._known = offset
+        return Position(start.segment, offset)
 
     def cut_tail(self, item: Item, quarantine: Path) -> Path:
         """Cut a torn tail off the last segment; its bytes are kept in `quarantine`, whose file is returned."""
@@ -174,14 +253,70 @@ class Journal:
         write_durably(kept, data)
         os.ftruncate(self._fd, item.start.offset)
         os.fsync(self._fd)
+        self._known = item.start.offset
         return kept
 
     # -- reading
 
     def read(self, start: Position = START) -> Iterator[Item]:
-        """Every item from `start` on, across segments; stretches of damage are items without a payload."""
-        for number in [n for n in self.segments() if n >= start.segment]:
+        """Every item from `start` on, across segments; stretches of damage are items without a payload.
+
+        So are broken links of the chain, where they come in order. Raises OSError for a segment that can't be read.
+        """
+        segments, first = self.segments(), self._first_needed()
+        previous = start.segment - 1
+        for number in segments:
+            if number < start.segment:
+                continue
+            if number > max(previous + 1, first):
+                yield _missing(max(previous + 1, first), number)
             yield from self._read_segment(number, start.offset if number == start.segment else 0)
+            previous = number
+
+    def broken_links(self) -> Iterator[Item]:
+        """What is wrong with the chain as far as headers and sizes tell, and the digest of the last but one segment.
+
+        For whoever opens the journal: what is read of it is verified by `read`.
+        """
+        segments, first = self.segments(), self._first_needed()
+        previous = first - 1
+        for number in segments:
+            if number < first:
+                continue
+            if number > previous + 1:
+                yield _missing(previous + 1, number)
+            header = self._header(number)
+            if reason := self._wrong_with(number, header):
+                yield Item(Position(number, 0), Position(number, frames.HEAD_SIZE), None, False, reason)
+            if header and number - 1 in segments and header.get(4) is not None and number > first:
+                size = self.path(number - 1).stat().st_size
+                if size < header[4]:
+                    yield _short(number - 1, size, header[4])
+                elif number == segments[-1] and header.get(6) not in (None, self.digest(number - 1, header[4])):
+                    yield _other(number - 1, header[4])
+            previous = number
+
+    def _first_needed(self) -> int:
+        """The first segment of the chain: what a complete compaction replaces is not needed."""
+        segments = self.segments()
+        for number in reversed(segments):
+            header = self._header(number)
+            replaced = header.get(5) if header else None
+            if header and replaced is not None:
+                # Before journal format 2 a header did not say how many replace the others together.
+                last = header.get(7, replaced + 1)
+                if all(each in segments for each in range(replaced + 1, last + 1)):
+                    return int(replaced) + 1
+        return 1
+
+    def _wrong_with(self, number: int, header: dict[int, Any] | None) -> str:
+        if not header:
+            return "its header is not what was written"
+        if header.get(2) != self.replica:
+            return "its header is that of another library's segment"
+        if header.get(3) != number:
+            return f"its header is that of segment {header.get(3)}"
+        return ""
 
     def _read_segment(self, number: int, offset: int) -> Iterator[Item]:
         try:
@@ -189,28 +324,39 @@ class Journal:
         except FileNotFoundError:
             return
         following = self._header(number + 1)
-        if following is not None and following.get(4) is not None:
-            data = data[: following[4]]
+        length = following.get(4) if following is not None else None
+        size = len(data)
+        if length is not None:
+            data = data[:length]
         view = memoryview(data)
-        last = following is None
-        for found in frames.scan(view, offset):
-            payload = found.payload
-            if found.start == 0 and payload is not None:
-                header = _parse_header(payload)
-                if header:
-                    self._check_format(number, header)
-                    continue
-                payload = None
-            yield Item(Position(number, found.start), Position(number, found.end), payload, found.torn and last)
+        plain = frames.decode_at(view, 0, None)
+        header = _parse_header(plain)
+        if header:
+            self._check_format(number, header)
+        if offset == 0 and plain is not None:
+            offset = frames.HEAD_SIZE + len(plain)
+            if reason := self._wrong_with(number, header):
+                yield Item(Position(number, 0), Position(number, offset), None, False, reason)
+        sound = True
+        for found in frames.scan(view, offset, self._stream_of(number, header, data)):
+            start, end = Position(number, found.start), Position(number, found.end)
+            sound = sound and found.payload is not None
+            yield Item(start, end, found.payload, found.torn and following is None)
+        if following is None or length is None:
+            return
+        if size < length:
+            yield _short(number, size, length)
+        elif sound and following.get(6) not in (None, xxh3_128(data).digest()):
+            yield _other(number, length)
 
     def _header(self, number: int) -> dict[int, Any] | None:
         try:
             with open(self.path(number), "rb") as file:
-                payload = frames.decode_at(memoryview(file.read(4096)), 0)
+                payload = frames.decode_at(memoryview(file.read(4096)), 0, None)
         except FileNotFoundError:
             return None
         # A damaged header still says that the segment before is not the last one.
-        return _parse_header(payload) if payload is not None else {}
+        return _parse_header(payload)
 
     def _check_format(self, number: int, header: dict[int, Any]) -> None:
         if header[1] > FORMAT:
@@ -222,6 +368,7 @@ class Journal:
     def size(self) -> int:
         """All segments' bytes."""
         return sum(size for _, size in self.sizes())
+
     def sweep(self) -> None:
         """Remove what killed writers left of segments that they began. Call under the library's lock.
 
@@ -234,14 +381,48 @@ class Journal:
         """Each segment's path and size in bytes."""
         for number in self.segments():
             path = self.path(number)
-            yield path, path.stat().st_size
+            # A compaction may take segments away at any time.
+            with contextlib.suppress(FileNotFoundError):
+                yield path, path.stat().st_size
 
 
-def _parse_header(payload: bytes) -> dict[int, Any]:
+def digest_of(fd: int, length: int) -> bytes:
+    """XXH3-128 of the first `length` bytes of a file, big-endian. Raises OSError."""
+    digest, offset = xxh3_128(), 0
+    while offset < length and (piece := os.pread(fd, min(_PIECE, length - offset), offset)):
+        digest.update(piece)
+        offset += len(piece)
+    return digest.digest()
+
+
+def stream_of(replica: bytes, number: int) -> bytes:
+    """What the checksums of a segment's frames contain besides the offset."""
+    return replica + number.to_bytes(8, "little")
+
+
+def _missing(first: int, following: int) -> Item:
+    last = following - 1
+    reason = f"segment {first} is missing" if first == last else f"segments {first} to {last} are missing"
+    return Item(Position(first, 0), Position(following, 0), None, False, reason)
+
+
+def _short(number: int, size: int, length: int) -> Item:
+    reason = f"the segment has {size} bytes, and had {length} when the next one was begun"
+    return Item(Position(number, size), Position(number, length), None, False, reason)
+
+
+def _other(number: int, length: int) -> Item:
+    reason = "the segment is not the one that was there when the next one was begun"
+    return Item(Position(number, 0), Position(number, length), None, False, reason)
+
+
+def _parse_header(payload: bytes | None) -> dict[int, Any]:
     """The map of a header frame; empty when it is none."""
+    if payload is None:
+        return {}
     try:
         header = cbor2.loads(payload)
     except (cbor2.CBORDecodeError, ValueError, TypeError):
         return {}
-    sound = isinstance(header, dict) and isinstance(header.get(1), int) and isinstance(header.get(4), int | None)
-    return header if sound else {}
+    sound = isinstance(header, dict) and isinstance(header.get(1), int)
+    return header if sound and all(isinstance(header.get(key), int | None) for key in (3, 4, 5, 7)) else {}

@@ -22,21 +22,23 @@ from typing import NamedTuple
 
 import cbor2
 
+from mixfs import clock
 from mixfs.blobs import LocalBlobs
 from mixfs.blobs.sums import checked_sums
-from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, JournalDamaged
+from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, JournalDamaged, JournalReplaced
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import LmdbEngine
-from mixfs.journal import START, Item, Journal, Position
+from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.fsck_report import REBUILD, RESTORE, Report
 from mixfs.library.fsck_rows import check_others, check_seals, check_thumbnails, compare
+from mixfs.library.gaps import Gap, Gaps, continue_behind, gap_of, missing_end
 from mixfs.library.healing import names_of
 from mixfs.library.projections import DERIVATION
-from mixfs.library.replay import noted_position, replay, written_end
+from mixfs.library.replay import noted_position, replay
 from mixfs.library.staging import StagingArea
 from mixfs.library.store import by_age
 from mixfs.library.view import View
@@ -85,11 +87,11 @@ def _check(root: Path, progress: Progress, only: Collection[Digest] | None) -> R
         fresh = LmdbEngine(directory / "index")
         try:
             progress("journal", 0, 0)
-            ground = _Ground(fresh, replicas, report, progress)
+            ground = _Ground(root, fresh, replicas, report, progress)
             _check_index(root, ground, report)
             ground.advance()
-            if not (root / "index" / "data.mdb").exists():
-                _check_tails(ground, report)
+            ground.check_ends()
+            ground.check_gaps()
             _Blobs(LocalBlobs(root / "blobs"), ground, report).check(progress, only)
         finally:
             fresh.close()
@@ -132,10 +134,16 @@ def _workplace(root: Path) -> Iterator[Path]:
 class _Ground:
     """The fresh index, and how far each journal was replayed into it."""
 
-    def __init__(self, engine: Engine, journals: Sequence[Journal], report: Report, progress: Progress) -> None:
+    def __init__(
+        self, root: Path, engine: Engine, journals: Sequence[Journal], report: Report, progress: Progress
+    ) -> None:
         self.engine = engine
         self.journals = journals
         self.positions = {journal.replica: START for journal in journals}
+        # Looked up before the journals are read: what was acknowledged by then must be there.
+        self._known = {journal.replica: HighWater(root, journal.replica).read() for journal in journals}
+        self._gaps = Gaps(root)
+        self._told: set[tuple[object, ...]] = set()
         self._report = report
         self._progress = progress
 
@@ -148,23 +156,50 @@ class _Ground:
 
         for journal in self.journals:
             limit = until[journal.replica] if until is not None else None
+            if limit is not None:
+                self._known[journal.replica] = max(self._known[journal.replica], limit)
             self.positions[journal.replica], bad = replay(
                 self.engine, journal, self.positions[journal.replica], limit, count
             )
             for item, reason in bad:
-                # A torn tail may be an append that is under way; how far the index has seen tells.
-                if not item.torn:
-                    damaged_frame(journal, item, self._report, reason)
+                # Behind what was acknowledged it may be an append that is under way.
+                if not item.torn or item.start < self._known[journal.replica]:
+                    self.damaged(journal, item, reason)
 
+    def check_ends(self) -> None:
+        """Report journals that end before commits that were acknowledged."""
+        for journal in self.journals:
+            known, written = self._known[journal.replica], journal.written_end()
+            if known > written:
+                self.damaged(journal, missing_end(known, written))
+            if known == START:
+                # Nothing tells whether an item that was cut short had been acknowledged.
+                for item in journal.read(self.positions[journal.replica]):
+                    if item.payload is None:
+                        self.damaged(journal, item)
 
-def damaged_frame(journal: Journal, item: Item, report: Report, reason: str = "") -> None:
-    words = f"make no sense: {reason}" if reason else "are not what was written"
-    report.add(
-        "journal-damaged",
-        str(journal.directory / f"{item.start.segment:08d}.seg"),
-        f"Bytes {item.start.offset} to {item.end.offset} {words}.",
-        f"{RESTORE}, then run `mixfs rebuild-index`. What stood there is lost otherwise; the rest is not.",
-    )
+    def check_gaps(self) -> None:
+        """Report what was known to be missing before."""
+        for gap in self._gaps.all():
+            self._tell(gap)
+
+    def damaged(self, journal: Journal, item: Item, reason: str = "") -> None:
+        self._tell(gap_of(journal, item, clock.now_ns(), reason))
+
+    def _tell(self, gap: Gap) -> None:
+        if gap.place in self._told:
+            return
+        self._told.add(gap.place)
+        if any(gap.place == each.place and each.accepted for each in self._gaps.all()):
+            self._report.notes.append(f"{gap}. The loss was accepted.")
+            return
+        self._report.add(
+            "journal-damaged",
+            str(self.journals[0].directory.parent / gap.replica / f"{gap.segment:08d}.seg"),
+            f"{gap}.",
+            f"{RESTORE}, then run `mixfs rebuild-index`; or accept the loss: `mixfs fsck --accept-loss`. Nothing is "
+            "deleted until then.",
+        )
 
 
 # -- the index against the journal
@@ -255,15 +290,9 @@ def _same_ground(ground: _Ground, noted: dict[ReplicaId, Position], report: Repo
         same = False
         following = next(iter(journal.read(here)), None)
         if following is None:
-            report.add(
-                "journal-short",
-                str(journal.directory),
-                f"It ends at segment {here.segment}, byte {here.offset}; the index has seen segment {there.segment}, "
-                f"byte {there.offset}: acknowledged commits are missing.",
-                f"{RESTORE}, or go on with what is there: {REBUILD}.",
-            )
+            ground.damaged(journal, missing_end(there, journal.written_end()))
         elif following.payload is None:
-            damaged_frame(journal, following, report)
+            ground.damaged(journal, following)
         else:
             report.add(
                 "index-damaged", "position", f"It says that it has seen segment {there.segment} up to byte "
@@ -272,18 +301,10 @@ def _same_ground(ground: _Ground, noted: dict[ReplicaId, Position], report: Repo
     return same
 
 
-def _check_tails(ground: _Ground, report: Report) -> None:
-    """Report an item that was cut short where no index can tell that it had never been acknowledged."""
-    for journal in ground.journals:
-        tail = next((item for item in journal.read(ground.positions[journal.replica]) if item.payload is None), None)
-        if tail is not None:
-            damaged_frame(journal, tail, report)
-
-
 def _only_header(journal: Journal, here: Position, there: Position) -> bool:
     """Whether nothing but the header of a segment lies between two positions."""
     low, high = sorted((here, there))
-    return high <= written_end(journal) and not any(item.start < high for item in journal.read(low))
+    return high <= journal.written_end() and not any(item.start < high for item in journal.read(low))
 
 
 # -- the blobs
@@ -419,16 +440,22 @@ def rebuild(root: Path) -> None:
     `Store.rebuild_index` does it beside whoever reads the old one. Where the library can't even be opened with the old
     one, that is moved out of the way first: opening then makes a new one.
     """
-    try:
-        with Library.open(root, create=False) as library:
-            library.store.rebuild_index()
-        return
-    except FormatTooNew:
-        raise
-    except (IndexDamaged, JournalDamaged, *SENSELESS):
-        # The index can't even be opened, or says of the journal what is no longer so.
-        pass
-    with place.FileLock(root / "lock"), contextlib.suppress(FileNotFoundError):
-        # The name is one that a rebuild sweeps once the new index stands.
-        os.rename(root / "index", root / f"index.old-{os.getpid()}")
+    for _ in range(3):
+        try:
+            with Library.open(root, create=False) as library:
+                library.store.rebuild_index()
+            return
+        except (FormatTooNew, JournalReplaced):
+            raise
+        except JournalDamaged:
+            # Acknowledged commits are missing at its end: the person who asks for this wants to continue.
+            with place.FileLock(root / "lock"):
+                form = place.bind(root)
+                with contextlib.closing(Journal(root / "journal", form.replica)) as journal:
+                    if not continue_behind(root, journal, clock.now_ns()):
+                        raise
+        except (IndexDamaged, *SENSELESS):
+            # The index can't even be opened. The name is one that a rebuild sweeps once the new index stands.
+            with place.FileLock(root / "lock"), contextlib.suppress(FileNotFoundError):
+                os.rename(root / "index", root / f"index.old-{os.getpid()}")
     Library.open(root, create=False).close()

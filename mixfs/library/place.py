@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from mixfs.errors import FormatTooNew, NotALibrary, UnsuitablePlace
+from mixfs.errors import FormatTooNew, LibraryReplaced, NotALibrary, UnsuitablePlace
 from mixfs.ids import ReplicaId, new_id, new_replica_id
 from mixfs.journal.files import make_directory_durably, write_durably
 from mixfs.mountinfo import mount_of
@@ -124,6 +124,57 @@ def bind(root: Path) -> Format:
         form = Format(form.version, form.library_id, new_replica_id(), binding)
         _write_format(root, form)
     return form
+
+
+class Identity:
+    """Which directories a library was opened in: a path may lead to others later.
+
+    That happens when a backup is put in their place, a symbolic link is switched, or a new library is made at an old
+    path. What is open still leads to the old ones then, and every path to the new ones.
+    """
+
+    def __init__(self, root: Path, form: Format) -> None:
+        self._root = root
+        self._form = form
+        self._paths = (root, *(root / name for name in ("blobs", "journal")))
+        self._inodes = [_inode(path) for path in self._paths]
+        self._format_status = _changed(root / "format")
+
+    def check(self) -> None:
+        """Raise LibraryReplaced when a path leads elsewhere by now, or the format file is another library's."""
+        for path, inode in zip(self._paths, self._inodes, strict=True):
+            try:
+                found = _inode(path)
+            except OSError as error:
+                raise self._replaced(path, error.strerror or "it can't be looked at") from error
+            if found != inode:
+                raise self._replaced(path, "another directory lies there now")
+        path = self._root / "format"
+        try:
+            status = _changed(path)
+            if status != self._format_status:
+                form = read_format(self._root)
+                if (form.library_id, form.replica) != (self._form.library_id, self._form.replica):
+                    raise self._replaced(path, "it is another library's, or another copy's")
+                self._format_status = status
+        except (OSError, NotALibrary) as error:
+            raise self._replaced(path, str(error)) from error
+
+    def _replaced(self, path: Path, what: str) -> LibraryReplaced:
+        return LibraryReplaced(
+            f"{path} is not what was opened here: {what}. Nothing is written to it. Put the directory back where it "
+            f"was, or close (unmount) the library and open what lies in {self._root} now."
+        )
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _changed(path: Path) -> tuple[int, int, int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class FileLock:

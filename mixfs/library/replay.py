@@ -97,12 +97,6 @@ def _problem_of(change: Any) -> str | None:
 # -- how far the index has come
 
 
-def written_end(journal: Journal) -> Position:
-    """Where a journal ends now, as far as can be said without the lock."""
-    sizes = list(journal.sizes())
-    return Position(int(sizes[-1][0].stem), sizes[-1][1]) if sizes else START
-
-
 def noted_position(txn: ReadTxn, replica: ReplicaId) -> Position:
     """Up to where the index has seen a journal."""
     value = txn.get(keys.position(replica))

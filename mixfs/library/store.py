@@ -8,6 +8,8 @@ Concurrency contract
 * The order of a commit: apply to the index's open write transaction, append to the journal, fdatasync, commit the
   index. An error before the append undoes everything; after the append the commit stands whatever happens to the
   index, which is then reopened and catches up from the journal.
+* Before anything is written under the lock, the directories that paths lead to are compared with those that were
+  opened, and the journal's segment likewise: a library that was replaced under our feet is refused.
 * Readers never lock. A reader that finds the index replaced (rebuild-index, or somebody deleted index/) goes on with
   the state it has until `refresh` reopens it; writers check at every commit.
 """
@@ -28,17 +30,28 @@ from typing import TypeVar
 import cbor2
 
 from mixfs import clock
-from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, JournalDamaged, LibraryBusy, LibraryError
+from mixfs.errors import (
+    IndexDamaged,
+    IndexDiskFull,
+    IndexFull,
+    JournalDamaged,
+    JournalReplaced,
+    LibraryBusy,
+    LibraryError,
+    LibraryIncomplete,
+    LibraryReplaced,
+)
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
-from mixfs.journal import START, Journal, Position
+from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
 from mixfs.journal.frames import HEAD_SIZE
 from mixfs.library import place
+from mixfs.library.gaps import Gap, Gaps, bad_items, gap_of, missing_end
 from mixfs.library.problems import Problems
 from mixfs.library.projections import DERIVATION, Projector
 from mixfs.library.replay import (
@@ -49,7 +62,6 @@ from mixfs.library.replay import (
     pack_changes,
     read_changes,
     replay,
-    written_end,
 )
 from mixfs.library.steadiness import Steadiness
 from mixfs.library.transaction import Txn
@@ -96,6 +108,8 @@ class Store:
         self.root = root
         self.read_only = read_only
         self.problems = Problems(root)
+        self.trouble = ""  # why nothing can be written any more: the library's files are not those that were opened
+        self._gaps = Gaps(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
         self._closed = False
@@ -113,7 +127,11 @@ class Store:
         with self._lock:
             self.format = place.bind(root)
             self.journal = Journal(root / "journal", self.format.replica)
+            self._identity = place.Identity(root, self.format)
+            self._high_water = HighWater(root, self.journal.replica)
             self._sweep()
+            for journal in self._journals():
+                self._report_damage(journal, [Bad(item) for item in journal.broken_links()])
             self._engine = self._open_engine()
             try:
                 self._catch_up_with_others()
@@ -192,6 +210,7 @@ class Store:
         if self.is_current():
             return False
         with self._lock:
+            self._verify_place()
             try:
                 self._reopen()
                 try:
@@ -229,7 +248,17 @@ class Store:
             listener()
         return result
 
+    def _verify_place(self) -> None:
+        """Raise LibraryReplaced when the library's directories are not those that were opened."""
+        try:
+            self._identity.check()
+        except LibraryReplaced as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+
     def _commit_locked(self, function: Callable[[Txn], T]) -> T:
+        self._verify_place()
         if not self._engine.is_current():
             self._reopen()
         damages = 0
@@ -250,6 +279,7 @@ class Store:
                         note_position(raw, self.journal.replica, after)
                         self.journal.append(payload)
                         durable = True
+                        self._high_water.note(after)
                 return result
             except IndexFull:
                 self._engine.grow()
@@ -284,6 +314,7 @@ class Store:
         if self.read_only:
             return
         with self._lock:
+            self._verify_place()
             if not self._engine.is_current():
                 self._reopen()
             self._catch_up()
@@ -309,6 +340,7 @@ class Store:
     def locked(self) -> Iterator[Position]:
         """Hold every writer off; gives the journal's end, up to which the index has seen it."""
         with self._lock:
+            self._verify_place()
             if not self._engine.is_current():
                 self._reopen()
             self._catch_up()
@@ -326,6 +358,7 @@ class Store:
         end = compacted.publish(self.journal.end())
         with self._engine.write() as txn:
             note_position(txn, self.journal.replica, end)
+        self._high_water.note(end)
 
     @staticmethod
     def _stamp(txn: ReadTxn, now_ns: int) -> Stamp:
@@ -378,51 +411,113 @@ class Store:
     def _catch_up_with_others(self) -> None:
         """Replay what the index has not seen of other replicas: a copied index may be older than the copied journal."""
         for journal in self._journals():
+            if journal is self.journal:
+                continue
             with self._engine.read() as txn:
                 noted = noted_position(txn, journal.replica)
-            if journal is self.journal or noted >= written_end(journal):
-                continue
-            self._report_damage(journal, self._replay_into(self._engine, journal, noted))
+            high_water = HighWater(self.root, journal.replica)
+            known, written = high_water.read(), journal.written_end()
+            if noted < written:
+                self._report_damage(journal, self._replay_into(self._engine, journal, noted), known)
+            if known > written:
+                self._report_damage(journal, [Bad(missing_end(known, written))])
 
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
-        end = self.journal.end()
+        try:
+            written = self.journal.written()
+        except JournalReplaced as error:
+            self.trouble = str(error)
+            raise
         with self._engine.read() as txn:
             noted = noted_position(txn, self.journal.replica)
-        if noted == end:
+        if noted == written:
             return
-        if noted > end:
+        known = max(noted, self._high_water.read())
+        if known > written:
             raise JournalDamaged(
-                f"{self.journal.directory} ends at segment {end.segment}, byte {end.offset}, but the index has seen it "
-                f"up to segment {noted.segment}, byte {noted.offset}: acknowledged commits are missing. Restore the "
-                "journal from a back-up, or run `mixfs rebuild-index` to go on with what is there."
+                f"{self.journal.directory} ends at segment {written.segment}, byte {written.offset}, but commits were "
+                f"acknowledged up to segment {known.segment}, byte {known.offset}: they are missing. Restore the "
+                "journal from a backup, or run `mixfs rebuild-index` to continue with what is there; then nothing is "
+                "deleted until the loss is accepted (`mixfs fsck --accept-loss`)."
             )
         # Its writer may have been killed before the fdatasync: the index must not know of what a power cut takes back.
         self.journal.sync()
         bad = self._replay_into(self._engine, self.journal, noted)
-        self._report_damage(self.journal, bad)
+        if known == START and bad and bad[-1].item.torn and next(self.journal.read()).start < bad[-1].item.start:
+            # Index and high-water mark are gone: nothing tells whether the last item had been acknowledged.
+            known = written
+        self._report_damage(self.journal, bad, known)
         for item, _ in bad:
             if item.torn:
-                kept = self.journal.cut_tail(item, self.root / "quarantine")
-                self.problems.report(
-                    "journal-tail-cut",
-                    "A write to the journal was cut short and never acknowledged; its bytes are kept.",
-                    kept=str(kept), segment=item.start.segment, offset=item.start.offset,
-                )  # fmt: skip
+                self._end_tail(item, known)
+        with self._engine.read() as txn:
+            self._high_water.note(noted_position(txn, self.journal.replica))
 
-    def _report_damage(self, journal: Journal, bad: list[Bad]) -> None:
+    def _end_tail(self, item: Item, known: Position) -> None:
+        """Cut a torn tail; one that had been acknowledged is damage: it stays, and a new segment begins behind it."""
+        if item.start < known:
+            self.journal.begin_after(known)
+            with self._engine.write() as txn:
+                note_position(txn, self.journal.replica, self.journal.written())
+            return
+        kept = self.journal.cut_tail(item, self.root / "quarantine")
+        self.problems.report(
+            "journal-tail-cut",
+            "A write to the journal was cut short and never acknowledged; its bytes are kept.",
+            kept=str(kept), segment=item.start.segment, offset=item.start.offset,
+        )  # fmt: skip
+
+    def _report_damage(self, journal: Journal, bad: list[Bad], known: Position = START) -> None:
+        """Report what is bad in a journal, and remember it as gaps. A torn tail behind `known` is neither."""
+        # Ours is cut by the catch-up; another replica's may still be under way to us.
+        bad = [each for each in bad if not each.item.torn or each.item.start < known]
+        if self.read_only or not bad:
+            return
+        self._gaps.add([gap_of(journal, item, clock.now_ns(), reason) for item, reason in bad])
         for item, reason in bad:
-            if item.torn:
-                # Ours is cut by the catch-up; another replica's may still be under way to us.
-                continue
-            words = f"make no sense ({reason})" if reason else "are not what was written"
             self.problems.report(
                 "journal-damaged",
-                f"{journal.directory}: segment {item.start.segment}, bytes {item.start.offset} to {item.end.offset} "
-                f"{words}. What stands there is left as it is; restore the segment from a back-up and run "
-                "`mixfs rebuild-index`.",
+                f"{gap_of(journal, item, 0, reason)}. What stands there is left as it is, and nothing is deleted from "
+                "the library; restore the segment from a backup and run `mixfs rebuild-index`, or accept the loss with "
+                "`mixfs fsck --accept-loss`.",
                 segment=item.start.segment, offset=item.start.offset, end=item.end.offset,
             )  # fmt: skip
+
+    # -- gaps
+
+    def gaps(self) -> list[Gap]:
+        """What is missing from the journals, or can't be read in them, and no person has accepted as lost."""
+        return self._gaps.open()
+
+    def require_whole(self, *, thorough: bool = True) -> None:
+        """Raise LibraryIncomplete while a journal has gaps: what they said may name any original.
+
+        `thorough` reads all journals first and compares checksums and links. Takes seconds for gigabytes, no lock.
+        """
+        if thorough:
+            for journal in self._journals():
+                # Looked up first: what is appended meanwhile is no damage.
+                known = HighWater(self.root, journal.replica).read()
+                bad = [Bad(item) for item in bad_items(journal, known)]
+                if bad:
+                    with self._lock:
+                        self._verify_place()
+                        self._report_damage(journal, bad, known)
+        gaps = self.gaps()
+        if gaps:
+            more = f", and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+            raise LibraryIncomplete(
+                f"{self.root} is incomplete, so nothing is deleted: {gaps[0]}{more}. What stood there may name any "
+                "original. Put a backup of the segment back and run `mixfs rebuild-index`, or accept the loss with "
+                "`mixfs fsck --accept-loss`."
+            )
+
+    def accept_gaps(self) -> list[Gap]:
+        """Accept the loss of everything that is missing; returns what it was."""
+        with self._lock:
+            self._verify_place()
+            return self._gaps.accept(clock.now_ns())
 
     def _replay_into(self, engine: Engine, journal: Journal, start: Position) -> list[Bad]:
         """Apply a journal from `start` on, and note how far; returns what was bad."""
@@ -430,7 +525,7 @@ class Store:
         if position == start and not bad and journal is self.journal:
             # Nothing but a segment's header was beyond.
             with engine.write() as txn:
-                note_position(txn, journal.replica, journal.end())
+                note_position(txn, journal.replica, journal.written())
         return bad
 
     # -- the index
@@ -482,8 +577,13 @@ class Store:
             if not self._is_of_this_boot():
                 engine.check()
             with engine.read() as txn:
+                if txn.get(keys.META_LIBRARY) not in (None, self.format.library_id.encode()):
+                    raise IndexDamaged(f"{self._index_path} is the index of another library.")
                 for journal in self._journals():
-                    noted_position(txn, journal.replica)
+                    noted = noted_position(txn, journal.replica)
+                    if not self.read_only:
+                        # What this index has seen is still known when another one has taken its place.
+                        HighWater(self.root, journal.replica).note(noted)
                 self._stamp(txn, 0)
                 return txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
         except SENSELESS as error:
@@ -515,6 +615,7 @@ class Store:
     def rebuild_index(self) -> None:
         """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
         with self._lock:
+            self._verify_place()
             self._build_index()
             self._reopen()
             self._catch_up()
@@ -550,8 +651,21 @@ class Store:
     def _fill(self, engine: Engine) -> None:
         with engine.write() as txn:
             txn.put(keys.META_DERIVATION, cbor2.dumps(DERIVATION))
+            txn.put(keys.META_LIBRARY, self.format.library_id.encode())
+        gaps: list[Gap] = []
         for journal in self.journals_by_age():
-            self._report_damage(journal, self._replay_into(engine, journal, START))
+            known, written = HighWater(self.root, journal.replica).read(), journal.written_end()
+            bad = self._replay_into(engine, journal, START)
+            if known > written:
+                bad.append(Bad(missing_end(known, written)))
+            self._report_damage(journal, bad, known)
+            gaps += [
+                gap_of(journal, item, clock.now_ns(), reason)
+                for item, reason in bad if not item.torn or item.start < known
+            ]  # fmt: skip
+        if not self.read_only:
+            # All journals were read: what was wrong once and is whole now is no gap any more.
+            self._gaps.review(gaps)
         self._index_thumbnails(engine)
 
     def _index_thumbnails(self, engine: Engine) -> None:
@@ -581,7 +695,7 @@ class Store:
 
     def written_end(self) -> Position:
         """Where the journal ends now, without the lock: for those who only read."""
-        return written_end(self.journal)
+        return self.journal.written_end()
 
 
 def by_age(journals: Iterable[Journal]) -> list[Journal]:

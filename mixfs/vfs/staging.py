@@ -334,7 +334,7 @@ class Staging:
         self._write(item)
 
     def _write(self, *items: dict[str, Any]) -> None:
-        data = memoryview(b"".join(frames.encode(cbor2.dumps(item)) for item in items))
+        data = memoryview(_framed(items, os.fstat(self._log).st_size))
         frame = data
         try:
             while frame:
@@ -357,7 +357,7 @@ class Staging:
         items = [staged.state() for staged in self if staged.linked]
         items += [_folder_item(*item) for item in self.folder_times.items()]
         items += [_removed_item(*item) for item in self.removed.items()]
-        data = b"".join(frames.encode(cbor2.dumps(item)) for item in items)
+        data = _framed(items, 0)
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         view = memoryview(data)
         while view:
@@ -398,7 +398,10 @@ class Staging:
 
     def _take_over(self, path: Path, remains: Remains, found: Recovered) -> None:
         states: dict[str, dict[str, Any]] = {}
-        for item in frames.scan(memoryview((path / LOG).read_bytes())):
+        data = (path / LOG).read_bytes()
+        # A mount of an older release wrote plain frames.
+        stream = None if data.startswith(frames.PLAIN_MAGIC) else b""
+        for item in frames.scan(memoryview(data), 0, stream):
             if item.payload is not None:
                 state = cbor2.loads(item.payload)
                 states.pop(state["id"], None)
@@ -476,6 +479,14 @@ class Staging:
         # Whoever publishes it makes it read-only first.
         path.chmod(0o600)
         return Intake(path, exists=True)
+
+
+def _framed(items: Iterable[dict[str, Any]], offset: int) -> bytes:
+    """Items of the log as frames that begin at `offset` of it."""
+    data = bytearray()
+    for item in items:
+        data += frames.encode_at(cbor2.dumps(item), offset + len(data))
+    return bytes(data)
 
 
 def _folder_item(directory: bytes, mtime_ns: int) -> dict[str, Any]:

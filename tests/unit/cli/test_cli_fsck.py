@@ -116,22 +116,24 @@ def test_damage_at_the_end_of_the_journal(fresh: Home) -> None:
 
 def test_a_journal_that_lost_acknowledged_commits(fresh: Home) -> None:
     path = segment(fresh)
-    header = frames.HEAD_SIZE + len(frames.decode_at(memoryview(path.read_bytes()), 0) or b"")
+    header = frames.HEAD_SIZE + len(frames.decode_at(memoryview(path.read_bytes()), 0, None) or b"")
     os.truncate(path, header)
-    assert kinds(fresh) == {"journal-short"}
+    assert kinds(fresh) == {"journal-damaged"}
     # Nobody can open it as it is, and the message says how to go on.
     assert "rebuild-index" in fresh.run("stats", code=5).err
     fresh.run("rebuild-index")
     assert fresh.run("stats", "--json").json["images"] == 0
-    assert kinds(fresh, 0) == set()
+    assert kinds(fresh) == {"journal-damaged"}
 
 
 def test_a_write_that_was_cut_short_is_no_damage(fresh: Home) -> None:
     with segment(fresh).open("ab") as file:
-        file.write(frames.encode(b"never finished")[:-3])
+        file.write(frames.encode_at(b"never finished", 0)[:-3])
     assert kinds(fresh, 0) == set()
-    # With no index, nobody can say that it was never acknowledged.
+    # The high-water mark tells that it was never acknowledged. Without that and the index, nothing does.
     shutil.rmtree(fresh.library / "index")
+    assert kinds(fresh, 0) == set()
+    shutil.rmtree(fresh.library / "high-water")
     assert kinds(fresh) == {"journal-damaged"}
 
 

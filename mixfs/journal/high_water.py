@@ -1,0 +1,59 @@
+"""The high-water mark of a journal: how far commits were acknowledged, kept apart from the journal itself.
+
+A journal that was cut at the end of an item, or restored from a backup, looks whole. The mark tells that more had been
+there, also when the index is gone. It is written after each append has become durable and is not synced itself: after a
+power cut it may be older than the journal, which does no harm, and never newer.
+
+Concurrency: `note` is called under the library's flock.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+from mixfs.ids import ReplicaId
+from mixfs.journal.files import make_directory_durably
+from mixfs.journal.journal import START, Position
+
+_SIZE = 64
+
+
+class HighWater:
+    """The mark of one replica's journal, a line of text in `LIBRARY/high-water/REPLICA`."""
+
+    def __init__(self, root: Path, replica: ReplicaId) -> None:
+        self._path = root / "high-water" / replica.hex()
+        self._noted: Position | None = None
+
+    def read(self) -> Position:
+        """The mark; `START` when there is none, or it is not what was written."""
+        try:
+            words = self._path.read_bytes().split()
+            segment, offset, crc = (int(word) for word in words)
+        except (OSError, ValueError):
+            return START
+        return Position(segment, offset) if crc == _crc(Position(segment, offset)) else START
+
+    def note(self, position: Position) -> None:
+        """Raise the mark to `position`. Never raises: a full disk only leaves an older mark."""
+        if self._noted is None:
+            self._noted = self.read()
+        if position <= self._noted:
+            return
+        line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
+        try:
+            make_directory_durably(self._path.parent)
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, line)
+            finally:
+                os.close(fd)
+        except OSError:
+            return
+        self._noted = position
+
+
+def _crc(position: Position) -> int:
+    return zlib.crc32(b"%d %d" % position)
