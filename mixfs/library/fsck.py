@@ -88,7 +88,7 @@ def _check(root: Path, progress: Progress, only: Collection[Digest] | None) -> R
         try:
             progress("journal", 0, 0)
             ground = _Ground(root, fresh, replicas, report, progress)
-            _check_index(root, ground, report)
+            _check_index(root, form.library_id, ground, report)
             ground.advance()
             ground.check_ends()
             ground.check_gaps()
@@ -205,7 +205,7 @@ class _Ground:
 # -- the index against the journal
 
 
-def _check_index(root: Path, ground: _Ground, report: Report) -> None:
+def _check_index(root: Path, library_id: str, ground: _Ground, report: Report) -> None:
     path = root / "index"
     if not (path / "data.mdb").exists():
         report.notes.append(f"There is no {path}: it is made again when the library is opened next.")
@@ -225,6 +225,9 @@ def _check_index(root: Path, ground: _Ground, report: Report) -> None:
         with index.read() as txn:
             if txn.get(keys.META_DERIVATION) != cbor2.dumps(DERIVATION):
                 report.notes.append(f"{path} is of another version: it is made again when the library is opened next.")
+                return
+            if txn.get(keys.META_LIBRARY) not in (None, library_id.encode()):
+                report.add("index-damaged", str(path), "It is the index of another library.", f"{REBUILD}.")
                 return
             noted = _noted(txn, ground)
             ground.advance(noted)

@@ -106,7 +106,8 @@ def _damaged(key: bytes, report: Report) -> None:
 
 def check_others(txn: ReadTxn, replicas: Collection[ReplicaId], report: Report) -> None:
     """Rows that no version writes, and notes on journals that are not there."""
-    known = {keys.META_DERIVATION, keys.META_STAMP, keys.META_SEQUENCE, *map(keys.position, replicas)}
+    known = {keys.META_DERIVATION, keys.META_LIBRARY, keys.META_STAMP, keys.META_SEQUENCE}
+    known.update(map(keys.position, replicas))
     others = [prefix for prefix in (bytes([tag]) for tag in range(256)) if prefix not in _ROWS]
     for prefix in (b"m", *others):
         for key, _ in txn.scan(prefix, prefix_end(prefix)):
