@@ -84,7 +84,7 @@ def test_repair_mends_what_it_can_and_names_the_rest(fresh: Home, tmp_path: Path
     ran = fresh.run("fsck", "--repair", "--from", str(tmp_path / "backup"))
     assert "is back" in ran.out and "all is well" in ran.out
     report = fresh.run("fsck", "--repair", "--json").json
-    assert report["clean"] and report["repaired"] == {"index": False, "quarantined": [], "restored": []}
+    assert report["clean"] and not any(report["repaired"].values())
 
 
 def test_an_original_that_is_gone(fresh: Home) -> None:
