@@ -134,10 +134,15 @@ class Store:
                 self._report_damage(journal, [Bad(item) for item in journal.broken_links()])
             self._engine = self._open_engine()
             try:
-                self._catch_up_with_others()
-                self._catch_up()
-            except IndexDamaged as error:
-                self._make_anew(error)
+                try:
+                    self._catch_up_with_others()
+                    self._catch_up()
+                except IndexDamaged as error:
+                    self._make_anew(error)
+            except BaseException:
+                # LMDB opens an index once in a process, and whoever repairs this one opens it again.
+                self._engine.close()
+                raise
         self.steadiness.wait_s()
 
     def _last_stamp(self) -> int:
