@@ -274,6 +274,8 @@ class Blob(Record):
     media_type: str = _f(3, "application/octet-stream")
     added_ns: int = _f(4, 0)
     sums: bytes = _f(5, b"")
+    # When the user gave up its missing bytes (`mixfs fsck --give-up`); 0 once they are back.
+    given_up_ns: int = _f(6, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
