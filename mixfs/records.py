@@ -556,6 +556,12 @@ def problem_of(cls: type[Record], data: Any) -> str | None:
     return None
 
 
+def field_path(cls: type[Record], key: int | str) -> str:
+    """What a field is called where it is wrong: `Entry.data`."""
+    name, _ = _table(cls).checks.get(key, (str(key), None))
+    return f"{cls.__name__}.{name}"
+
+
 def field_keys(cls: type[Record]) -> dict[str, int]:
     """Field name → CBOR key, without the bookkeeping fields."""
     return {name: key for name, key, _, _ in _table(cls).fields if name not in ("stamps", "id", "digest")}

@@ -28,7 +28,15 @@ from typing import TypeVar
 import cbor2
 
 from mixfs import clock
-from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, JournalDamaged, LibraryBusy, LibraryError
+from mixfs.errors import (
+    IndexDamaged,
+    IndexDiskFull,
+    IndexFull,
+    InvalidValue,
+    JournalDamaged,
+    LibraryBusy,
+    LibraryError,
+)
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
@@ -37,7 +45,7 @@ from mixfs.index.memory import MemoryEngine
 from mixfs.journal import START, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
-from mixfs.journal.frames import HEAD_SIZE
+from mixfs.journal.frames import HEAD_SIZE, MAX_PAYLOAD
 from mixfs.library import place
 from mixfs.library.problems import Problems
 from mixfs.library.projections import DERIVATION, Projector
@@ -62,6 +70,19 @@ T = TypeVar("T")
 ROOM = 1 << 20
 # In index/: the start of the machine in which it was last looked through.
 _BOOT = "boot"
+
+
+def _require_readable(payload: bytes, changes: int) -> None:
+    """Raise InvalidValue for an item that a replay would not apply whole: what is acknowledged can be read again."""
+    if len(payload) > MAX_PAYLOAD:
+        raise InvalidValue(
+            f"This change takes {len(payload)} bytes in the journal; {MAX_PAYLOAD} are allowed. Nothing was changed: "
+            "make it in smaller parts."
+        )
+    found, problem = read_changes(payload)
+    if problem or len(found) != changes:
+        reason = problem or "a part of it is missing"
+        raise InvalidValue(f"This change could not be read again, and nothing was changed: {reason}.")
 
 
 class _Read:
@@ -243,6 +264,7 @@ class Store:
                     result = function(txn)
                     if txn.changes:
                         payload = pack_changes(txn.changes, now_ns)
+                        _require_readable(payload, len(txn.changes))
                         self._check_room(len(payload))
                         end = self.journal.end()
                         note_commit(raw, txn.finish(), txn.last_stamp)
