@@ -36,6 +36,18 @@ def os_words(error: OSError) -> str:
     return ": ".join(filter(None, (" → ".join(names), words))) + (f". {remedy}" if remedy else "")
 
 
+# What a disk or file system says when bytes can't be had from it, now or later. Every other error (too many open files,
+# no memory, no permission, an interrupted call, a server that doesn't answer) says nothing about the bytes.
+_DAMAGE = frozenset(
+    (_errno.EIO, _errno.EUCLEAN, _errno.EBADMSG, _errno.ENODATA, _errno.EILSEQ, _errno.EREMOTEIO)
+)  # fmt: skip
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether an error of a read means that the bytes are damaged, and not that they could not be read just now."""
+    return error.errno in _DAMAGE
+
+
 class MixfsError(Exception):
     """Something went wrong that a user can understand and act on."""
 
@@ -140,9 +152,13 @@ class BlobMissing(MixfsError):
 
 
 class BlobDamaged(MixfsError):
-    """The bytes of a blob are not the ones that its digest names."""
+    """The bytes of a blob are not the ones that its digest names. `reason` says only that, in a few words."""
 
     exit_code = 5
+
+    def __init__(self, text: str = "", reason: str = "") -> None:
+        super().__init__(text)
+        self.reason = reason
 
 
 class JournalDamaged(MixfsError):

@@ -274,6 +274,8 @@ class Blob(Record):
     media_type: str = _f(3, "application/octet-stream")
     added_ns: int = _f(4, 0)
     sums: bytes = _f(5, b"")
+    # When the user gave up its missing bytes (`mixfs fsck --give-up`); 0 once they are back.
+    given_up_ns: int = _f(6, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -552,6 +554,12 @@ def problem_of(cls: type[Record], data: Any) -> str | None:
         if check is not None and not check(value):
             return f"{cls.__name__}.{name} is {value!r:.60}"
     return None
+
+
+def field_path(cls: type[Record], key: int | str) -> str:
+    """What a field is called where it is wrong: `Entry.data`."""
+    name, _ = _table(cls).checks.get(key, (str(key), None))
+    return f"{cls.__name__}.{name}"
 
 
 def field_keys(cls: type[Record]) -> dict[str, int]:

@@ -428,7 +428,7 @@ class Load:
         """What the command line does beside a mount: gc and compaction without patience, and a check of it all."""
         match self.rng.randrange(3):
             case 0:
-                self.mixfs("gc", "--trash-days", 0, "--grace-hours", 0)
+                self.mixfs("gc", "--trash-days", 0, "--grace-hours", 0, "--yes")
             case 1:
                 self.mixfs("compact", "--keep-days", 0)
             case 2:

@@ -11,6 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from mixfs.blobs.copying import copy_data
 from mixfs.blobs.sums import BlockSums
 from mixfs.ids import Digest
 
@@ -114,6 +115,11 @@ class Intake:
         at = 0
         while chunk := os.pread(source, CHUNK, at):
             at += self.write(chunk, at)
+
+    def take_copy(self, source: int) -> None:
+        """Hold what another file holds, copied as cheaply as can be; nothing may have been written yet."""
+        copy_data(source, self.fd)
+        self._hashed = -1
 
     def close(self) -> None:
         self.park()

@@ -17,10 +17,12 @@ from pathlib import Path
 
 from mixfs.blobs.cached import open_cached
 from mixfs.blobs.intake import CHUNK, Intake
+from mixfs.blobs.removal import Removal, fsync_path
 from mixfs.blobs.sums import sums_of
-from mixfs.errors import BlobDamaged, BlobMissing
+from mixfs.errors import BlobDamaged, BlobMissing, is_damage
 from mixfs.ids import Digest
 
+_DIFFERS = "is not what was imported: its SHA-256 differs from its name"
 # As many files as are synced side by side.
 _TOGETHER = 8
 
@@ -53,22 +55,18 @@ def _each(step: Callable[[_Arrival], None], arrivals: Iterable[_Arrival]) -> Non
                 arrival.error = error
 
 
-def _fsync_path(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 class LocalBlobs:
     """A `BlobStore` in a directory on the same file system as the staging area."""
 
-    def __init__(self, root: Path) -> None:
-        """`root` is blobs/ of a library; damaged blobs go to quarantine/ beside it."""
+    def __init__(
+        self, root: Path, *, read_only: bool = False, explain: Callable[[Digest], str] = lambda digest: ""
+    ) -> None:
+        """`root` is blobs/ of a library. `explain` says more about a blob that is missing, where more is known."""
         self.root = root
+        self.removal = Removal(root.parent)
         self._root = str(root)
-        self.quarantine_root = root.parent / "quarantine"
+        self._read_only = read_only
+        self._explain = explain
         # Buckets whose own name this process knows to be durable: another's may have been made a moment ago.
         self._buckets: set[str] = set()
 
@@ -114,7 +112,7 @@ class LocalBlobs:
                 return
             try:
                 # Another process may have linked it without having come to its fsyncs.
-                _fsync_path(arrival.target)
+                fsync_path(arrival.target)
             except FileNotFoundError:
                 # gc took it away: nothing names it yet.
                 arrival.again = True
@@ -125,7 +123,7 @@ class LocalBlobs:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(arrival.target.parent, 0o700)
             try:
-                self._link(arrival.intake, arrival.target, anew)
+                self._link(arrival.intake, arrival.digest, anew)
             except FileExistsError:
                 # Another was first, and may not have come to its fsyncs.
                 arrival.again = True
@@ -151,7 +149,7 @@ class LocalBlobs:
         root_error: OSError | None = None
         try:
             if fresh:
-                _fsync_path(self.root)
+                fsync_path(self.root)
                 self._buckets |= fresh
         except OSError as error:
             root_error = error
@@ -159,21 +157,21 @@ class LocalBlobs:
             try:
                 if root_error is not None and bucket.name in fresh:
                     raise root_error
-                _fsync_path(bucket)
+                fsync_path(bucket)
             except OSError as error:
                 for arrival in within:
                     arrival.error = error
 
-    @staticmethod
-    def _link(intake: Intake, target: Path, replace: bool) -> None:
+    def _link(self, intake: Intake, digest: Digest, replace: bool) -> None:
         """Give the file its name in blobs/. Raises FileExistsError, unless it is to `replace` what is there."""
+        target = self._place(digest)
         try:
             if not replace:
                 os.link(intake.path, target)
                 return
             other = intake.path.with_name(f"{intake.path.name}.link")
             os.link(intake.path, other)
-            os.rename(other, target)
+            self.removal.replace(other, digest)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
                 raise
@@ -182,63 +180,62 @@ class LocalBlobs:
             try:
                 copy.copy_whole(intake.fd)
                 os.fsync(copy.fd)
-                os.rename(copy.path, target)
+                self.removal.replace(copy.path, digest)
             finally:
                 copy.discard()
 
     def _is_there(self, target: Path, intake: Intake) -> bool:
         """Whether the same bytes lie there. What is not what was imported goes to quarantine: here is a good copy."""
-        try:
-            fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            if os.path.samestat(os.fstat(fd), os.fstat(intake.fd)) or sums_of(fd) == intake.sums():
-                return True
-        except OSError as error:
-            # A disk that can't read it back: as good as gone.
-            if error.errno != errno.EIO:
-                raise
-        finally:
-            os.close(fd)
+        for cold in (False, True):
+            if not target.exists() and not self.removal.bring_back(intake.digest()):
+                return False
+            try:
+                fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                if os.path.samestat(os.fstat(fd), os.fstat(intake.fd)):
+                    return True
+                if cold:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                if sums_of(fd) == intake.sums():
+                    return True
+            except OSError as error:
+                # A disk that can't read it back: as good as gone.
+                if not is_damage(error):
+                    raise
+            finally:
+                os.close(fd)
         self.quarantine(intake.digest(), "It was not what was imported when the same file came again.")
         return False
 
     def quarantine(self, digest: Digest, reason: str) -> Path | None:
-        self.quarantine_root.mkdir(mode=0o700, exist_ok=True)
-        kept, number = self.quarantine_root / f"{digest.hex()}.blob", 1
-        while kept.exists():
-            number += 1
-            kept = self.quarantine_root / f"{digest.hex()}-{number}.blob"
-        try:
-            os.rename(self.path(digest), kept)
-        except FileNotFoundError:
-            return None
-        kept.with_suffix(".txt").write_text(f"{reason}\n")
-        for path in (kept, self.quarantine_root, self.path(digest).parent):
-            _fsync_path(path)
-        return kept
+        return self.removal.quarantine(digest, reason)
 
     def open(self, digest: Digest) -> int:
+        place = self._place(digest)
         try:
-            return os.open(self._place(digest), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise self._missing(digest) from None
+            pass
+        if not self._read_only:
+            # A library on a full or failing disk can still be read.
+            with contextlib.suppress(OSError):
+                self.removal.bring_back(digest)
+        for path in (place, self.removal.lost_path(digest)):
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        raise self._missing(digest)
 
     def open_cached(self, digest: Digest) -> int | None:
         try:
             return open_cached(self._place(digest))
         except FileNotFoundError:
-            raise self._missing(digest) from None
+            # `open` looks in lost/ as well.
+            return None
 
     def fetch(self, digest: Digest) -> bytes:
-        try:
-            data = self.path(digest).read_bytes()
-        except FileNotFoundError:
-            raise self._missing(digest) from None
-        if hashlib.sha256(data).digest() != digest:
-            raise self._damaged(digest)
-        return data
+        return b"".join(self.chunks(digest))
 
     def chunks(self, digest: Digest) -> Iterator[bytes]:
         """The bytes of a blob, piece by piece. Raises BlobMissing, and BlobDamaged behind the last when they differ."""
@@ -251,7 +248,7 @@ class LocalBlobs:
         finally:
             os.close(fd)
         if found.digest() != digest:
-            raise self._damaged(digest)
+            raise self._damaged(digest, _DIFFERS)
 
     def stat(self, digest: Digest) -> int | None:
         try:
@@ -270,17 +267,33 @@ class LocalBlobs:
                         yield Digest(digest), (self.root / bucket / name).stat().st_size
 
     def check(self, digest: Digest) -> None:
-        for _ in self.chunks(digest):
-            pass
+        if self._wrong(digest) and (reason := self._wrong(digest, cold=True)):
+            raise self._damaged(digest, reason)
 
-    def remove(self, digest: Digest) -> None:
-        self.path(digest).unlink(missing_ok=True)
+    def _wrong(self, digest: Digest, *, cold: bool = False) -> str:
+        """What is wrong with a blob's bytes; `cold`: as the disk has them, not the page cache. Raises OSError."""
+        found = hashlib.sha256()
+        try:
+            fd = self.open(digest)
+            try:
+                if cold:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                while chunk := os.read(fd, CHUNK):
+                    found.update(chunk)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            return f"can't be read: {error.strerror}"
+        return "" if found.digest() == digest else _DIFFERS
 
     def _missing(self, digest: Digest) -> BlobMissing:
-        return BlobMissing(f"{self.path(digest)} is missing. Restore it from a back-up, or import the same file again.")
+        words = self._explain(digest) or "Restore it from a back-up, or import the same file again."
+        return BlobMissing(f"{self.path(digest)} is missing. {words}")
 
-    def _damaged(self, digest: Digest) -> BlobDamaged:
+    def _damaged(self, digest: Digest, reason: str) -> BlobDamaged:
         return BlobDamaged(
-            f"{self.path(digest)} is not what was imported: its SHA-256 differs from its name. Restore it from a "
-            "back-up, or move it away and import the same file again."
+            f"{self.path(digest)} {reason}. Restore it from a back-up, or move it away and import the same file again.",
+            reason,
         )

@@ -47,7 +47,7 @@ class MemoryBlobs:
         return fd
 
     def open_cached(self, digest: Digest) -> int | None:
-        return self.open(digest)
+        return self.open(digest) if digest in self.data else None
 
     def stat(self, digest: Digest) -> int | None:
         return len(self.data[digest]) if digest in self.data else None
@@ -61,15 +61,12 @@ class MemoryBlobs:
         if hashlib.sha256(self.data[digest]).digest() != digest:
             raise BlobDamaged(f"blob {digest.hex()} is not what was put")
 
-    def remove(self, digest: Digest) -> None:
-        self.data.pop(digest, None)
-        self.durable.discard(digest)
-
     def quarantine(self, digest: Digest, reason: str) -> Path | None:
         if digest not in self.data:
             return None
         self.quarantined[digest] = reason
-        self.remove(digest)
+        del self.data[digest]
+        self.durable.discard(digest)
         return Path(digest.hex())
 
     def _require(self, digest: Digest) -> None:

@@ -40,7 +40,7 @@ class BlobStore(Protocol):
         """A file descriptor to read a blob; the caller closes it."""
 
     def open_cached(self, digest: Digest) -> int | None:
-        """As `open`, but None when that would have to wait for the disk."""
+        """As `open`, but None when that would have to wait for the disk, or the blob isn't there."""
 
     def stat(self, digest: Digest) -> int | None:
         """The size in bytes, or None when the blob isn't there."""
@@ -49,10 +49,10 @@ class BlobStore(Protocol):
         """Every blob and its size, in order of digests."""
 
     def check(self, digest: Digest) -> None:
-        """Read a blob through. Raises BlobMissing or BlobDamaged."""
+        """Read a blob through. Raises BlobMissing, or BlobDamaged when its bytes are wrong twice in a row.
 
-    def remove(self, digest: Digest) -> None:
-        """Take a blob away. Nothing happens when it isn't there."""
+        An OSError says that it could not be read just now: nothing about its bytes.
+        """
 
     def quarantine(self, digest: Digest, reason: str) -> Path | None:
         """Move a blob that isn't what it should be out of the way; returns where to, None when there was none."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixfs.cli.options import JsonOption, LibraryOption, existing_library
+from mixfs.cli.options import JsonOption, LibraryOption, existing_library, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, say
 from mixfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from mixfs.library.lost import Adoption
     from mixfs.library.repairing import Repaired
 
 DAMAGED = 5
@@ -33,21 +34,41 @@ def fsck(
             help="With --repair: where copies of damaged originals may be; files are told by their SHA-256.",
         ),
     ] = None,
+    adopt_lost: Annotated[
+        bool,
+        typer.Option(
+            "--adopt-lost",
+            help="Take all originals back from lost/, into the session Recovered, under their last names.",
+        ),
+    ] = False,
+    give_up: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--give-up", metavar="DIGEST",
+            help="Stop reporting this original, which is missing or damaged; importing the file again brings it back.",
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check the library, and change nothing unless told to.
 
     Every original is read and compared with its SHA-256, every item of the journal with its checksum, and the index
     with the journal. May run while the library is mounted. Exit code 0 only when all is well (after --repair: again),
-    else 5.
+    5 when damage was found, 1 when something could not be checked.
     """
     from mixfs.library import fsck as checking
-    from mixfs.library import repairing
+    from mixfs.library import healing, lost, repairing
+    from mixfs.library.api import as_digest
 
     if copies and not repair:
         raise UsageError("--from names copies to repair from: say --repair too.")
     root = existing_library(library)
-    repaired = None
+    repaired, adoption, given_up = None, None, {}
+    if adopt_lost or give_up:
+        digests = [as_digest(words) for words in give_up or ()]
+        with open_library(root) as opened:
+            adoption = lost.adopt(opened) if adopt_lost else None
+            given_up = {digest.hex(): healing.give_up(opened, digest) for digest in digests}
     with _progress() as progress:
         if repair:
             repaired, report = repairing.repair(root, copies or [], progress)
@@ -60,9 +81,17 @@ def fsck(
                 "commits": report.commits, "rows": report.rows,
                 "problems": [asdict(problem) for problem in report.problems], "notes": report.notes,
                 **({"repaired": asdict(repaired)} if repaired is not None else {}),
+                **({"lost": asdict(adoption)} if adoption is not None else {}),
+                **({"given_up": given_up} if given_up else {}),
             }
         )  # fmt: skip
     else:
+        if adoption is not None:
+            _tell_adopted(adoption)
+        for digest, names in given_up.items():
+            say(f"The original {digest} is given up. Reading it is an error:")
+            for name in names:
+                say(f"  {plain(name)}")
         if repaired is not None:
             _tell(repaired)
         for problem in report.problems:
@@ -76,8 +105,20 @@ def fsck(
             f"and {count(report.rows, 'row')} of the index checked"
         )
         say(f"{looked}: " + ("all is well" if report.clean else count(len(report.problems), "problem")))
-    if not report.clean:
+    if any(not problem.kind.endswith("-unchecked") for problem in report.problems):
         raise typer.Exit(DAMAGED)
+    if not report.clean or (adoption is not None and adoption.failed):
+        raise typer.Exit(1)
+
+
+def _tell_adopted(adoption: Adoption) -> None:
+    for found in adoption.adopted:
+        say(f"{found.digest[:12]} is {plain(f'{found.session}/{found.area}/{found.name}')} now.")
+    if adoption.returned:
+        say(f"Brought {count(len(adoption.returned), 'original')} back from lost/ that something references.")
+    for digest, reason in adoption.failed.items():
+        note(f"The original {digest} stays in lost/: {reason}")
+    say(f"Took {count(len(adoption.adopted), 'original')} back from lost/.")
 
 
 def _tell(repaired: Repaired) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixfs import jsontext
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
 from mixfs.cli.output import emit_json, human_bytes, one_line, plain, quoted
 
@@ -126,15 +127,18 @@ class Teller:
                 return f"{kind.lower()} {plain(change.entity_id)}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, room: int = 2 * jsontext.DEPTH) -> Any:
     """JSON for any value of a record: names as text, digests and raw bytes as hex."""
     if dataclasses.is_dataclass(value):
         return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if not room:
+        # Nested as deep only in the journals of older versions.
+        return value
     if isinstance(value, Mapping):
         return {
-            str(key): os.fsdecode(item) if key in _NAMES and isinstance(item, bytes) else _plain(item)
+            str(key): os.fsdecode(item) if key in _NAMES and isinstance(item, bytes) else _plain(item, room - 1)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, room - 1) for item in value]
     return value.hex() if isinstance(value, bytes) else value

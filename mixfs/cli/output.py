@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mixfs import jsontext
+
 # What JSON leaves as it is, and a terminal may act upon.
 _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
@@ -52,10 +54,10 @@ def note(text: str) -> None:
 
 
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
-    """The result for programs. Bytes in names that are no UTF-8 come out as lone surrogates, as Python writes them."""
+    """The result for programs. Bytes in names that are no UTF-8 come out as U+FFFD."""
     # A stream that can't say everything gets ASCII, which JSON can always be written in. There is none after `>&-`.
     utf8 = ((sys.stdout and sys.stdout.encoding) or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, indent=indent, ensure_ascii=not utf8, default=str)
+    text = jsontext.dumps(value, indent=indent, ascii=not utf8, default=str)
     print(_NOT_ASCII.sub(_in_json, text), flush=True)
 
 

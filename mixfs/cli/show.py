@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json as json_module
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixfs import jsontext
 from mixfs.cli.options import JsonOption, LibraryOption, open_library
 from mixfs.cli.output import count, emit_json, fields, human_bytes, one_line, plain, quoted, say, table
 
@@ -101,7 +101,7 @@ def _show_session(library: Library, session: Session, json: bool) -> None:
     from mixfs.library import documents
 
     with library.read() as view:
-        about: dict[str, Any] = json_module.loads(view.render_session_document(session, "session.json"))
+        about: dict[str, Any] = jsontext.loads(view.render_session_document(session, "session.json"))
     placements = library.placements(session.id)
     generations = library.generations(session.id)
     if json:
@@ -225,7 +225,7 @@ def _about(library: Library, digest: Digest) -> dict[str, Any]:
             )  # fmt: skip
         about["generations"] = [documents.generation_fields(generation) for generation in view.generations_of(digest)]
     # Parameters are whatever a generator wrote: made plain by the same rules as the documents of the mount.
-    plain_json: dict[str, Any] = json_module.loads(documents.to_json(about))
+    plain_json: dict[str, Any] = jsontext.loads(documents.to_json(about))
     return plain_json
 
 

@@ -37,6 +37,7 @@ def stats(
             ("Placements", f"{totals.placements:,} (pictures and files in sessions)"),
             ("Generations", f"{totals.generations:,}"),
             ("Originals kept", f"{totals.blobs:,}, {human_bytes(totals.blob_bytes)}"),
+            ("In lost/", f"{totals.lost:,}, {human_bytes(totals.lost_bytes)}" if totals.lost else None),
             ("Saved", f"{human_bytes(totals.saved_bytes)} by keeping each original once"),
         )
     )

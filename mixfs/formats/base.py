@@ -11,6 +11,7 @@ import base64
 import errno
 import hashlib
 import os
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -300,8 +301,10 @@ def head_of(path: Path, size: int = HEAD_SIZE) -> bytes:
 
 
 def number(value: Any) -> float | None:
-    """A number that JSON said; None for anything else."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A number that JSON said and a float holds; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if -sys.float_info.max <= value <= sys.float_info.max else None
 
 
 def text(value: Any) -> str | None:

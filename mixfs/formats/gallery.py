@@ -7,7 +7,6 @@ for the pictures. No more than a few pictures are in memory at a time. docs/form
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import tempfile
@@ -16,15 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import ijson
-
+from mixfs import jsontext
 from mixfs.errors import ExistsError, InvalidValue, os_words
 from mixfs.formats.base import (
     Asset,
     FoundFile,
     Piece,
     Problem,
-    Refused,
     Skipped,
     Source,
     beside,
@@ -44,7 +41,8 @@ NAME = "gallery"
 TITLE = "gallery JSON"
 FILE = "gallery_data.json"
 
-MAX_DEPTH = 64
+# Levels of JSON that a value of the document is kept with, below the lists that it stands in.
+_LEVELS = jsontext.DEPTH - 4
 _BATCH_FILES, _BATCH_BYTES = 32, 16 << 20
 _MIGRATED = re.compile(r"/api/(images/sessions/[^/]+/[^/]+)")
 # How far `detect` looks for the first list of pictures.
@@ -58,11 +56,11 @@ def _file(path: Path) -> Path:
 def detect(path: Path) -> bool:
     """A JSON file, or a folder with a gallery_data.json, in which a session has a list of images."""
     path = _file(path)
-    if head_of(path, 256).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
+    if not jsontext.beginning(head_of(path, 256)).startswith("{"):
         return False
-    with open(open_regular(path), "rb") as file, contextlib.suppress(ijson.JSONError, Refused):
+    with open(open_regular(path), "rb") as file, contextlib.suppress(InvalidValue):
         where: list[str] = []
-        for (event, value), _ in zip(_events(file), range(_DETECT_EVENTS), strict=False):
+        for (event, value), _ in zip(jsontext.file_events(file), range(_DETECT_EVENTS), strict=False):
             if event == "map_key":
                 where[-1] = value
             elif event in ("start_map", "start_array"):
@@ -125,7 +123,7 @@ class _Reader:
         """What the file says of each session."""
         fields: dict[str, Any] = {}
         try:
-            for kind, at, key, value in _walk(_events(file), images=False):
+            for kind, at, key, value in _walk(jsontext.file_events(file), images=False):
                 self._source.done = file.tell()
                 if kind == "top":
                     self._rest[key] = value
@@ -140,7 +138,7 @@ class _Reader:
                     self._sessions[at] = session = _session(at, fields)
                     if session is None:
                         yield Problem(f"sessions[{at}]", f"It has no id: {fields.get('id')!r:.60}.")
-        except (ijson.JSONError, Refused):
+        except InvalidValue:
             # Said when the pictures are read, up to the same place. A session whose end is missing is named so far.
             if isinstance(fields.get("id"), str):
                 self._sessions.append(_session(len(self._sessions), fields))
@@ -162,7 +160,7 @@ class _Reader:
             batch.clear()
 
         try:
-            for kind, at, key, value in _walk(_events(file), images=True):
+            for kind, at, key, value in _walk(jsontext.file_events(file), images=True):
                 self._source.done = self._source.total // 2 + file.tell()
                 if kind == "start":
                     names, size = set(), 0
@@ -185,11 +183,10 @@ class _Reader:
                     rewriting.write(kind, key, value)
             if rewriting is not None:
                 rewriting.end()
-        except (ijson.JSONError, Refused) as error:
+        except InvalidValue as error:
             self.broken = True
             yield from piece()
-            words = str(error).split("\n")[0]
-            yield Problem(f"byte {file.tell()} or before", f"It is no valid JSON from here on: {words}.")
+            yield Problem("", f"{error} What is there and behind it is not taken: it is no valid JSON.")
 
     def _image(self, place: str, at: int, index: int, image: Any, names: set[str]) -> FoundFile | Problem | None:
         session = self._sessions[at] if at < len(self._sessions) else None
@@ -253,21 +250,6 @@ def _url(session: Session | None, file: FoundFile) -> str:
 # -- the stream
 
 
-def _events(file: BinaryIO) -> Iterator[tuple[str, Any]]:
-    """The parser's events. Raises ijson.JSONError, Refused for what is nested too deeply."""
-    if file.read(3) != b"\xef\xbb\xbf":
-        file.seek(0)
-    depth = 0
-    for event, value in ijson.basic_parse(file, use_float=True, buf_size=1 << 16):
-        if event in ("start_map", "start_array"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise Refused(f"It is nested more than {MAX_DEPTH} deep.")
-        elif event in ("end_map", "end_array"):
-            depth -= 1
-        yield event, value
-
-
 def _walk(events: Iterator[tuple[str, Any]], *, images: bool) -> Iterator[tuple[str, int, str, Any]]:
     """(kind, number of the session, key, value) for each part of the document, in its order.
 
@@ -277,7 +259,7 @@ def _walk(events: Iterator[tuple[str, Any]], *, images: bool) -> Iterator[tuple[
     """
     event, _ = next(events)
     if event != "start_map":
-        raise Refused("The document must be a JSON object.")
+        raise InvalidValue("The document must be a JSON object.")
     at = -1
     for key in _keys(events):
         event, value = next(events)
@@ -326,16 +308,7 @@ def _skip(events: Iterator[tuple[str, Any]], event: str) -> None:
 
 def _value(events: Iterator[tuple[str, Any]], event: str, value: Any) -> Any:
     """The value that begins with an event."""
-    if not event.startswith("start_"):
-        return value
-    builder = ijson.ObjectBuilder()
-    builder.event(event, value)
-    depth = 1
-    while depth:
-        event, value = next(events)
-        depth += event.startswith("start_") - event.startswith("end_")
-        builder.event(event, value)
-    return builder.value
+    return jsontext.cut(jsontext.build(events, event, value), _LEVELS)
 
 
 class _Rewriting:
@@ -374,4 +347,4 @@ class _Rewriting:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return jsontext.dumps(value)

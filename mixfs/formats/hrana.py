@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import time
 import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from mixfs.errors import MixfsError
+from mixfs import jsontext
+from mixfs.errors import InvalidValue, MixfsError
 from mixfs.formats.source_urls import SourceUrl, parse
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Stream:
     def _post(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         import http.client
 
-        body = json.dumps({"baton": self._baton, "requests": requests}).encode()
+        body = jsontext.dumps({"baton": self._baton, "requests": requests}).encode()
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {self._token}"} if self._token else {}
         )
@@ -103,8 +103,8 @@ class Stream:
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise ServerError(f"The server can't be reached, or went away: {error}.") from error
         try:
-            said = json.loads(data)
-        except (ValueError, RecursionError):
+            said = jsontext.loads(data)
+        except InvalidValue:
             said = None
         if answer.status != 200 or not isinstance(said, dict):
             words = str(said.get("message") or said.get("error")) if isinstance(said, dict) else answer.reason

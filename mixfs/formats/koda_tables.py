@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import decimal
-import json
+import math
 import re
 import sqlite3
 import tempfile
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mixfs import jsontext
 from mixfs.errors import MixfsError
 from mixfs.formats.base import Refused
 from mixfs.formats.hrana import ServerError, Stream
@@ -175,6 +176,7 @@ def open_postgres(url: SourceUrl) -> Iterator[Tables]:
     psycopg = _psycopg()
     try:
         with psycopg.connect(**_CONNECT | url.parameters()) as connection:
+            psycopg.types.json.set_json_loads(jsontext.loads, connection)
             connection.read_only = True
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.execute(f"SET LOCAL statement_timeout = {_STATEMENT_MS}")
@@ -214,10 +216,14 @@ def plain(value: Any) -> Any:
             return value.isoformat()
         case datetime.date() | uuid.UUID():
             return str(value)
+        case decimal.Decimal() if not value.is_finite():
+            return str(value)
         case decimal.Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case bytes() | memoryview():
             return bytes(value).hex()
+        case float() if not math.isfinite(value):
+            return jsontext.loads(str(value).replace("inf", "Infinity").replace("nan", "NaN"))
         case None | bool() | int() | float() | str() | dict() | list():
             return value
         case _:
@@ -242,6 +248,8 @@ def _words(error: Exception) -> str:
 def time_ns(value: Any) -> int:
     """Nanoseconds of a time as either database keeps it: seconds since the epoch, or ISO 8601. 0 for none."""
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not -1e15 < value < 1e15:
+            return 0
         # Some write milliseconds.
         return int(value * 1_000_000) if abs(value) > 1e11 else int(value * 1_000_000_000)
     return iso_ns(value)
@@ -280,8 +288,10 @@ def _for_sqlite(name: str, value: Any) -> Any:
         return time_ns(value) // 1_000_000_000
     if isinstance(value, bool):
         return int(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
     if isinstance(value, dict | list) or (name in JSONS and value is not None):
-        return json.dumps(value, ensure_ascii=False)
+        return jsontext.dumps(value)
     return value
 
 
@@ -348,5 +358,5 @@ def _for_postgres(name: str, value: Any) -> Any:
     if name in FLAGS:
         return bool(value)
     if isinstance(value, dict | list) or name in JSONS:
-        return json.dumps(value, ensure_ascii=False)
+        return jsontext.dumps(value)
     return value

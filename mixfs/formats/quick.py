@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mixfs import jsontext
 from mixfs.media.sniff import EXTENSIONS
 
 _MEDIA_NAMES = (
@@ -17,7 +18,7 @@ def is_media_name(name: bytes) -> bool:
 
 def may_be_part(head: bytes) -> bool:
     """Whether a file may be what makes a folder one of a layout: a JSON object, or a SQLite file."""
-    return head.startswith(b"SQLite format 3\0") or head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+    return head.startswith(b"SQLite format 3\0") or jsontext.beginning(head).startswith("{")
 
 
 def may_be_read(head: bytes) -> bool:
@@ -33,4 +34,5 @@ def may_be_layout(head: bytes, name: bytes) -> bool:
         return True
     if not may_be_part(head):
         return False
-    return b'"sessions"' in head or (b'"canvas_images"' in head and b'"dataUri"' in head)
+    text = jsontext.beginning(head)
+    return '"sessions"' in text or ('"canvas_images"' in text and '"dataUri"' in text)

@@ -12,11 +12,10 @@ storage-v2/ and the other way round. Concurrency: as for `Library`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mixfs import clock
+from mixfs import clock, jsontext
 from mixfs.errors import BlobMissing, ExistsError, InvalidValue, NotFoundError
 from mixfs.formats import storage_v2_saving
 from mixfs.formats.base import data_uri
@@ -152,8 +151,8 @@ class StorageService:
         given = [(CANVAS, canvas), (GENERATIONS, generations)]
         # Through JSON, so that what is kept is what a folder would keep.
         parsed = [
-            (suffix, canvas_json.parse(json.dumps(document).encode())) for suffix, document in given
-            if document is not None
+            (suffix, canvas_json.parse(jsontext.dumps(document, default=jsontext.refuse).encode()))
+            for suffix, document in given if document is not None
         ]  # fmt: skip
         for suffix, document in parsed:
             storage_v2_saving.check(suffix, document)
@@ -170,8 +169,8 @@ class StorageService:
         with self._library.read() as view:
             session = editing.require_session(view, session_id)
             return {
-                "canvas": json.loads(layout.render(view, session, CANVAS)),
-                "generations": json.loads(layout.render(view, session, GENERATIONS)),
+                "canvas": jsontext.loads(layout.render(view, session, CANVAS), whole=True),
+                "generations": jsontext.loads(layout.render(view, session, GENERATIONS), whole=True),
             }
 
     def list_sessions(self) -> list[SessionSummary]:
@@ -200,9 +199,9 @@ class StorageService:
             "message": message, "context": dict(context or {}),
         }  # fmt: skip
         try:
-            data = json.dumps(line, ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
-            raise InvalidValue(f"The log line can't be written as JSON: {error}.") from None
+            data = jsontext.dumps(line, default=jsontext.refuse).encode()
+        except InvalidValue as error:
+            raise InvalidValue(f"The log line can't be written as JSON: {error}") from None
         self._library.app_files.append([data])
 
     def last_logs(self, count: int = 20) -> list[dict[str, Any]]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mixfs import jsontext
 from mixfs.errors import InvalidValue, os_words
 from mixfs.formats import storage_v2_names
 from mixfs.formats.base import (
@@ -74,16 +74,16 @@ def _root(path: Path) -> Path | None:
 
 
 def _is_root(path: Path) -> bool:
-    if b'"images"' in head_of(path / REGISTRY) and head_of(path / REGISTRY, 64).lstrip()[:1] == b"{":
+    head = jsontext.beginning(head_of(path / REGISTRY))
+    if head.startswith("{") and '"images"' in head:
         return True
     first = next(iter(sorted((path / "sessions").glob("*.json"))), None) if (path / "sessions").is_dir() else None
     return first is not None and (_is_v1(first) or first.name.endswith(_CANVAS))
 
 
 def _is_v1(path: Path) -> bool:
-    head = head_of(path, 64 << 10)
-    words = (b'"session_id"', b'"canvas_images"', b'"dataUri"')
-    return head.lstrip()[:1] == b"{" and all(word in head for word in words)
+    head = jsontext.beginning(head_of(path, 64 << 10))
+    return head.startswith("{") and all(word in head for word in ('"session_id"', '"canvas_images"', '"dataUri"'))
 
 
 # -- in
@@ -158,11 +158,12 @@ class _Reader:
             if not data.strip():
                 continue
             try:
-                canvas_json.parse(data)
+                line = canvas_json.parse(data)
             except InvalidValue as error:
                 yield Problem(f"line {at + 1}", str(error), str(path))
                 continue
-            self._logs.append(data.strip())
+            text = jsontext.decode(data).strip()
+            self._logs.append((text if jsontext.is_strict(text) else jsontext.dumps(line)).encode())
 
     def _session(self, folder: Path, session_id: str) -> Iterator[Piece | Problem]:
         problems: list[Problem] = []
@@ -549,7 +550,7 @@ class _Writer:
             if name in row.documents:
                 data = documents_v2.render(self._view, session, suffix)
                 if self._back.names:
-                    data = documents.to_json(renamed(json.loads(data), self._back.names))
+                    data = documents.to_json(renamed(jsontext.loads(data), self._back.names))
                 self._bytes(f"sessions/{stem}{suffix}", data)
 
     def _image(self, digest: Digest, shown: documents_v2.Shown) -> None:
@@ -592,9 +593,9 @@ class _Writer:
     def _concerns(self, line: bytes) -> bool:
         """Whether a log line goes along: one that tells of a session that stays does not."""
         try:
-            context = json.loads(line)["context"]
+            context = jsontext.loads(line)["context"]
             named = context["sessionId"]
-        except (ValueError, KeyError, TypeError):
+        except (InvalidValue, KeyError, TypeError):
             return True
         return named in self._ids or not isinstance(named, str) or self._view.get(Session, named) is None
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from mixfs import jsontext
 from mixfs.errors import InvalidValue
 from mixfs.formats import storage_v2
 from mixfs.formats.storage_v2 import Found
@@ -128,7 +128,7 @@ def _update(txn: Txn, session: Session, suffix: str, document: Mapping[str, Any]
 def _is_as_shown(view: View, session: Session, suffix: str, document: Mapping[str, Any]) -> bool:
     """Whether a document says what it says already."""
     shown = layout.ROW_NAMES[suffix] in view.session_row(session.id).documents
-    return shown and json.loads(layout.render(view, session, suffix)) == document
+    return shown and jsontext.loads(layout.render(view, session, suffix)) == document
 
 
 def _save_entries(txn: Txn, session_id: str, items: list[dict[str, Any]]) -> None:
@@ -136,7 +136,7 @@ def _save_entries(txn: Txn, session_id: str, items: list[dict[str, Any]]) -> Non
     out: dict[str, Entry] = {}
     for z, item in enumerate(items):
         old = held.get(item["canvasId"])
-        if old is not None and json.loads(layout.entry_item(old)) == item:
+        if old is not None and jsontext.loads(layout.entry_item(old)) == item:
             out[old.id] = dataclasses.replace(old, z=z)
             continue
         with _at("canvas_images", z):
@@ -153,7 +153,7 @@ def _save_generations(txn: Txn, session_id: str, items: list[dict[str, Any]]) ->
     new: list[Generation] = []
     for at, item in enumerate(items):
         old = held.get(item["generation_id"])
-        if old is not None and json.loads(layout.generation_item(old)) == item:
+        if old is not None and jsontext.loads(layout.generation_item(old)) == item:
             new.append(old)
             continue
 
@@ -427,7 +427,7 @@ def registry_changes(
     _, revision = layout.registry_size(view)
     document = merged(base, document, revision, partial(layout.render_registry, view))
     images = images_of(document)
-    shown: dict[str, dict[str, Any]] = json.loads(layout.render_registry(view))["images"]
+    shown: dict[str, dict[str, Any]] = jsontext.loads(layout.render_registry(view))["images"]
     out: dict[str, dict[str, Any] | None] = {
         alias: info for alias, info in images.items() if shown.get(alias) != info
     }

@@ -31,7 +31,7 @@ from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, No
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
-from mixfs.library import documents, editing, pieces, place
+from mixfs.library import documents, editing, healing, pieces, place
 from mixfs.library.app_files import AppFiles
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
@@ -76,7 +76,7 @@ class Change(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """Totals. `saved_bytes` is what keeping each original once has saved."""
+    """Totals. `saved_bytes` is what keeping each original once has saved; `lost` are the originals in lost/."""
 
     sessions: int
     images: int
@@ -85,6 +85,8 @@ class Stats(NamedTuple):
     blobs: int
     blob_bytes: int
     saved_bytes: int
+    lost: int
+    lost_bytes: int
 
 
 class Deletion(NamedTuple):
@@ -110,7 +112,7 @@ class Library:
     def __init__(self, root: Path, *, read_only: bool = False, map_size: int = INITIAL_MAP) -> None:
         self.root = root
         self.store = Store(root, read_only=read_only, map_size=map_size)
-        self.blobs = LocalBlobs(root / "blobs")
+        self.blobs = LocalBlobs(root / "blobs", read_only=read_only, explain=self._why_missing)
         self.staging = StagingArea(root / "staging")
         self.pool = WorkerPool(failed=self._workers_failed)
         self.thumbnails = Thumbnails(self)
@@ -177,6 +179,10 @@ class Library:
     def _go_on(self, unfinished: list[str]) -> None:
         for trash_id in unfinished:
             pieces.Pieces(trash_id).finish(self)
+
+    def _why_missing(self, digest: Digest) -> str:
+        with self.read() as view:
+            return healing.why_missing(view, digest)
 
     def has_blob(self, digest: Digest) -> bool:
         return self.blobs.stat(digest) is not None
@@ -507,6 +513,7 @@ class Library:
     # -- totals and history
 
     def stats(self) -> Stats:
+        lost = [status for _, status in self.blobs.removal.enumerate()]
         with self.read() as view:
             count = view.counter
             return Stats(
@@ -517,6 +524,7 @@ class Library:
                 blobs=count("blobs"),
                 blob_bytes=count("blob_bytes"),
                 saved_bytes=count("placed_bytes") - count("distinct_placed_bytes"),
+                lost=len(lost), lost_bytes=sum(status.st_size for status in lost),
             )
 
     def changes(self, since: Position = START, *, local: bool = False) -> Iterator[Change]:

@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixfs.blobs.removal import Removal
 from mixfs.errors import MixfsError, os_words
 from mixfs.library import place
+from mixfs.library.lost import totals
 from mixfs.library.problems import Problems
 from mixfs.library.steadiness import Steadiness
 
@@ -133,6 +135,15 @@ def check_health(troubles: Sequence[Mapping[str, str]]) -> list[Finding]:
     if not troubles:
         return [Finding("health", OK, "The library is well.")]
     return [Finding(trouble["kind"], PROBLEM, trouble["text"], trouble["remedy"]) for trouble in troubles]
+
+
+def check_lost(root: Path) -> Finding:
+    """The originals that nothing references, and that gc deletes in some days."""
+    try:
+        words = totals(Removal(root)).words()
+    except OSError as error:
+        return Finding("lost", WARNING, f"lost/ can't be looked at. {os_words(error)}")
+    return Finding("lost", OK, words or "No original lies in lost/.")
 
 
 def check_mounts(stale: Sequence[str], alive: Sequence[str]) -> Finding:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import cbor2
 
+from mixfs import jsontext
+from mixfs.errors import InvalidValue
 from mixfs.records import (
     Annotation,
     Edge,
@@ -84,12 +86,12 @@ def to_json(value: Any) -> bytes:
 
 
 def _dumps(value: Any) -> bytes:
-    return in_json(json.dumps(value, indent=2, ensure_ascii=False, default=_plain)).encode("utf-8", "replace")
+    return in_json(jsontext.dumps(value, indent=2, default=_plain)).encode()
 
 
 def to_json_line(value: Any) -> bytes:
     """The same on one line, without a line feed: what a document has a hundred thousand of is made fast."""
-    return in_json(json.dumps(value, ensure_ascii=False, default=_plain)).encode("utf-8", "replace")
+    return in_json(jsontext.dumps(value, default=_plain)).encode()
 
 
 # What JSON leaves as it is and a terminal acts upon: DEL, C1 (U+009B begins an escape sequence), line ends that aren't
@@ -109,13 +111,7 @@ def shown_text(text: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, datetime.datetime | datetime.date):
-        return value.isoformat()
-    return str(value)
+    return value.isoformat() if isinstance(value, datetime.datetime | datetime.date) else jsontext.plain(value)
 
 
 def revision(data: bytes) -> int:
@@ -254,14 +250,23 @@ def _a1111_value(value: Any) -> str:
 
 
 def image_workflow(about: About) -> bytes:
-    """NAME.workflow.json: the ComfyUI graph as the picture carried it; empty when there is none."""
+    """NAME.workflow.json: the ComfyUI graph that the picture carried; empty when there is none.
+
+    As it came where that is strict JSON. NaN and Infinity are null there, as in ComfyUI's own page.
+    """
     texts = raw_texts(about.metadata)
     found = texts.get("workflow", "")
     if not found:
         # ComfyUI's WebP and JPEG savers put it into an EXIF field, behind its name.
         fields = (text.strip() for key, text in texts.items() if key.startswith("exif:"))
         found = next((text[9:].lstrip() for text in fields if text[:9].lower() == "workflow:"), "")
-    return in_json(found).encode("utf-8", "replace")
+    try:
+        if jsontext.is_strict(found):
+            return in_json(found).encode()
+        return to_json(jsontext.loads(found, strict=False, nan_as_null=True)) if found else b""
+    except InvalidValue:
+        # Cut off, or no JSON at all: it stands among the raw texts of NAME.json.
+        return b""
 
 
 def image_xmp(about: About) -> bytes:

@@ -24,8 +24,17 @@ import cbor2
 
 from mixfs import clock
 from mixfs.blobs import LocalBlobs
+from mixfs.blobs.removal import Removal
 from mixfs.blobs.sums import checked_sums
-from mixfs.errors import BlobDamaged, BlobMissing, FormatTooNew, IndexDamaged, JournalDamaged, JournalReplaced
+from mixfs.errors import (
+    BlobDamaged,
+    BlobMissing,
+    FormatTooNew,
+    IndexDamaged,
+    JournalDamaged,
+    JournalReplaced,
+    is_damage,
+)
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
@@ -37,6 +46,7 @@ from mixfs.library.fsck_report import REBUILD, RESTORE, Report
 from mixfs.library.fsck_rows import check_others, check_seals, check_thumbnails, compare
 from mixfs.library.gaps import Gap, Gaps, continue_behind, gap_of, missing_end
 from mixfs.library.healing import names_of
+from mixfs.library.lost import totals
 from mixfs.library.projections import DERIVATION
 from mixfs.library.replay import noted_position, replay
 from mixfs.library.staging import StagingArea
@@ -92,7 +102,9 @@ def _check(root: Path, progress: Progress, only: Collection[Digest] | None) -> R
             ground.advance()
             ground.check_ends()
             ground.check_gaps()
-            _Blobs(LocalBlobs(root / "blobs"), ground, report).check(progress, only)
+            _Blobs(LocalBlobs(root / "blobs", read_only=True), ground, report).check(progress, only)
+            if words := totals(Removal(root)).words():
+                report.notes.append(words)
         finally:
             fresh.close()
             for journal in replicas:
@@ -351,6 +363,7 @@ class _Found(NamedTuple):
     words: str = ""
     size: int = 0
     sums: bytes = b""
+    unchecked: bool = False  # it could not be read, for a reason that says nothing about its bytes
 
 
 class _Blobs:
@@ -390,11 +403,17 @@ class _Blobs:
         with self._ground.engine.read() as txn:
             view = View(txn)
             self._named = _named_digests(view)
+            given_up = 0
             for digest in suspects:
-                _, found = self._examine(digest)
+                _, found = self._examine(digest, cold=True)
                 if found.words == _MISSING:
-                    if digest in self._named:
+                    blob = view.blob(digest)
+                    if blob is not None and blob.given_up_ns:
+                        given_up += 1
+                    elif digest in self._named:
                         self._add(view, "blob-missing", digest, found.words, "")
+                elif found.unchecked:
+                    self._add(view, "blob-unchecked", digest, found.words, "")
                 elif found.words:
                     self._add(view, "blob-damaged", digest, found.words, "move it away and ")
                 elif _is_of_another(view.blob(digest), found):
@@ -403,11 +422,21 @@ class _Blobs:
                         "block sums that are recorded of it are not its own: reads through a mount fail.",
                         "`mixfs fsck --repair` records the right ones.", tuple(names_of(view, digest)),
                     )  # fmt: skip
+            if given_up:
+                self._report.notes.append(
+                    f"{given_up:,} originals were given up (`mixfs fsck --give-up`): reading them is an error until "
+                    "the same files are imported again."
+                )
 
-    def _examine(self, digest: Digest) -> tuple[Digest, _Found]:
+    def _examine(self, digest: Digest, *, cold: bool = False) -> tuple[Digest, _Found]:
+        """Look at a blob; `cold`: as the disk has it, not the page cache."""
+        if self._blobs.stat(digest) is None:
+            return digest, _Found(_MISSING)
         try:
             fd = self._blobs.open(digest)
             try:
+                if cold:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
                 return digest, _Found("", os.fstat(fd).st_size, checked_sums(fd, digest))
             finally:
                 os.close(fd)
@@ -416,16 +445,22 @@ class _Blobs:
         except BlobDamaged:
             return digest, _Found("Its SHA-256 differs from its name")
         except OSError as error:
-            return digest, _Found(f"It can't be read: {error.strerror}")
+            if is_damage(error):
+                return digest, _Found(f"It can't be read: {error.strerror}")
+            return digest, _Found(f"It could not be checked: {error.strerror}", unchecked=True)
 
     def _add(self, view: View, kind: str, digest: Digest, words: str, first: str) -> None:
         _, who = self._named.get(digest, (None, "nothing"))
         affected = tuple(names_of(view, digest))
-        self._report.add(
-            kind, str(self._blobs.path(digest)), f"{words}; {who} names it.",
-            f"{RESTORE}, {first}import the same file again, or run `mixfs fsck --repair --from DIR` with a "
-            "directory that has a copy.", affected,
-        )  # fmt: skip
+        remedy = (
+            f"{RESTORE}, {first}import the same file again, or run `mixfs fsck --repair --from DIR` with a directory "
+            "that has a copy; `mixfs fsck --give-up DIGEST` gives it up."
+        )
+        if kind == "blob-unchecked":
+            remedy = "That says nothing about its bytes: remove the cause, and check again."
+        elif kind == "blob-missing" and self._blobs.removal.lost_path(digest).exists():
+            words, remedy = f"{words}, and is in lost/", "`mixfs fsck --repair` brings it back."
+        self._report.add(kind, str(self._blobs.path(digest)), f"{words}; {who} names it.", remedy, affected)
 
     def _note_unnamed(self, held: dict[Digest, int]) -> None:
         unnamed = [digest for digest in held if digest not in self._named]

@@ -6,17 +6,22 @@ another reason moves nothing; two that find the same damage move it once.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mixfs.errors import BlobDamaged, BlobMissing
+from mixfs import clock
+from mixfs.blobs.sums import sums_of
+from mixfs.errors import BlobDamaged, BlobMissing, InvalidValue, NotFoundError
 from mixfs.ids import Digest
+from mixfs.library.documents import iso
+from mixfs.library.transaction import Txn
 from mixfs.library.trashed import trash_folder, trash_items
 from mixfs.library.view import View
-from mixfs.records import Entry, Folder, Placement, Receipt, Session, Trash
+from mixfs.records import Blob, Entry, Folder, Placement, Receipt, Session, Trash
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -25,15 +30,16 @@ log = logging.getLogger("mixfs.healing")
 
 
 def quarantine_if_damaged(library: Library, digest: Digest) -> Path | None:
-    """Check a blob; when it is damaged, move it to quarantine/ and report it. Returns where it is then."""
+    """Check a blob; when it is damaged, move it to quarantine/ and report it. Returns where it is then.
+
+    Raises OSError when it could not be read for a reason that says nothing about its bytes; nothing is moved then.
+    """
     try:
         library.blobs.check(digest)
     except BlobMissing:
         return None
-    except BlobDamaged:
-        reason = "Its SHA-256 differs from its name."
-    except OSError as error:
-        reason = f"It can't be read: {error.strerror}."
+    except BlobDamaged as error:
+        reason = f"It {error.reason}."
     else:
         return None
     with library.read() as view:
@@ -100,9 +106,74 @@ def bring_back(library: Library, wanted: dict[Digest, int], places: Iterable[Pat
             try:
                 if path.stat().st_size in sizes and (digest := _take(library, path, wanted.keys() - back)):
                     back.add(digest)
+                    take_back(library, digest)
             except OSError as error:
                 log.warning("%s can't be read: %s", path, error.strerror)
     return back
+
+
+def give_up(library: Library, digest: Digest) -> list[str]:
+    """Note durably that the user gave up an original that is missing or damaged; returns the names that it has.
+
+    What names it stays, and reading it is an error, until the same bytes come again. Damaged bytes are kept in
+    quarantine/. Raises NotFoundError when nothing is known of it, InvalidValue when its bytes are there and right,
+    OSError when they could not be read.
+    """
+    with library.read() as view:
+        blob, image, names = view.blob(digest), view.image(digest), list(names_of(view, digest))
+    if blob is None and image is None and not names:
+        raise NotFoundError(f"Nothing in the library names an original with the digest {digest.hex()}.")
+    library.blobs.removal.bring_back(digest)
+    quarantine_if_damaged(library, digest)
+    if library.has_blob(digest):
+        raise InvalidValue(
+            f"The original {digest.hex()} is there, and its bytes are right: there is nothing to give up."
+        )
+
+    def write(txn: Txn) -> None:
+        held = txn.blob(digest)
+        if held is None:
+            picture = txn.image(digest)
+            held = Blob(digest=digest, added_ns=txn.now_ns)
+            if picture is not None:
+                held = dataclasses.replace(held, size=picture.size, media_type=picture.media_type)
+        txn.put(dataclasses.replace(held, given_up_ns=clock.now_ns()))
+
+    library.commit(write)
+    return names
+
+
+def take_back(library: Library, digest: Digest) -> None:
+    """Forget that an original was given up: its bytes are there again."""
+    with library.read() as view:
+        blob = view.blob(digest)
+    if blob is None or not blob.given_up_ns:
+        return
+    fd = library.blobs.open(digest)
+    try:
+        size, sums = os.fstat(fd).st_size, sums_of(fd)
+    finally:
+        os.close(fd)
+
+    def write(txn: Txn) -> None:
+        held = txn.blob(digest)
+        if held is not None:
+            txn.put(dataclasses.replace(held, given_up_ns=0, size=size, sums=sums))
+
+    library.commit(write)
+
+
+def is_given_up(view: View, digest: Digest) -> bool:
+    blob = view.blob(digest)
+    return blob is not None and blob.given_up_ns != 0
+
+
+def why_missing(view: View, digest: Digest) -> str:
+    """What is known of a missing original beyond that: when it was given up; "" otherwise."""
+    blob = view.blob(digest)
+    if blob is None or not blob.given_up_ns:
+        return ""
+    return f"It was given up on {iso(blob.given_up_ns)[:10]}: import the same file again to have it back."
 
 
 def _files(place: Path) -> Iterator[Path]:

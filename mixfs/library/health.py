@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mixfs.ids import Digest
-from mixfs.library import gc
+from mixfs.library.healing import is_given_up
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -32,7 +32,18 @@ class Trouble:
 
 def troubles(library: Library) -> list[Trouble]:
     """Everything that is wrong with a library now; none when it is well."""
+    if displaced := library.store.displacement():
+        # Everything else would be told of other files than those that are open.
+        return [Trouble("library-replaced", displaced, "What was closed stays in the old directory's staging/.")]
     found = []
+    if gaps := library.store.gaps():
+        found.append(
+            Trouble(
+                "incomplete", f"The journal is incomplete, so nothing is deleted: {gaps[0]}.",
+                "`mixfs fsck` tells all of it. Restore the segment from a backup and run `mixfs rebuild-index`, or accept "
+                "the loss with `mixfs fsck --accept-loss`.",
+            )
+        )  # fmt: skip
     damaged = damaged_originals(library)
     if damaged:
         found.append(
@@ -62,9 +73,10 @@ def troubles(library: Library) -> list[Trouble]:
 
 
 def damaged_originals(library: Library) -> list[Digest]:
-    """Originals that were moved to quarantine/ and that something still names, unless a good copy is back."""
+    """Originals that were moved to quarantine/, unless a good copy is back, nothing references them, or the user gave
+    them up."""
     try:
-        names = os.listdir(library.blobs.quarantine_root)
+        names = os.listdir(library.blobs.removal.quarantined)
     except OSError:
         return []
     digests = set()
@@ -78,5 +90,6 @@ def damaged_originals(library: Library) -> list[Digest]:
                 continue
     with library.read() as view:
         return sorted(
-            digest for digest in digests if library.blobs.stat(digest) is None and gc.is_named(view, digest)
+            digest for digest in digests
+            if library.blobs.stat(digest) is None and view.is_referenced(digest) and not is_given_up(view, digest)
         )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mixfs.errors import BlobMissing
 from mixfs.ids import Digest, new_id
@@ -65,7 +65,10 @@ def admit_blob(txn: Txn, incoming: Incoming, blob_exists: Callable[[Digest], boo
     if not blob_exists(digest) or (inspection is None and txn.blob(digest) is None):
         # gc took it since it was looked at, records and all.
         raise BlobMissing(f"Blob {digest.hex()} went away before it was named: import the file again.")
-    if txn.blob(digest) is None:
+    known = txn.blob(digest)
+    if known is not None and known.given_up_ns:
+        txn.put(replace(known, given_up_ns=0, size=incoming.size, sums=incoming.sums or known.sums))
+    if known is None:
         media_type = inspection.media_type if inspection else "application/octet-stream"
         txn.put(
             Blob(

@@ -17,7 +17,7 @@ from mixfs.mountinfo import mount_of
 
 FORMAT_VERSION = 1
 
-_DIRECTORIES = ("blobs", "journal", "staging", "thumbnails", "quarantine")
+_DIRECTORIES = ("blobs", "journal", "staging", "thumbnails", "quarantine", "lost")
 
 # mmap and flock are not to be trusted there.
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "afs", "fuse.sshfs", "fuse.rclone"}

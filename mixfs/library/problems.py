@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from mixfs import clock
+from mixfs import clock, jsontext
 from mixfs.library.documents import iso
 
 LIMIT = 4 << 20
@@ -19,7 +19,7 @@ def shown_json(value: Any, indent: int | None = None) -> bytes:
 
     JSON's own escapes leave out DEL, C1 (U+009B begins an escape sequence), U+2028 and what turns text around.
     """
-    text = json.dumps(value, ensure_ascii=False, default=str, indent=indent)
+    text = jsontext.dumps(value, default=str, indent=indent)
     if not text.isascii() or "\x7f" in text:
         text = "".join(_escaped(char) for char in text)
     return text.encode("utf-8") + b"\n"

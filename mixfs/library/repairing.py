@@ -24,18 +24,23 @@ from mixfs.library.fsck_report import Report
 from mixfs.library.fsck_rows import damaged_thumbnails
 from mixfs.library.healing import bring_back, quarantine_if_damaged
 from mixfs.library.transaction import Txn
+from mixfs.records import Blob
 
 
 @dataclass(slots=True)
 class Repaired:
     """What was mended: whether the index was made again, where damaged blobs lie now, which blobs are back, of which
-    the record was put right, and how many thumbnails were removed."""
+    the record was put right, and how many thumbnails were removed.
+
+    `unchecked` are blobs that could not be read for a reason that says nothing about their bytes.
+    """
 
     index: bool = False
     recorded: list[str] = field(default_factory=list)
     thumbnails: int = 0
     quarantined: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
 
 def repair(
@@ -46,7 +51,7 @@ def repair(
     Raises NotALibrary, FormatTooNew, OSError.
     """
     done, found = Repaired(), fsck.check(root, progress)
-    if any(problem.kind.startswith("index-") for problem in found.problems):
+    if any(problem.kind in ("index-damaged", "index-differs") for problem in found.problems):
         fsck.rebuild(root)
         done.index = True
     if any(problem.kind == "thumbnail-damaged" for problem in found.problems):
@@ -55,14 +60,21 @@ def repair(
             done.thumbnails += 1
     lost = [_digest(problem.where) for problem in found.problems if problem.kind.startswith("blob-")]
     differing = [_digest(problem.where) for problem in found.problems if problem.kind == "record-differs"]
+    back = set()
     with Library.open(root, create=False) as library:
         for digest in lost:
-            kept = quarantine_if_damaged(library, digest)
+            if not library.has_blob(digest) and library.blobs.removal.bring_back(digest):
+                back.add(digest)
+            try:
+                kept = quarantine_if_damaged(library, digest)
+            except OSError:
+                done.unchecked.append(digest.hex())
+                continue
             if kept is not None:
                 done.quarantined.append(str(kept))
         done.recorded = [digest.hex() for digest in differing if _record_again(library, digest)]
         wanted = _sizes(library, lost)
-        back = bring_back(library, wanted, places)
+        back |= bring_back(library, wanted, places)
     done.restored = sorted(digest.hex() for digest in back)
     report = fsck.check(root, progress, only=[*lost, *differing])
     return done, report
@@ -95,7 +107,8 @@ def _record_again(library: Library, digest: Digest) -> bool:
 
 
 def _sizes(library: Library, digests: list[Digest]) -> dict[Digest, int]:
-    """The sizes of those that are not there, as their records have them."""
+    """The sizes of those that are not there, as their records have them, and of those that were given up."""
     with library.read() as view:
-        blobs = [view.blob(digest) for digest in digests if library.blobs.stat(digest) is None]
-    return {blob.digest: blob.size for blob in blobs if blob is not None}
+        blobs = [view.blob(digest) for digest in digests]
+        blobs += [blob for blob in view.records(Blob) if blob.given_up_ns]
+    return {blob.digest: blob.size for blob in blobs if blob is not None and not library.has_blob(blob.digest)}

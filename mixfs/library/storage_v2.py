@@ -11,12 +11,12 @@ As with `documents.py`: pure functions, and sizes are kept up by sums. A change 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cbor2
 
+from mixfs import jsontext
 from mixfs.ids import Digest, derived_id, key16
 from mixfs.index import dentries, keys
 from mixfs.index.dentries import READ_ONLY_FILE_MODE, Listing
@@ -49,6 +49,10 @@ def kept_of(record: Session | Placement | Generation) -> Mapping[str, Any]:
 def mapping(value: Any) -> Mapping[str, Any]:
     """A mapping that a record keeps; another program's journal may have anything there."""
     return value if isinstance(value, Mapping) else {}
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _list(value: Any) -> Sequence[Any]:
@@ -411,7 +415,8 @@ def run_of(item: Mapping[str, Any]) -> dict[str, Any]:
     parameters = item.get("parameters")
     parameters = dict(parameters) if isinstance(parameters, Mapping) else {}
     model = parameters.pop("model") if isinstance(parameters.get("model"), str) else None
-    duration, state = item.get("generation_time_ms"), item.get("canvas_state")
+    duration: Any = item.get("generation_time_ms")
+    state = item.get("canvas_state")
     prompt, error = (value if isinstance(value, str) else None for value in (item.get("prompt"), item.get("error")))
     status = item.get("status")
     return {
@@ -419,7 +424,7 @@ def run_of(item: Mapping[str, Any]) -> dict[str, Any]:
         "utc_offset_s": documents.iso_offset_s(item.get("timestamp")),
         "status": status if isinstance(status, str) and status else "completed",
         "prompt": prompt, "model": model, "parameters": parameters, "error": error,
-        "duration_ms": duration if isinstance(duration, int) and not isinstance(duration, bool) else None,
+        "duration_ms": duration if _is_int(duration) and abs(duration) < 2**63 else None,
         "canvas_state": state if isinstance(state, Mapping) else None,
     }  # fmt: skip
 
@@ -427,7 +432,7 @@ def run_of(item: Mapping[str, Any]) -> dict[str, Any]:
 def generation_item(generation: Generation) -> bytes:
     """One element of `generations`: as it came, as far as it still is so."""
     kept = kept_of(generation)
-    item: dict[str, Any] = json.loads(documents.generation_item(generation))
+    item: dict[str, Any] = jsontext.loads(documents.generation_item(generation))
     if generation.error is not None:
         item["error"] = generation.error
     if not kept:

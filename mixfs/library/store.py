@@ -34,6 +34,7 @@ from mixfs.errors import (
     IndexDamaged,
     IndexDiskFull,
     IndexFull,
+    InvalidValue,
     JournalDamaged,
     JournalReplaced,
     LibraryBusy,
@@ -49,7 +50,7 @@ from mixfs.index.memory import MemoryEngine
 from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
-from mixfs.journal.frames import HEAD_SIZE
+from mixfs.journal.frames import HEAD_SIZE, MAX_PAYLOAD
 from mixfs.library import place
 from mixfs.library.gaps import Gap, Gaps, bad_items, gap_of, missing_end
 from mixfs.library.problems import Problems
@@ -74,6 +75,19 @@ T = TypeVar("T")
 ROOM = 1 << 20
 # In index/: the start of the machine in which it was last looked through.
 _BOOT = "boot"
+
+
+def _require_readable(payload: bytes, changes: int) -> None:
+    """Raise InvalidValue for an item that a replay would not apply whole: what is acknowledged can be read again."""
+    if len(payload) > MAX_PAYLOAD:
+        raise InvalidValue(
+            f"This change takes {len(payload)} bytes in the journal; {MAX_PAYLOAD} are allowed. Nothing was changed: "
+            "make it in smaller parts."
+        )
+    found, problem = read_changes(payload)
+    if problem or len(found) != changes:
+        reason = problem or "a part of it is missing"
+        raise InvalidValue(f"This change could not be read again, and nothing was changed: {reason}.")
 
 
 class _Read:
@@ -108,7 +122,7 @@ class Store:
         self.root = root
         self.read_only = read_only
         self.problems = Problems(root)
-        self.trouble = ""  # why nothing can be written any more: the library's files are not those that were opened
+        self._displaced = ""  # why the journal's files are not those that were opened
         self._gaps = Gaps(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
@@ -255,12 +269,16 @@ class Store:
 
     def _verify_place(self) -> None:
         """Raise LibraryReplaced when the library's directories are not those that were opened."""
+        self._identity.check()
+
+    def displacement(self) -> str:
+        """Why nothing is written any more: the library's files are not those that were opened. Else empty."""
         try:
-            self._identity.check()
+            if not self.read_only:
+                self._verify_place()
         except LibraryReplaced as error:
-            self.trouble = str(error)
-            raise
-        self.trouble = ""
+            return str(error)
+        return self._displaced
 
     def _commit_locked(self, function: Callable[[Txn], T]) -> T:
         self._verify_place()
@@ -277,6 +295,7 @@ class Store:
                     result = function(txn)
                     if txn.changes:
                         payload = pack_changes(txn.changes, now_ns)
+                        _require_readable(payload, len(txn.changes))
                         self._check_room(len(payload))
                         end = self.journal.end()
                         note_commit(raw, txn.finish(), txn.last_stamp)
@@ -432,8 +451,9 @@ class Store:
         try:
             written = self.journal.written()
         except JournalReplaced as error:
-            self.trouble = str(error)
+            self._displaced = str(error)
             raise
+        self._displaced = ""
         with self._engine.read() as txn:
             noted = noted_position(txn, self.journal.replica)
         if noted == written:

@@ -9,9 +9,10 @@ What belongs here: the merge, on plain JSON values. It knows no records.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from mixfs import jsontext
 
 _ID_KEYS = ("canvasId", "generation_id", "id")
 _MISSING: Any = object()
@@ -29,11 +30,8 @@ def merged(base: Version | None, saved: Any, revision: int | None, render: Calla
     """The document to store, where the current one has a `revision` and is rendered by `render`."""
     if base is None or base.revision == revision:
         return saved
-    try:
-        document = base.document()
-        return saved if document is None else merge(document, saved, json.loads(render()))
-    except RecursionError:
-        return saved
+    document = base.document()
+    return saved if document is None else merge(document, saved, jsontext.loads(render()))
 
 
 def merge(base: Any, saved: Any, current: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import cbor2
 
+from mixfs import jsontext
 from mixfs.errors import InvalidValue
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index.engine import WriteTxn
@@ -29,11 +30,15 @@ from mixfs.records import (
     Session,
     Trash,
     field_keys,
+    field_path,
     problem_of,
     to_map,
 )
 
 R = TypeVar("R", bound=Record)
+
+# Levels of a field's value: those of foreign JSON, and what a record of the trash wraps it in. cbor2 reads 400.
+_LEVELS = jsontext.DEPTH + 16
 
 
 def check_name(record: Record) -> None:
@@ -45,8 +50,13 @@ def check_name(record: Record) -> None:
 
 
 def require_kept(record: Record) -> dict[int | str, Any]:
-    """A record's map. Raises InvalidValue for one that can't be kept: a replay would leave it out."""
+    """A record's map. Raises InvalidValue for one that can't be kept: a replay would leave it out.
+
+    What is nested more deeply than the journal's reader follows becomes a text (`mixfs.jsontext`).
+    """
     data = to_map(record)
+    for key, value in data.items():
+        data[key] = jsontext.keepable(value, field_path(type(record), key), _LEVELS)
     problem = problem_of(type(record), data)
     if problem is not None:
         raise InvalidValue(f"{problem}, which is not of the field's type.")

@@ -128,6 +128,11 @@ class View:
             if record is not None:
                 yield record
 
+    def is_referenced(self, digest: Digest) -> bool:
+        """Whether a placement, canvas entry, generation or trash record keeps an original."""
+        prefix = keys.referrers(digest)
+        return next(iter(self.txn.scan(prefix, prefix_end(prefix))), None) is not None
+
     def sessions_titled(self, title: str) -> Iterator[Session]:
         """The sessions of a title, the oldest first."""
         prefix = keys.titled(title)

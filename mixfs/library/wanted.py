@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterator
 
+from mixfs import jsontext
 from mixfs.ids import Digest, id_of_key, key16
 from mixfs.index import dentries
 from mixfs.library import documents
@@ -82,7 +82,7 @@ def entry_file(entry: Entry) -> tuple[bytes, bytes]:
         return safe_name(text[:200], "text", 60) + b".txt", documents.shown_text(text + "\n")
     label = safe_name(str(entry.data.get("title") or entry.type), "entry", 60)
     return cut(label + b" " + safe_name(short.decode("utf-8", "replace"), "x", 40), 240) + b".json", (
-        documents.to_json(json.loads(documents.entry_item(entry)))
+        documents.to_json(jsontext.loads(documents.entry_item(entry)))
     )
 
 

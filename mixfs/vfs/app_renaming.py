@@ -14,6 +14,7 @@ from mixfs.vfs.naming import READ_ONLY, drop
 from mixfs.vfs.routes import file_view
 from mixfs.vfs.saving import save_app_document
 from mixfs.vfs.tree import Tree
+from mixfs.vfs.versions import OVERWRITTEN
 from mixfs.vfs.views.storage_v2 import LOG_KEY, path_of, target_of_name
 
 
@@ -52,14 +53,14 @@ async def _rename_scratch(
         return
     if target is not None and (source.size or held is not None):
         await save_app_document(tree, target, await read_whole(tree, staged), owner, old, locked=True)
-        drop(tree, staged)
+        await drop(tree, staged)
         # Who has it open still may go on writing the document.
         staged.directory, staged.name = new
         staged.saved = staged.version
     else:
         tree.staging.rename(staged, *new)
     if over is not None:
-        drop(tree, over)
+        await drop(tree, over, OVERWRITTEN)
 
 
 async def _keep_aside(tree: Tree, source: Dentry, new: tuple[bytes, bytes]) -> None:
@@ -70,7 +71,7 @@ async def _keep_aside(tree: Tree, source: Dentry, new: tuple[bytes, bytes]) -> N
         content = file_view(source.key).content(tree.context, view, source.key)
     over = tree.staging.at(*new)
     if over is not None:
-        drop(tree, over)
+        await drop(tree, over, OVERWRITTEN)
     staged = tree.staging.create(*new, b"Q", 0o644)
     intake, data = staged.intake, getattr(content, "data", b"")
     assert intake is not None
@@ -96,5 +97,5 @@ async def _rename_picture(tree: Tree, old: tuple[bytes, bytes], new: tuple[bytes
     else:
         raise ReadOnlyError("The app did not write this picture: rename it in sessions/.")
     if over is not None:
-        drop(tree, over)
+        await drop(tree, over, OVERWRITTEN)
     tree.wake()

@@ -10,10 +10,12 @@ Concurrency: event loop only. Bounded: the least recently used bases go, and a s
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import OrderedDict
 from typing import Any, NamedTuple
+
+from mixfs import jsontext
+from mixfs.errors import InvalidValue
 
 # Bytes of all bases together, compressed; one that is larger than a quarter of it is not kept.
 MAX_BYTES = 16 << 20
@@ -32,8 +34,8 @@ class Base(NamedTuple):
     def document(self) -> Any:
         """The JSON value; None where it can't be read."""
         try:
-            return json.loads(zlib.decompress(self.packed))
-        except (ValueError, RecursionError):
+            return jsontext.loads(zlib.decompress(self.packed))
+        except (InvalidValue, zlib.error):
             return None
 
 

@@ -11,6 +11,7 @@ import errno
 import os
 from functools import partial
 
+from mixfs.blobs import Intake
 from mixfs.blobs.cached import open_cached
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
 from mixfs.errors import BadHandle, BlobDamaged, MixfsError, NotFoundError, Outdated, ReadOnlyError
@@ -18,7 +19,7 @@ from mixfs.ids import Digest
 from mixfs.library.storage_v2 import is_file
 from mixfs.library.view import View
 from mixfs.records import Blob, Placement
-from mixfs.vfs import ahead, app_folder, saving
+from mixfs.vfs import ahead, app_folder, saving, versions
 from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent, BytesContent, Content, FileContent
 from mixfs.vfs.handles import Handle, OpenNode
@@ -278,7 +279,7 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
             if intake is None or node.staged is not staged or staged.digest is not None:
                 # Taken in while we waited: begin a new version.
                 continue
-            _reopened(tree, staged)
+            intake = await _reopened(tree, staged)
             try:
                 written: int = await tree.in_thread(lambda intake=intake: intake.write(data, offset))  # type: ignore[misc]
             except OSError:
@@ -293,11 +294,17 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
             return written
 
 
-def _reopened(tree: Tree, staged: Staged) -> None:
+async def _reopened(tree: Tree, staged: Staged, *, empty: bool = False) -> Intake:
+    """Before a file is written to: what was closed is kept where it is a picture. The caller holds `staged.io`."""
     if staged.closed:
+        await versions.keep(tree, staged, versions.OVERWRITTEN)
         staged.closed = False
         tree.staging.note(staged)
+    if staged.shared:
+        await tree.in_thread(lambda: tree.staging.unshare(staged, empty=empty))
     staged.changed()
+    assert staged.intake is not None
+    return staged.intake
 
 
 async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged:
@@ -414,7 +421,7 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
             intake = staged.intake
             if intake is None or node.staged is not staged or staged.digest is not None:
                 continue
-            _reopened(tree, staged)
+            intake = await _reopened(tree, staged, empty=size == 0)
             await tree.in_thread(lambda intake=intake: intake.truncate(size))  # type: ignore[misc]
             staged.cut(size)
             staged.changed()

@@ -31,7 +31,7 @@ from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.names import MAX_NAME, is_temporary
 from mixfs.records import Entry, Folder, Generation, ImportFolder, Placement, Session, Trash
-from mixfs.vfs import app_folder, emptying, removals
+from mixfs.vfs import app_folder, emptying, removals, versions
 from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.files import opened, release
@@ -203,14 +203,14 @@ async def unlink(tree: Tree, directory: bytes, name: bytes, pid: int = 0) -> Non
             if staged is None or (stored := await _stored_picture(tree, directory, name)) is not None:
                 await app_folder.remove(tree, directory, name, stored or dentry)
             if staged is not None:
-                drop(tree, staged)
+                await drop(tree, staged)
             return
         if staged is None and directory[:1] not in (b"d", b"p"):
             raise ReadOnlyError(READ_ONLY)
         if stored is not None and not await _remove_later(tree, directory, name, stored):
             await remove_record(tree, directory, name, stored, pid)
         if staged is not None:
-            drop(tree, staged)
+            await drop(tree, staged)
         note_change(tree, directory)
 
 
@@ -253,8 +253,14 @@ def take_away(txn: Txn, stored: Dentry, before: Trash | None = None) -> Trash | 
     return editing.delete_placement(txn, placement.id, of=removals.same(before, placement.session_id))
 
 
-def drop(tree: Tree, staged: Staged) -> None:
-    """Take a staged file's name away; its bytes go with the last handle."""
+async def drop(tree: Tree, staged: Staged, reason: str = versions.DELETED) -> None:
+    """Take a staged file's name away; its bytes go with the last handle, and a picture that was closed is kept."""
+    await versions.keep(tree, staged, reason)
+    take_name_away(tree, staged)
+
+
+def take_name_away(tree: Tree, staged: Staged) -> None:
+    """As `drop`, of what is kept already or need not be."""
     tree.staging.unlink(staged)
     if staged.key not in tree.open_nodes:
         tree.staging.discard(staged)

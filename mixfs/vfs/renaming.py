@@ -33,10 +33,20 @@ from mixfs.vfs.app_folder import is_in
 from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.emptying import move_out
 from mixfs.vfs.exchanging import exchange
-from mixfs.vfs.naming import READ_ONLY, SESSIONS, check_name, drop, note_change, remove_record, replaced_by
+from mixfs.vfs.naming import (
+    READ_ONLY,
+    SESSIONS,
+    check_name,
+    drop,
+    note_change,
+    remove_record,
+    replaced_by,
+    take_name_away,
+)
 from mixfs.vfs.records_of import image_folder, import_folder, receipt_at, title_of
 from mixfs.vfs.saving import save_session_document
 from mixfs.vfs.tree import VACATED_S, Tree
+from mixfs.vfs.versions import OVERWRITTEN, keep
 from mixfs.vfs.views.session import WRITABLE_DOCUMENTS
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -65,7 +75,7 @@ async def rename(
             await move_out(tree, source, old_directory, old_name, new_directory, new_name, flags)
             written = tree.staging.at(new_directory, new_name)
             if written is not None:
-                drop(tree, written)
+                await drop(tree, written, OVERWRITTEN)
         elif is_in(old_directory) or is_in(new_directory):
             old, new = (old_directory, old_name), (new_directory, new_name)
             await app_renaming.rename(tree, source, target, old, new, bool(flags & EXCHANGE), owner)
@@ -123,6 +133,9 @@ async def _rename_file(
         replaces = receipt.placement_id if receipt is not None else replaced_by(tree, new_directory, new_name)
         if staged_target is not None:
             replaces = replaces or staged_target.replaces
+    if staged_target is not None:
+        # Before anything goes that could not be brought back.
+        await keep(tree, staged_target, OVERWRITTEN)
     if stored is not None:
         await _rename_record(tree, stored, overwritten, old_directory, old_name, new_directory, new_name)
     if staged is not None:
@@ -145,7 +158,7 @@ async def _rename_file(
                 tree.staging.rename(staged_target, new_directory, new_name)
             raise
     if staged_target is not None:
-        drop(tree, staged_target)
+        take_name_away(tree, staged_target)
     if staged is not None:
         tree.wake()
 
@@ -217,7 +230,7 @@ async def _rename_scratch(tree: Tree, directory: bytes, old_name: bytes, new_nam
         if held is None and not is_temporary(new_name):
             raise ReadOnlyError(READ_ONLY)
         if held is not None:
-            drop(tree, held)
+            await drop(tree, held, OVERWRITTEN)
         tree.staging.rename(staged, directory, new_name)
         return
     intake = staged.intake
@@ -225,7 +238,7 @@ async def _rename_scratch(tree: Tree, directory: bytes, old_name: bytes, new_nam
     data = await tree.in_thread(lambda: os.pread(intake.fd, canvas_json.LIMIT + 1, 0))
     known = (directory, old_name)
     await save_session_document(tree, directory[1:], new_name.decode(), data, owner, known, locked=True)
-    drop(tree, staged)
+    await drop(tree, staged)
     # The kernel now has the temporary file under this name.
     tree.forget_name(directory, new_name)
 
@@ -237,7 +250,7 @@ async def _keep_aside(tree: Tree, directory: bytes, old_name: bytes, new_name: b
         data = view.render_session_document(session, old_name.decode()) if session is not None else b""
     held = tree.staging.at(directory, new_name)
     if held is not None:
-        drop(tree, held)
+        await drop(tree, held, OVERWRITTEN)
     staged = tree.staging.create(directory, new_name, b"P", 0o644)
     intake = staged.intake
     assert intake is not None

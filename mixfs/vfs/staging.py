@@ -39,6 +39,8 @@ from mixfs.journal.files import fsync_directory
 from mixfs.library.staging import LOG, StagingArea, abandoned
 
 _COMPACT_AT = 8 << 20
+# How many versions of a name, and how many bytes, are kept in a day when they are overwritten before they are taken in.
+MAX_VERSIONS, MAX_VERSION_BYTES, BUDGET_S = 100, 1 << 30, 86_400
 
 log = structlog.get_logger("mixfs.staging")
 
@@ -54,6 +56,10 @@ class Staged:
         # Renamed since: the placement moves along when these are taken in.
         self.moved = False
         self.intake: Intake | None = None
+        # Of a version that was closed and is no longer what its name shows.
+        self.aside: Aside | None = None
+        # Its bytes are those of such a version too, so nothing may be written to them.
+        self.shared = False
         # Set while the bytes are becoming a blob, and after that until they are committed.
         self.digest: Digest | None = None
         self.linked = True
@@ -80,7 +86,8 @@ class Staged:
 
     def park(self) -> None:
         """Nobody has it open: its descriptor is given back, unless the intake is at work with it."""
-        if self.intake is not None and self.linked and self.digest is None and not self.io.locked():
+        kept = self.linked or self.aside is not None
+        if self.intake is not None and kept and self.digest is None and not self.io.locked():
             self.intake.park()
 
     def cut(self, size: int) -> None:
@@ -112,7 +119,31 @@ class Staged:
         return {
             "id": self.id, "key": self.key, "directory": self.directory, "name": self.name, "mode": self.mode,
             "xattrs": self.xattrs, "replaces": self.replaces, "moved": self.moved, "closed": self.closed,
-        }  # fmt: skip
+        } | ({"aside": list(self.aside)} if self.aside is not None else {})  # fmt: skip
+
+
+class Aside(NamedTuple):
+    """Where a version belongs that was overwritten or removed before it was taken in, and why it is no longer there."""
+
+    session_id: str | None
+    session_title: str
+    folder_id: str | None
+    reason: str
+
+
+class Budget:
+    """How much of the versions of one name is kept: so many, and so many bytes, in a day."""
+
+    __slots__ = ("bytes", "count", "since", "told")
+
+    def __init__(self) -> None:
+        self.count, self.bytes, self.since, self.told = 0, 0, time.monotonic(), False
+
+    def allows(self, size: int) -> bool:
+        return self.count < MAX_VERSIONS and self.bytes + size <= MAX_VERSION_BYTES
+
+    def spend(self, size: int) -> None:
+        self.count, self.bytes = self.count + 1, self.bytes + size
 
 
 class KeptDocument(NamedTuple):
@@ -155,6 +186,9 @@ class Staging:
         self._names: dict[bytes, SortedDict] = {}
         self._keys: dict[bytes, Staged] = {}
         self._kept: dict[str, KeptDocument] = {}
+        # What was closed and overwritten or removed before it was taken in, by id; and what is left for each name.
+        self._versions: dict[str, Staged] = {}
+        self._budgets: dict[tuple[bytes, bytes], Budget] = {}
         # Files that are gone, of which the log could not be told yet.
         self._owed: list[str] = []
         # The times of folders of import/ that are not in their records yet.
@@ -264,6 +298,96 @@ class Staging:
         if old is not None:
             old.close()
 
+    # -- versions
+
+    @property
+    def versions(self) -> list[Staged]:
+        return list(self._versions.values())
+
+    def may_keep(self, staged: Staged, size: int) -> bool:
+        """Whether one more version of its name may be kept; what was kept a day ago counts no more."""
+        now = time.monotonic()
+        while self._budgets:
+            oldest = next(iter(self._budgets))
+            if now - self._budgets[oldest].since < BUDGET_S:
+                break
+            del self._budgets[oldest]
+        return self._budgets.setdefault((staged.directory, staged.name), Budget()).allows(size)
+
+    def tell_once(self, staged: Staged) -> bool:
+        """Whether nobody was told yet that no more of its versions are kept."""
+        budget = self._budgets[staged.directory, staged.name]
+        told, budget.told = budget.told, True
+        return not told
+
+    def second_name(self, staged: Staged, *, goes: bool) -> tuple[Path, bool]:
+        """Give a file's bytes a second name; returns it, and whether both are one file still. Blocks: in a thread.
+
+        `goes`: nobody uses the first name any more.
+        """
+        path = self.path / new_id()
+        assert staged.intake is not None
+        try:
+            os.link(staged.intake.path, path)
+            return path, True
+        except OSError:
+            # exFAT and its like have no second names for a file.
+            if goes:
+                os.rename(staged.intake.path, path)
+                return path, False
+        self._copy(staged, path).close()
+        return path, False
+
+    def _copy(self, staged: Staged, path: Path) -> Intake:
+        path.unlink(missing_ok=True)
+        source, copy = staged.intake, Intake(path)
+        assert source is not None
+        try:
+            status = source.status()
+            copy.take_copy(source.fd)
+            os.utime(copy.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+        except BaseException:
+            copy.discard()
+            raise
+        return copy
+
+    def set_aside(self, staged: Staged, path: Path, aside: Aside) -> Staged:
+        """What `second_name` gave a name is a version from now on, and is taken in. Written down where that can be."""
+        version = Staged(path.name, b"v" + key16(path.name), staged.directory, staged.name, staged.mode)
+        version.xattrs, version.aside, version.linked, version.closed = dict(staged.xattrs), aside, False, True
+        version.intake = self._reopen(version.id)
+        version.park()
+        self._versions[version.id] = version
+        self._budgets[staged.directory, staged.name].spend(version.intake.size)
+        with contextlib.suppress(OSError):
+            self._append(version.state())
+        return version
+
+    def forget_version(self, version: Staged) -> None:
+        """It is in the library, or is not worth keeping."""
+        if self._versions.pop(version.id, None) is not None:
+            self._owed.append(version.id)
+            with contextlib.suppress(OSError):
+                self._pay()
+                self._compact()
+        if version.intake is not None:
+            version.intake.discard()
+            version.intake = None
+
+    def unshare(self, staged: Staged, *, empty: bool) -> None:
+        """Before a file is written to whose bytes are a version's too: it gets its own. Blocks: call it in a thread."""
+        old, beside = staged.intake, self.path / f"{staged.id}.own"
+        assert old is not None
+        if empty:
+            beside.unlink(missing_ok=True)
+            fresh = Intake(beside)
+        else:
+            fresh = self._copy(staged, beside)
+        os.rename(beside, old.path)
+        fresh.path = old.path
+        staged.intake, staged.shared = fresh, False
+        old.close()
+
     # -- folders of import/
 
     def set_folder_time(self, directory: bytes, mtime_ns: int) -> None:
@@ -354,7 +478,7 @@ class Staging:
         if os.fstat(self._log).st_size < _COMPACT_AT + 1024 * len(self._keys):
             return
         fresh = self.path / f"{LOG}.new"
-        items = [staged.state() for staged in self if staged.linked]
+        items = [staged.state() for staged in self if staged.linked] + [each.state() for each in self.versions]
         items += [_folder_item(*item) for item in self.folder_times.items()]
         items += [_removed_item(*item) for item in self.removed.items()]
         data = _framed(items, 0)
@@ -370,8 +494,9 @@ class Staging:
 
     def close(self) -> None:
         """Close everything; what waits stays for the next mount."""
-        waiting = any(staged.linked for staged in self) or self.folder_times or self.removed or self._kept
-        for staged in self:
+        kept = self.folder_times or self.removed or self._kept or self._versions
+        waiting = kept or any(staged.linked for staged in self)
+        for staged in (*self, *self.versions):
             if staged.intake is not None:
                 staged.intake.close()
         os.close(self._log)
@@ -416,7 +541,7 @@ class Staging:
             if "removed" in state:
                 self.remove(state["removed"], state["directory"], state["name"])
                 continue
-            if state["key"] in self._keys:
+            if state["key"] in self._keys or state["id"] in self._versions:
                 # A mount that was killed while it took over had written it down already.
                 continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
@@ -424,7 +549,12 @@ class Staging:
             staged.closed, staged.moved = state["closed"], state.get("moved", False)
             # It may have been fsynced: nobody can say any more.
             staged.synced = True
-            if (path / staged.id).exists():
+            if "aside" in state and (path / staged.id).exists():
+                staged.aside, staged.linked = Aside(*state["aside"]), False
+                self._append(staged.state())
+                self._versions[staged.id] = staged
+                taken.append(staged)
+            elif (path / staged.id).exists():
                 self._find_place(staged, remains)
                 self._append(staged.state())
                 self._enter(staged)
@@ -436,7 +566,7 @@ class Staging:
             self._make_own(staged.id)
             staged.intake = self._reopen(staged.id)
             staged.park()
-        found.files.extend(taken)
+        found.files.extend(staged for staged in taken if staged.aside is None)
         for name in sorted(os.listdir(path)):
             session, dot, document = name.partition(".")
             if dot and session and document.endswith(".json"):

@@ -32,9 +32,10 @@ from mixfs.library.ingest import Incoming, admit
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
 from mixfs.media.pool import WorkerStartError
-from mixfs.media.sniff import HEAD_SIZE
+from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
+from mixfs.vfs import versions
 from mixfs.vfs.attributes import annotation_fields
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.recognising import Job, Recognising
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 QUIET_S = 1.0
 LONGEST_QUIET_S = 300.0
+LONGEST_QUIET_OF_SHORT_S = 15.0
+LONG_FILE = 1 << 20
 # How long it is remembered that a name was written.
 REMEMBERED_S = 2 * LONGEST_QUIET_S
 RETRY_S = 30.0
@@ -75,6 +78,7 @@ class Looked:
     inspection: Inspection | None
     digest: Digest
     sums: bytes
+    is_picture: bool
     may_be_layout: bool
     may_be_part: bool
 
@@ -117,17 +121,24 @@ class TakingIn:
 
     def _closed(self, staged: Staged) -> bool:
         """As `_candidate`, but the release of a handle may still be on its way: close(2) doesn't wait for that."""
+        if staged.aside is not None:
+            return staged.intake is not None
         if not staged.linked or not taken_in_from(staged.directory) or not staged.closed:
             return False
         return staged.intake is not None and staged.intake.size > 0
 
     def _quiet_s(self, staged: Staged) -> float:
-        """One second; for a name that is rewritten again and again twice as long each time, to five minutes."""
+        """One second; for what is no picture (a log, say) and rewritten again and again twice as long each time.
+
+        Every version of such a file is kept in the trash: a long one may wait for five minutes.
+        """
         count, last = self._rewrites.get((staged.directory, staged.name), (0, 0.0))
-        if time.monotonic() - last > REMEMBERED_S:
+        if not count or time.monotonic() - last > REMEMBERED_S:
             # An app names a picture as soon as it has written it.
             return 0.0 if staged.directory == IMAGES else QUIET_S
-        return min(LONGEST_QUIET_S, QUIET_S * float(1 << min(10, max(0, count - 1))))
+        is_long = staged.intake is not None and staged.intake.size > LONG_FILE
+        longest = LONGEST_QUIET_S if is_long else LONGEST_QUIET_OF_SHORT_S
+        return min(longest, QUIET_S * float(1 << min(10, max(0, count - 1))))
 
     def _due_at(self, staged: Staged) -> float:
         return max(staged.touched + self._quiet_s(staged), staged.retry_at)
@@ -207,6 +218,11 @@ class TakingIn:
                         ready.append(staged)
             # Where a hundred thousand wait, requests go on in between.
             await trio.lowlevel.checkpoint()
+        for version in self._tree.staging.versions:
+            if version.retry_at <= now:
+                ready.append(version)
+            else:
+                next_due = min(next_due, version.retry_at)
         if ready:
             async with self._round:
                 await self._take(ready)
@@ -240,7 +256,7 @@ class TakingIn:
                 staged
                 for staged in self._tree.staging
                 if self._closed(staged) and not waits(view, staged.directory, staged.name)
-            ]
+            ] + self._tree.staging.versions
 
     # -- by batches
 
@@ -253,7 +269,7 @@ class TakingIn:
             try:
                 async for looked in receive:
                     async with self._tree.lock:
-                        unchanged = [item for item in looked if self._unchanged(item)]
+                        unchanged = [item for item in looked if self._unchanged(item) and self._is_kept(item)]
                         if unchanged:
                             await self._publish_and_commit(unchanged)
             except Exception as error:  # noqa: BLE001 - raised below
@@ -277,6 +293,16 @@ class TakingIn:
                     for staged in ready[start : start + BATCH]:
                         nursery.start_soon(look, staged)
                 await send.send(looked)
+
+    def _is_kept(self, item: Looked) -> bool:
+        """Of versions that nothing shows any more, complete pictures are kept; the others are forgotten here."""
+        if item.staged.aside is None:
+            return True
+        with self._tree.library.read() as view:
+            kept = versions.is_worth_keeping(view, item.digest, item.inspection)
+        if not kept:
+            self._tree.staging.forget_version(item.staged)
+        return kept
 
     def _unchanged(self, item: Looked) -> bool:
         return item.staged.version == item.version and self._candidate(item.staged)
@@ -312,9 +338,9 @@ class TakingIn:
             return None
         times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
         return Looked(
-            staged, version, status.st_size, *times, inspection, digest, sums, may_be_layout(head, staged.name),
-            may_be_part(head),
-        )
+            staged, version, status.st_size, *times, inspection, digest, sums, sniff(head) in IMAGE_TYPES,
+            may_be_layout(head, staged.name), may_be_part(head),
+        )  # fmt: skip
 
     def _failed(self, staged: Staged, error: BaseException) -> None:
         """Keep the file where it is, say why, and try again later: nothing is lost."""
@@ -331,7 +357,7 @@ class TakingIn:
             log.warning("not_taken_in", name=staged.name.decode("utf-8", "replace"), error=str(error))
         self._tree.library.store.problems.report(
             "not-taken-in",
-            f"The file stays in import/ and is tried again: {error}",
+            f"The file stays in {'import/' if staged.aside is None else 'staging/'} and is tried again: {error}",
             name=staged.name.decode("utf-8", "replace"),
         )
 
@@ -437,13 +463,15 @@ class TakingIn:
             for item, incoming in zip(items, came, strict=True):
                 self._admit(txn, item, incoming)
                 keep_time(txn, tree.staging, item.staged.directory, times)
-                if item.staged.directory[:1] == b"d":
+                if item.staged.directory[:1] == b"d" and item.staged.aside is None:
                     mark = self.recognising.mark
                     marked.append(mark(txn, item.staged, whole=item.may_be_layout, part=item.may_be_part))
 
         known = [
-            (item.staged.directory, item.staged.name) for item in items if item.staged.directory != IMAGES
-        ]  # fmt: skip
+            (item.staged.directory, item.staged.name)
+            for item in items
+            if item.staged.directory != IMAGES and item.staged.aside is None
+        ]
         await tree.commit(write, *known)
         self.recognising.marked(marked)
         for directory, mtime_ns in times.items():
@@ -451,17 +479,22 @@ class TakingIn:
         now = time.monotonic()
         for item in items:
             staged = item.staged
+            if staged.aside is not None:
+                tree.staging.forget_version(staged)
+                continue
             # Taken out first, so that the oldest stand in front.
             count, last = self._rewrites.pop((staged.directory, staged.name), (0, 0.0))
-            self._rewrites[staged.directory, staged.name] = (count + 1 if now - last < REMEMBERED_S else 1, now)
+            if not item.is_picture:
+                self._rewrites[staged.directory, staged.name] = (count + 1 if now - last < REMEMBERED_S else 1, now)
             tree.staging.taken_in(staged)
             self._settle_open(staged, item.digest)
             if staged.intake is not None:
                 staged.intake.discard()
                 staged.intake = None
-        self.taken += len(items)
-        tree.library.came_in(came)
-        log.info("taken_in", files=len(items))
+        shown = [incoming for item, incoming in zip(items, came, strict=True) if item.staged.aside is None]
+        self.taken += len(shown)
+        tree.library.came_in(shown)
+        log.info("taken_in", files=len(shown), versions=len(items) - len(shown))
         while self._rewrites:
             oldest = next(iter(self._rewrites))
             if now - self._rewrites[oldest][1] < REMEMBERED_S:
@@ -480,7 +513,9 @@ class TakingIn:
 
     def _admit(self, txn: Txn, item: Looked, incoming: Incoming) -> None:
         staged, library = item.staged, self._tree.library
-        if staged.directory[:1] == b"p":
+        if staged.aside is not None:
+            versions.admit_version(txn, staged.aside, incoming, library.has_blob)
+        elif staged.directory[:1] == b"p":
             self._admit_in_session(txn, staged, incoming)
         elif staged.directory == IMAGES:
             file_came(txn, staged.name, incoming, library.has_blob, id_of_key(staged.key[1:]))

@@ -308,7 +308,7 @@ class Tree:
     def held(self) -> dict[str, int]:
         """How much of what is kept between two requests there is now."""
         return {
-            "open_nodes": len(self.open_nodes), "staged": len(self.staging),
+            "open_nodes": len(self.open_nodes), "staged": len(self.staging), "versions": len(self.staging.versions),
             "removed": len(self.staging.removed), "folder_times": len(self.staging.folder_times),
             "changed_at": len(self.changed_at), "accessed_at": len(self.accessed_at), "vacated": len(self.vacated),
             "going": len(self.context.going), "emptied": len(self.context.emptied),

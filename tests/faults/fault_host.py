@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mixfs.errors import MixfsError
-from mixfs.library import compaction, fsck, gc, importing, repairing
+from mixfs.library import compaction, fsck, gc, importing, lost, repairing
 from mixfs.library.api import Library
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement, Session, Trash
@@ -188,8 +188,21 @@ def repair(attempt: Attempt) -> None:
 
 def collect(attempt: Attempt) -> None:
     with Library.open(attempt.root) as library:
-        freed = gc.collect(library, trash_days=0, grace_hours=0)
+        gc.expire_trash(library, [trash.id for trash in library.trash()])
+        freed = gc.collect(library, grace_hours=0)
         attempt.say("freed", freed.blobs)
+
+
+def empty_lost(attempt: Attempt) -> None:
+    with Library.open(attempt.root) as library:
+        gc.collect(library, trash_days=0)
+        attempt.say("deleted for good")
+
+
+def adopt(attempt: Attempt) -> None:
+    with Library.open(attempt.root) as library:
+        lost.adopt(library)
+        attempt.say("adopted")
 
 
 def compact(attempt: Attempt) -> None:
@@ -206,7 +219,7 @@ def restore(attempt: Attempt) -> None:
 OPERATIONS: dict[str, Callable[[Attempt], None]] = {
     "create": create, "import": import_, "delete": delete, "edit": edit, "rebuild": rebuild,
     "without-index": without_index, "repair": repair, "gc": collect, "compact": compact,
-    "restore": restore,
+    "restore": restore, "adopt": adopt, "empty-lost": empty_lost,
 }  # fmt: skip
 
 
@@ -220,7 +233,19 @@ def look(attempt: Attempt, operation: str, before: dict[str, Any]) -> None:
         # Whatever a killed one left, the next one goes on from there.
         _, report = repairing.repair(attempt.root, [attempt.source])
         assert report.clean, report.problems
+    if operation in ("gc", "adopt"):
+        # Moved or not, nothing is gone. The next run goes on where a killed one stopped.
+        assert originals(attempt.root) >= set(before["originals"]), "an original is lost"
+        OPERATIONS[operation](attempt)
+        assert originals(attempt.root) >= set(before["originals"])
+        assert len(originals(attempt.root, "lost")) == (4 if operation == "gc" else 0)
+    elif operation == "empty-lost":
+        empty_lost(attempt)
+        assert not [path for path in (attempt.root / "lost").rglob("*") if path.is_file()]
     with Library.open(attempt.root) as library:
+        if operation == "adopt":
+            names = [each.name for each in library.placements(library.find_session("Recovered").id)]
+            assert sorted(names) == [b"0.txt", b"1.txt", b"2.txt", b"3.txt"]
         library.create_session("afterwards")
         with library.read() as view:
             sessions = {session.title: session for session in view.records(Session)}
@@ -258,6 +283,13 @@ def look(attempt: Attempt, operation: str, before: dict[str, Any]) -> None:
     assert '"journal-damaged"' not in problems, problems
 
 
+def originals(root: Path, *folders: str) -> set[str]:
+    """The digests of the files in blobs/ and lost/ whose bytes are right."""
+    paths = (path for folder in folders or ("blobs", "lost") for path in (root / folder).rglob("*") if path.is_file())
+    named = ((path.parent.name + path.name, path) for path in paths)
+    return {name for name, path in named if sha256(path.read_bytes()) == name}
+
+
 def prepare(directory: Path, operation: str) -> dict[str, Any]:
     """A library with two sessions, and files to import; in a child, because LMDB and fork don't mix."""
     attempt = Attempt(directory)
@@ -278,19 +310,22 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
     def throw_away() -> None:
         with Library.open(attempt.root) as library:
             session = library.create_session("Deleted")
-            for n in range(3):
+            for n in range(4):
                 library.import_bytes(b"deleted %d" % n, f"{n}.txt", session_id=session.id)
             library.delete_placement(library.placements(session.id)[0].id)
             library.delete_session(session.id)
+            if operation in ("adopt", "empty-lost"):
+                gc.collect(library, trash_days=0, grace_hours=0)
 
     if operation == "create":
         return {"placements": [], "trash": []}
     assert ended(fork(make)) == 0
     if operation == "repair":
         damage(attempt)
-    if operation in ("gc", "compact", "restore"):
+    if operation in ("gc", "compact", "restore", "adopt", "empty-lost"):
         assert ended(fork(throw_away)) == 0
     found: dict[str, Any] = json.loads((directory / "before").read_text())
+    found["originals"] = list(originals(attempt.root))
     return found
 
 

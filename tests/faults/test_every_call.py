@@ -42,11 +42,11 @@ def host(program: str, *words: object) -> dict[str, int]:
     ("operation", "at_least"),
     [
         ("create", 30), ("edit", 7), ("delete", 9), ("rebuild", 10), ("without-index", 15), ("import", 60),
-        ("repair", 40), ("gc", 10), ("compact", 30), ("restore", 3),
+        ("repair", 40), ("gc", 30), ("compact", 30), ("restore", 3), ("adopt", 20), ("empty-lost", 10),
     ],
 )
 def test_an_operation_struck_at_every_call(tmp_path: Path, mode: str, operation: str, at_least: int) -> None:
-    step = 1 if ALL else {"import": 9, "repair": 7, "compact": 3}.get(operation, 1)
+    step = 1 if ALL else {"import": 9, "repair": 7, "compact": 3, "gc": 3, "adopt": 3}.get(operation, 1)
     assert host("fault_host.py", mode, operation, tmp_path / "attempts", step)["attempts"] >= at_least // step
 
 

@@ -317,6 +317,27 @@ def test_overwriting_a_receipt_makes_a_new_version(box: Box):
     assert [item.digest for item in box.trash()] == [before.digest]
 
 
+def test_every_save_of_one_name_is_in_the_library_or_the_trash(box: Box):
+    latest, saved = box.inbox / "latest.png", []
+    box.inbox.mkdir()
+    for number in range(6):
+        new = box.put(f"{number}.png")
+        saved.append(sha256(new))
+        if number % 2:
+            run("cp", new, latest)
+        else:
+            run("cp", new, box.inbox / ".new.tmp")
+            run("mv", box.inbox / ".new.tmp", latest)
+    gone = box.put("gone.png", where=box.inbox / "deeper")
+    saved.append(sha256(gone))
+    run("rm", "-r", gone.parent)
+    box.take_in()
+    assert box.placements()[b"latest.png"].digest.hex() == saved[5]
+    kept = {item.digest.hex(): item.name for item in box.trash() if item.digest is not None}
+    assert kept == dict.fromkeys(saved[:5], b"latest.png") | {saved[6]: b"gone.png"}
+    same(box.images / "latest.png", latest)
+
+
 def test_what_is_no_picture_goes_to_files(box: Box):
     damaged = png()[:-60]
     box.put("notes.txt", b"some text\n", box.inbox)

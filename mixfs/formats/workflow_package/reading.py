@@ -214,7 +214,7 @@ class _Reader:
             y=number(f"{where}.position.y", position.get("y")),
             width=width,
             height=height,
-            z=z if isinstance(z, int) and not isinstance(z, bool) else at,
+            z=z if isinstance(z, int) and not isinstance(z, bool) and abs(z) < 2**63 else at,
             digest=digest,
             text=a_text(about.get("text")),
             generation_id=a_text(about.get("generationId")),

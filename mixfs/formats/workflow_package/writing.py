@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixfs import __version__
+from mixfs import __version__, jsontext
 from mixfs.blobs.intake import CHUNK
 from mixfs.errors import BlobMissing, ExistsError, NotFoundError
 from mixfs.formats.base import Asset
@@ -309,4 +308,4 @@ def _edge_out(edge: Edge) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Iterator[bytes]:
-    yield json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
+    yield jsontext.dumps(value, indent=1).encode()

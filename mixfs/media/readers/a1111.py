@@ -21,9 +21,12 @@ from mixfs.media.readers.base import (
     Reader,
     as_float,
     as_int,
+    as_list,
+    as_object,
     as_seed,
     as_size,
     lora_tags,
+    parse_json,
 )
 from mixfs.media.types import EmbeddedMetadata, Lora, Scalar
 
@@ -286,11 +289,7 @@ def _network_loras(s: dict[str, str]) -> tuple[Lora, ...]:
 
 
 def _civitai(s: dict[str, str]) -> list[dict[str, Any]]:
-    try:
-        items = json.loads(s.get("Civitai resources", "[]"))
-    except (ValueError, RecursionError):
-        return []
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+    return [item for item in as_list(parse_json(s.get("Civitai resources", ""))) if isinstance(item, dict)]
 
 
 def _civitai_model(s: dict[str, str]) -> str | None:
@@ -311,11 +310,7 @@ def _civitai_loras(s: dict[str, str]) -> tuple[Lora, ...]:
 
 
 def _hash_of_model(s: dict[str, str]) -> str | None:
-    try:
-        hashes = json.loads(s.get("Hashes", "{}"))
-    except (ValueError, RecursionError):
-        return None
-    value = hashes.get("model") if isinstance(hashes, dict) else None
+    value = as_object(s.get("Hashes", "")).get("model")
     return value if isinstance(value, str) else None
 
 

@@ -7,13 +7,14 @@ what the library kept. It never raises for bad content and never loops without a
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from mixfs import jsontext
+from mixfs.errors import InvalidValue
 from mixfs.media.texts import clean
 from mixfs.media.types import MAX_SEED, EmbeddedMetadata, Lora, Scalar
 
@@ -76,8 +77,8 @@ def parse_json(text: str) -> Any:
     if text[:1] not in ("{", "[") or len(text) > MAX_JSON:
         return None
     try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
+        return jsontext.loads(text, strict=False)
+    except InvalidValue:
         return None
 
 
@@ -257,7 +258,7 @@ def finish(found: EmbeddedMetadata) -> EmbeddedMetadata:
         elif isinstance(value, float) and not math.isfinite(value):
             continue
         elif isinstance(value, int) and not -(2**63) <= value < 2**64:
-            value = f"{value:#x}"[:MAX_PARAMETER_TEXT]
+            value = f"{value}"[:MAX_PARAMETER_TEXT]
         parameters[clean(key[:200])] = value
     texts: dict[str, Any] = {
         name: clean(value.replace("\r\n", "\n").strip("\x00 \t\r\n")[:limit]) or None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from mixfs import jsontext
 from mixfs.media.readers import a1111
 from mixfs.media.readers.base import RawFields, as_float, as_int, as_seed, lora_tags, parse_json
 from mixfs.media.readers.comfy_values import Values
@@ -55,11 +56,9 @@ def find_graphs(fields: RawFields) -> tuple[str | None, str | None]:
 
 
 def _inner(value: Any, kind: str) -> str | None:
-    import json
-
     if isinstance(value, str):
         return _graph_text(value, kind)
-    return _graph_text(json.dumps(value), kind) if isinstance(value, dict) else None
+    return _graph_text(jsontext.dumps(value), kind) if isinstance(value, dict) else None
 
 
 def _graph_text(text: str, kind: str) -> str | None:

@@ -36,9 +36,9 @@ OPTIONS = {
     "cleanup": ("--older-than", "--keep", "--session", "--model", "--dry-run", "--library", "--json"),
     "trash": ("--library", "--json"),
     "restore": ("ID|SESSION|PATH", "--library", "--json"),
-    "gc": ("--dry-run", "--trash-days", "--grace-hours", "--library", "--json"),
+    "gc": ("--dry-run", "--trash-days", "--grace-hours", "--yes", "--library", "--json"),
     "compact": ("--keep-days", "--library", "--json"),
-    "fsck": ("--repair", "--from", "--library", "--json"),
+    "fsck": ("--repair", "--from", "--adopt-lost", "--give-up", "--library", "--json"),
     "rebuild-index": ("--library",),
     "doctor": ("--library", "--json"),
     "service install": ("MOUNTPOINT", "--library"),
@@ -142,7 +142,8 @@ def test_no_sessions_yet(home: Home) -> None:
 def test_stats(filled: Home) -> None:
     totals = filled.run("stats", "--json").json
     assert list(totals) == [
-        "sessions", "images", "placements", "generations", "blobs", "blob_bytes", "saved_bytes",
+        "sessions", "images", "placements", "generations", "blobs", "blob_bytes", "saved_bytes", "lost",
+        "lost_bytes",
     ]  # fmt: skip
     assert (totals["sessions"], totals["images"], totals["placements"], totals["blobs"]) == (1, 2, 3, 3)
     assert "Originals kept: 3" in filled.run("stats").out
@@ -258,7 +259,7 @@ def test_doctor(filled: Home) -> None:
     assert ran.code == (0 if ran.json["healthy"] else 1)
     names = [finding["name"] for finding in ran.json["findings"]]
     assert names == ["fuse-device", "fusermount3", "user-allow-other", "workers", "file-system", "disk", "library",
-                     "clock", "mounts", "health"]  # fmt: skip
+                     "clock", "lost", "mounts", "health"]  # fmt: skip
     assert all(finding.keys() == {"name", "state", "text", "remedy"} for finding in ran.json["findings"])
     assert "has format 1" in filled.run("doctor", code=None).out
 

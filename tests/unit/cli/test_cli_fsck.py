@@ -87,6 +87,29 @@ def test_repair_mends_what_it_can_and_names_the_rest(fresh: Home, tmp_path: Path
     assert report["clean"] and not any(report["repaired"].values())
 
 
+def test_originals_come_back_from_lost_and_can_be_given_up(fresh: Home) -> None:
+    (fresh.path / "note.txt").write_text("a note")
+    fresh.run("import", fresh.path / "note.txt", "--session", "Notes")
+    fresh.run("cleanup", "--session", "Notes", "--older-than", "0")
+    fresh.run("gc", "--trash-days", "0", "--grace-hours", "0", "--yes")
+    assert "In lost/:       1, 6 B" in fresh.run("stats").out and "adopt-lost" in fresh.run("doctor", code=None).out
+    assert any("adopt-lost" in text for text in fresh.run("fsck", "--json").json["notes"])
+    ran = fresh.run("fsck", "--adopt-lost")
+    assert "Recovered/files/note.txt" in ran.out and "Took 1 original back" in ran.out and "all is well" in ran.out
+    assert fresh.run("fsck", "--adopt-lost", "--json").json["lost"] == {"adopted": [], "returned": [], "failed": {}}
+    (placement,) = fresh.run("show", "Recovered", "--json").json["placements"]
+    digest = placement["digest"]
+    assert "there is nothing to give up" in fresh.run("fsck", "--give-up", digest, code=1).err
+    assert "no digest" in fresh.run("fsck", "--give-up", "abc", code=3).err
+    (fresh.library / "blobs" / digest[:2] / digest[2:]).unlink()
+    assert "--give-up" in fresh.run("fsck", code=5).err
+    ran = fresh.run("fsck", "--give-up", digest)
+    assert "Recovered/files/note.txt" in ran.out and "given up" in ran.out and "all is well" in ran.out
+    assert "It was given up on 20" in fresh.run("export", "Recovered", fresh.path / "out", code=5).err
+    fresh.run("import", fresh.path / "note.txt")
+    assert fresh.run("fsck", "--json").json["notes"] == []
+
+
 def test_an_original_that_is_gone(fresh: Home) -> None:
     a_blob(fresh).unlink()
     assert kinds(fresh) == {"blob-missing"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
 import time
 from pathlib import Path
 
@@ -51,12 +53,21 @@ def test_a_rule_without_limits_is_refused(aged: Home) -> None:
 def test_cleaned_up_is_trashed_and_gc_frees_it(aged: Home) -> None:
     assert "2 files" in aged.run("cleanup", "--older-than", "5d").out
     assert json.loads(aged.run("stats", "--json").out)["placements"] == 2
-    assert json.loads(aged.run("gc", "--grace-hours", "0", "--json").out)["blobs"] == 0
-    words = aged.run("gc", "--grace-hours", "0", "--trash-days", "0", "--dry-run").out
-    assert words.startswith("Would free 2 originals") and "1 expired deletion" in words
-    assert json.loads(aged.run("gc", "--grace-hours", "0", "--trash-days", "0", "--json").out) == {
-        "trash": 1, "blobs": 2, "bytes": 21, "receipts": 0, "dry_run": False,
+    now = ("gc", "--grace-hours", "0", "--yes")
+    assert json.loads(aged.run(*now, "--json").out)["blobs"] == 0
+    words = aged.run(*now, "--trash-days", "0", "--dry-run").out
+    assert words == "Would move 2 originals (21 B) to lost/.\nWould forget 1 expired deletion.\n"
+    nothing = {"trash": 0, "blobs": 0, "bytes": 0, "receipts": 0, "deleted": 0, "deleted_bytes": 0, "returned": 0}
+    assert json.loads(aged.run(*now, "--trash-days", "0", "--json").out) == nothing | {
+        "trash": 1, "blobs": 2, "bytes": 21, "dry_run": False,
     }  # fmt: skip
+    # In lost/ they stay as long as in the trash.
+    assert json.loads(aged.run(*now, "--json").out) == nothing | {"dry_run": False}
+    assert "Would delete 2 originals (21 B) in lost/ for good." in aged.run("gc", "--trash-days", "0", "--dry-run").out
+    assert json.loads(aged.run("gc", "--trash-days", "0", "--json").out) == nothing | {
+        "deleted": 2, "deleted_bytes": 21, "dry_run": False,
+    }  # fmt: skip
+    assert not [path for path in (aged.library / "lost").rglob("*") if path.is_file()]
     assert json.loads(aged.run("stats", "--json").out)["blobs"] == 2
     aged.run("fsck")
 
@@ -71,12 +82,43 @@ def test_how_long_the_trash_is_kept_can_be_configured(aged: Home) -> None:
     assert "trash_days" in aged.run("gc", code=2).err
 
 
+def test_gc_without_a_grace_period_says_what_it_will_do_and_asks(aged: Home) -> None:
+    aged.run("cleanup", "--older-than", "5d")
+    words = ("gc", "--grace-hours", "0", "--trash-days", "0")
+    refused = aged.run(*words, code=2)
+    assert "Would move 2 originals (21 B) to lost/" in refused.err and "--yes" in refused.err
+
+    def answer(text: str) -> tuple[int, str]:
+        ours, theirs = pty.openpty()
+        with subprocess.Popen(
+            aged.command(*words), env=aged.env, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        ) as asking:  # fmt: skip
+            os.close(theirs)
+            os.write(ours, f"{text}\n".encode())
+            assert asking.stdout is not None
+            said = asking.stdout.read()
+        os.close(ours)
+        assert "Would move 2 originals (21 B) to lost/." in said and "[y/N]" in said
+        return asking.returncode, said
+
+    for text in ("", "n", "what?"):
+        code, said = answer(text)
+        assert code == 1 and "Nothing was changed." in said
+    assert json.loads(aged.run("stats", "--json").out)["blobs"] == 4
+    code, said = answer("y")
+    assert code == 0 and "Moved 2 originals (21 B) to lost/." in said
+
+
 def test_gc_leaves_what_is_young_or_named(aged: Home) -> None:
     aged.run("cleanup", "--keep", "1")
     # Expired, and too young to be freed: a day must have gone by since they came.
-    assert aged.run("gc", "--trash-days", "0").out == "Freed 0 originals (0 B), with 1 expired deletion.\n"
-    assert aged.run("gc", "--trash-days", "0", "--grace-hours", "0").out.startswith("Freed 3 originals (")
-    assert aged.run("gc", "--trash-days", "0", "--grace-hours", "0").out == "Freed 0 originals (0 B).\n"
+    assert aged.run("gc", "--trash-days", "0").out == (
+        "Moved 0 originals (0 B) to lost/.\nForgot 1 expired deletion.\n"
+    )
+    now = ("gc", "--grace-hours", "0", "--yes")
+    assert aged.run(*now).out.startswith("Moved 3 originals (")
+    assert aged.run(*now).out == "Moved 0 originals (0 B) to lost/.\n"
     for words in (["--trash-days", "-1"], ["--grace-hours", "nan"], ["--trash-days", "soon"]):
         assert words[0] in aged.run("gc", *words, code=2).err
     aged.run("fsck")

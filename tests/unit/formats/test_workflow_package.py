@@ -483,7 +483,7 @@ def _comparable(library: Library, session_id: str) -> Any:
 
 
 def _kept(record: Any) -> dict[str, Any]:
-    return {name: value for name, value in _fields(record).items() if name not in ("named_ns", "unknown")}
+    return {name: value for name, value in _fields(record).items() if name not in ("named_ns", "changed_ns", "unknown")}
 
 
 def test_an_export_says_beforehand_what_has_no_place(library: Library, home: Home, tmp_path: Path) -> None:

@@ -13,12 +13,10 @@ import pytest
 
 from mixfs import Library
 from mixfs.errors import InvalidValue, LibraryError, NameTooLong, NotALibrary, NotFoundError
-from mixfs.library import canvas_json
 from mixfs.media.samples import make_sample
 from mixfs.records import Entry, Session
 
 MAP = 1 << 22
-HALF = b'{"canvas_images": [{"canvasId": "e", "text": "\\ud83d"}]}'
 
 
 @pytest.fixture
@@ -44,7 +42,6 @@ def library(tmp_path: Path) -> Iterator[Library]:
         (lambda lib, s: lib.put_entry(Entry(id="e", session_id="none")), NotFoundError, "none"),
         (lambda lib, s: lib.put_entry(Entry(id="e", session_id=s.id, data={"x": object()})), InvalidValue, "kept"),
         (lambda lib, s: lib.create_session("half \ud800"), InvalidValue, "kept"),
-        (lambda lib, s: lib.commit(lambda txn: canvas_json.save(txn, s.id, "canvas.json", HALF)), InvalidValue, "half"),
         (lambda lib, s: lib.delete_entry("e"), NotFoundError, "entry"),
         (lambda lib, s: lib.annotate("00" * 32, rating=3), NotFoundError, "no image"),
         (lambda lib, s: lib.read_image("zz"), NotFoundError, "64 hex"),

@@ -176,7 +176,7 @@ def test_what_goes_while_it_is_published_is_published_again(
     source.write_bytes(data)
     if known:
         library.delete_session(library.import_bytes(data, "a.png").session_id)
-    sync = local._fsync_path
+    sync = local.fsync_path
     taken: list[gc.Freed] = []
 
     def late(path: Path) -> None:
@@ -186,7 +186,7 @@ def test_what_goes_while_it_is_published_is_published_again(
             taken.append(now(library))
         sync(path)
 
-    monkeypatch.setattr(local, "_fsync_path", late)
+    monkeypatch.setattr(local, "fsync_path", late)
     report = library.import_paths([source])
     assert not report.failed and taken[1].blobs == 1
     (session,) = library.sessions()

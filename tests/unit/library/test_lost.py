@@ -1,0 +1,378 @@
+"""lost/: where gc moves originals that nothing references, and the one module that takes originals away."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cbor2
+import pytest
+
+import mixfs
+from mixfs import Library
+from mixfs.errors import BlobMissing, IndexDamaged, InvalidValue, LibraryIncomplete, NotFoundError
+from mixfs.ids import Digest
+from mixfs.index import keys
+from mixfs.library import fsck, gc, healing, lost
+from mixfs.library.fsck_report import Report
+from mixfs.library.repairing import repair
+from mixfs.library.store import Store
+from mixfs.media.samples import make_sample
+from mixfs.records import Placement
+
+DAY_NS = 86400 * 10**9
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    with Library.open(tmp_path / "library") as opened:
+        yield opened
+
+
+def collect(library: Library, trash_days: float = -1) -> gc.Freed:
+    """With no grace period; what is deleted expires at once, and so does what was in lost/ before."""
+    return gc.collect(library, trash_days=trash_days, grace_hours=-1)
+
+
+def files(library: Library, folder: str) -> set[str]:
+    """The originals in blobs/ or lost/, by digest."""
+    found = [path for path in (library.root / folder).rglob("*") if path.is_file() and path.suffix != ".json"]
+    return {path.parent.name + path.name for path in found}
+
+
+def checked(library: Library) -> Report:
+    """What fsck says, which opens the library itself."""
+    root = library.root
+    library.close()
+    try:
+        return fsck.check(root)
+    finally:
+        library.__init__(root)  # type: ignore[misc]
+
+
+def lose(library: Library, data: bytes, name: str, title: str = "Trip") -> Digest:
+    """Import, delete and collect; returns the digest of what is in lost/ now."""
+    session = library.create_session(title)
+    placement = library.import_bytes(data, name, session_id=session.id)
+    library.delete_session(session.id)
+    gc.expire_trash(library, [trash.id for trash in library.trash()])
+    gc.collect(library, grace_hours=-1)
+    assert placement.digest.hex() in files(library, "lost")
+    assert not library.has_blob(placement.digest)
+    return placement.digest
+
+
+def test_what_nothing_references_moves_to_lost_with_a_note(library: Library) -> None:
+    session = library.create_session("Trip")
+    name, data = make_sample("a1111")
+    placement = library.import_bytes(data, name, session_id=session.id)
+    library.annotate(placement.digest, tags=["sea"], rating=7)
+    library.delete_session(session.id)
+    inode = library.blobs.path(placement.digest).stat().st_ino
+    began = time.time_ns()
+    freed = collect(library)
+    assert (freed.blobs, freed.bytes, freed.deleted) == (1, len(data), 0)
+    path = library.root / "lost" / placement.digest.hex()[:2] / placement.digest.hex()[2:]
+    assert path.read_bytes() == data and path.stat().st_ino == inode
+    note = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert note["digest"] == placement.digest.hex() and note["size"] == len(data)
+    assert note["media_type"] == "image/png" and note["width"] == 768
+    assert note["tags"] == ["sea"] and note["rating"] == 7
+    assert began <= note["moved_ns"] <= time.time_ns()
+    assert [(each["session"], each["name"]) for each in note["names"]] == [("Trip", name)]
+    kinds = {each["kind"] for each in note["records"]}
+    assert kinds >= {"Placement", "Generation", "Trash", "Blob", "Image", "Metadata", "Annotation"}
+    assert all(cbor2.loads(base64.b64decode(each["cbor"])) for each in note["records"])
+    assert checked(library).clean
+
+
+def test_it_is_deleted_when_it_has_been_there_as_long_as_in_the_trash(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = lose(library, b"original", "a.txt")
+    assert gc.collect(library, grace_hours=-1) == gc.Freed()
+    monkeypatch.setattr(time, "time_ns", lambda: time.clock_gettime_ns(time.CLOCK_REALTIME) + 29 * DAY_NS)
+    library.store.steadiness.trust()
+    assert gc.collect(library, grace_hours=-1) == gc.Freed()
+    monkeypatch.setattr(time, "time_ns", lambda: time.clock_gettime_ns(time.CLOCK_REALTIME) + 31 * DAY_NS)
+    library.store.steadiness.trust()
+    assert gc.collect(library, grace_hours=-1, dry_run=True) == gc.Freed(deleted=1, deleted_bytes=8)
+    assert digest.hex() in files(library, "lost")
+    assert gc.collect(library, grace_hours=-1) == gc.Freed(deleted=1, deleted_bytes=8)
+    assert not [path for path in (library.root / "lost").rglob("*") if path.is_file()]
+
+
+def test_without_a_note_it_counts_from_when_the_file_came_there(library: Library) -> None:
+    digest = lose(library, b"original", "a.txt")
+    note = library.blobs.removal.note_path(digest)
+    for text in ("", "{", '{"moved_ns": "x", "names": 3}', '{"moved_ns": 5, "names": []}', None):
+        if text is None:
+            note.unlink()
+        else:
+            note.write_text(text)
+        assert gc.collect(library, grace_hours=-1) == gc.Freed()
+    assert digest.hex() in files(library, "lost")
+
+
+@pytest.mark.parametrize("way", ["read", "import", "repair", "gc", "adopt"])
+def test_an_original_that_is_referenced_comes_back(library: Library, way: str) -> None:
+    """As if gc had been wrong, or somebody had put a journal from a back-up in place."""
+    session = library.create_session("Trip")
+    placement = library.import_bytes(b"original", "a.txt", session_id=session.id)
+    removal = library.blobs.removal
+    assert removal.set_aside([placement.digest]) == [placement.digest]
+    (problem,) = checked(library).problems
+    assert problem.kind == "blob-missing" and "lost/" in problem.reason and "--repair" in problem.remedy
+    if way == "read":
+        assert library.read_image(placement.digest) == b"original"
+    elif way == "import":
+        assert library.import_bytes(b"original", "a.txt", session_id=session.id) == placement
+    elif way == "gc":
+        assert collect(library) == gc.Freed(returned=1)
+    elif way == "adopt":
+        assert lost.adopt(library) == lost.Adoption(returned=[placement.digest.hex()])
+    else:
+        root = library.root
+        library.close()
+        done, report = repair(root)
+        assert report.clean and done.restored == [placement.digest.hex()] and not done.quarantined
+        library.__init__(root)  # type: ignore[misc]
+    assert library.has_blob(placement.digest) and not files(library, "lost")
+    assert checked(library).clean
+
+
+def test_a_library_that_may_only_be_read_serves_it_from_lost(library: Library) -> None:
+    placement = library.import_bytes(b"original", "a.txt")
+    library.blobs.removal.set_aside([placement.digest])
+    with Library.open(library.root, read_only=True) as reading:
+        reading.blobs.check(placement.digest)
+    assert files(library, "lost") == {placement.digest.hex()}
+
+
+def test_the_same_bytes_imported_again_are_simply_there(library: Library) -> None:
+    digest = lose(library, make_sample("comfyui")[1], "a.png")
+    placement = library.import_bytes(make_sample("comfyui")[1], "b.png")
+    assert placement.digest == digest and not files(library, "lost")
+    assert library.image(digest).problem is None and library.generations(placement.session_id)
+    collect(library)
+    assert not [path for path in (library.root / "lost").rglob("*") if path.is_file()], "a note that nobody needs"
+
+
+def test_two_files_of_one_original_become_one_and_never_none(library: Library) -> None:
+    digest = lose(library, b"original", "a.txt")
+    removal = library.blobs.removal
+    data = removal.lost_path(digest).read_bytes()
+    placement = library.import_bytes(b"original", "a.txt")
+    # As a power cut may leave it.
+    removal.lost_path(digest).write_bytes(data)
+    assert collect(library).returned == 1
+    assert not files(library, "lost") and library.read_image(placement.digest) == b"original"
+    # The one in blobs/ is damaged: the other one is not a duplicate.
+    removal.lost_path(digest).write_bytes(data)
+    library.blobs.path(digest).chmod(0o600)
+    library.blobs.path(digest).write_bytes(b"Original")
+    collect(library)
+    assert files(library, "lost") == {digest.hex()}
+    healing.quarantine_if_damaged(library, digest)
+    assert library.read_image(digest) == b"original"
+
+
+def test_a_reference_that_the_index_lacks_stops_gc(library: Library) -> None:
+    kept = library.import_bytes(b"kept", "kept.txt")
+    unnamed = library.import_bytes(b"unnamed", "unnamed.txt")
+    library.delete_placement(unnamed.id)
+    before = library.store.written_end()
+    with library.store._engine.write() as txn:
+        txn.delete(keys.refers(kept.digest, Placement.KIND, kept.id))
+    with pytest.raises(IndexDamaged, match="rebuild-index"):
+        collect(library, 30)
+    assert library.store.written_end() == before and len(files(library, "blobs")) == 2
+    library.store.rebuild_index()
+    assert collect(library).blobs == 1 and files(library, "blobs") == {kept.digest.hex()}
+
+
+def test_what_a_newer_version_references_stays(library: Library) -> None:
+    placement = library.import_bytes(b"original", "a.txt")
+
+    def write(txn: object) -> None:
+        txn._change(77, "of a newer version", {1: "x", 2: [placement.digest]}, 0)  # type: ignore[attr-defined]
+
+    library.commit(write)
+    library.delete_placement(placement.id)
+    for _ in range(2):
+        assert collect(library).blobs == 0
+    assert files(library, "blobs") == {placement.digest.hex()}
+
+
+def test_an_incomplete_library_is_left_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose(library, b"lost", "lost.txt")
+    placement = library.import_bytes(b"original", "a.txt")
+    library.delete_placement(placement.id)
+    before = library.store.written_end(), files(library, "blobs"), files(library, "lost")
+    monkeypatch.setattr(Store, "gaps", lambda store: ["Segment 1 is missing."], raising=False)
+    for dry_run in (True, False):
+        with pytest.raises(LibraryIncomplete, match="Segment 1 is missing"):
+            gc.collect(library, trash_days=-1, grace_hours=-1, dry_run=dry_run)
+    assert (library.store.written_end(), files(library, "blobs"), files(library, "lost")) == before
+
+
+def test_adopting_gives_names_and_what_was_read_from_pictures(library: Library) -> None:
+    name, data = make_sample("a1111")
+    picture = lose(library, data, name)
+    text, other = lose(library, b"one", "note.txt"), lose(library, b"two", "note.txt", "Other")
+    unknown = lose(library, make_sample("comfyui")[1], "x.png")
+    library.blobs.removal.note_path(unknown).write_text("{")
+    done = lost.adopt(library)
+    assert not done.failed and {each.digest for each in done.adopted} == {
+        digest.hex() for digest in (picture, text, other, unknown)
+    }
+    session = library.find_session("Recovered")
+    shown = {placement.digest: placement for placement in library.placements(session.id)}
+    assert [shown[digest].name for digest in (picture, text, other, unknown)] == [
+        name.encode(), b"note.txt", b"note.txt", f"{unknown.hex()[:16]}.png".encode()
+    ]  # fmt: skip
+    assert shown[picture].area == "images" and shown[text].area == "files"
+    assert library.read_image(picture) == data
+    assert any(each.prompt for each in library.generations(session.id))
+    assert not [path for path in (library.root / "lost").rglob("*") if path.is_file()]
+    assert lost.adopt(library) == lost.Adoption() and checked(library).clean
+
+
+def test_names_outlive_a_compacted_journal(library: Library) -> None:
+    digest = lose(library, b"original", "a.txt")
+    removal = library.blobs.removal
+    removal.bring_back(digest)
+    # As after a compaction that keeps nothing.
+    mentions = lost.Notes(library, [])
+    mentions._known[digest] = lost._Known()
+    with library.read() as view:
+        note = json.loads(mentions.note(view, digest, 8, time.time_ns(), "again"))
+    assert [each["name"] for each in note["names"]] == ["a.txt"]
+
+
+# -- given up
+
+
+def test_what_is_given_up_is_no_problem_until_it_comes_back(library: Library, tmp_path: Path) -> None:
+    placement = library.import_bytes(b"original", "a.txt")
+    digest = placement.digest
+    with pytest.raises(InvalidValue, match="nothing to give up"):
+        healing.give_up(library, digest)
+    with pytest.raises(NotFoundError):
+        healing.give_up(library, Digest(bytes(32)))
+    library.blobs.path(digest).chmod(0o600)
+    library.blobs.path(digest).write_bytes(b"Original")
+    assert healing.give_up(library, digest) == ["Inbox/files/a.txt"]
+    assert (library.root / "quarantine" / f"{digest.hex()}.blob").read_bytes() == b"Original"
+    report = checked(library)
+    assert report.clean and any("given up" in note for note in report.notes)
+    with pytest.raises(BlobMissing, match="given up on 20"):
+        library.read_image(digest)
+    library.store.rebuild_index()
+    assert checked(library).clean, "the journal has it"
+    collect(library)
+    assert library.placement(placement.id) == placement
+    library.import_bytes(b"original", "again.txt")
+    with library.read() as view:
+        blob = view.blob(digest)
+    assert blob is not None and not blob.given_up_ns and checked(library).notes == []
+    # And a copy that fsck finds does the same.
+    library.blobs.path(digest).unlink()
+    healing.give_up(library, digest)
+    (tmp_path / "copy").write_bytes(b"original")
+    library.close()
+    done, report = repair(library.root, [tmp_path / "copy"])
+    assert done.restored == [digest.hex()] and report.clean and report.notes == []
+
+
+# -- the one module
+
+
+# What else is taken away by functions that know where originals are.
+HARMLESS = {
+    ("formats/dropped.py", "shutil.rmtree(area, ignore_errors=True)"): "a directory in staging/ of second names",
+    ("library/repairing.py", "path.unlink(missing_ok=True)"): "a damaged thumbnail",
+    ("library/thumbnails.py", "temporary.unlink()"): "a thumbnail in the making",
+    ("library/thumbnails.py", "os.rename(temporary, target)"): "a thumbnail",
+}
+DESTRUCTIVE = {"unlink", "rename", "replace", "remove", "rmtree", "rmdir", "truncate", "ftruncate", "move", "renames"}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Calls that may take a file away, by name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in DESTRUCTIVE:
+            yield node.func.attr, node
+
+
+def test_no_other_module_takes_an_original_away() -> None:
+    """A function that can name an original's file, and takes a file away, is in mixfs/blobs/removal.py or nowhere."""
+    package = Path(mixfs.__file__).parent
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        name = str(path.relative_to(package))
+        if name == "blobs/removal.py":
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            text = ast.unparse(function)
+            if not any(word in text for word in (".blobs.", "'blobs'", "blobs/", "LocalBlobs", "'lost'", "lost_path")):
+                continue
+            for what, call in calls(function):
+                target = ast.unparse(call)
+                if what in ("replace", "remove") and not target.startswith(("os.", "shutil.")):
+                    continue  # of a text, a list, a listing
+                if "thumbnails.path(" in target or ".removal." in target or (name, target) in HARMLESS:
+                    continue
+                found.append(f"mixfs/{name}:{call.lineno}: {target}")
+    assert not found, "only mixfs/blobs/removal.py may take a file of blobs/ or lost/ away"
+
+
+def test_whatever_is_done_originals_are_taken_away_by_that_module_alone(library: Library, tmp_path: Path) -> None:
+    """Every call that takes a file of blobs/ or lost/ away is seen as it is made, with who makes it."""
+    seen: list[tuple[str, str]] = []
+    active = True
+    ours = str(Path(mixfs.__file__).parent)
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if not active or event not in ("os.remove", "os.rename", "os.truncate", "shutil.rmtree", "shutil.move"):
+            return
+        for argument in arguments[:2]:
+            if isinstance(argument, str | bytes | os.PathLike):
+                parts = Path(os.fsdecode(os.fspath(argument))).parts
+                if {"blobs", "lost"} & {*parts} and str(library.root) in os.fsdecode(os.fspath(argument)):
+                    frame = sys._getframe(1)
+                    while frame.f_back and not frame.f_code.co_filename.startswith((ours, __file__)):
+                        frame = frame.f_back
+                    seen.append((event, os.path.relpath(frame.f_code.co_filename, ours)))
+
+    sys.addaudithook(hook)
+    try:
+        digest = lose(library, b"original", "a.txt")
+        lost.adopt(library)
+        placement = library.import_bytes(b"damaged", "d.txt")
+        library.blobs.path(placement.digest).chmod(0o600)
+        library.blobs.path(placement.digest).write_bytes(b"Damaged")
+        library.import_bytes(b"damaged", "d.txt")
+        library.blobs.path(placement.digest).chmod(0o600)
+        library.blobs.path(placement.digest).write_bytes(b"Damaged")
+        healing.quarantine_if_damaged(library, placement.digest)
+        healing.give_up(library, placement.digest)
+        library.delete_session(library.find_session("Recovered").id)
+        intake = library.staging.intake()
+        intake.write(b"fsync failed", 0)
+        library.blobs.receive(intake)
+        library.blobs.receive(intake, anew=True)
+        intake.discard()
+        collect(library)
+        assert collect(library).deleted >= 1 and not library.has_blob(digest)
+    finally:
+        active = False
+    assert seen and {name for _, name in seen} == {"blobs/removal.py"}, seen
