@@ -261,6 +261,9 @@ class Generation(Member):
     named_ns: int = _f(28, 0)
     foreign_id: str | None = _f(29, None)
     foreign: Mapping[str, Any] = _f(30, _EMPTY)
+    # Whether it follows its picture (`mixfs.library.derived_generations`): False once a person or an app changed it.
+    # None leaves that to its id and its reader.
+    derived: bool | None = _f(31, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +420,8 @@ class Metadata(Record):
     raw: bytes = _f(2, b"")
     reader: str | None = _f(3, None)
     reader_version: int = _f(4, 0)
+    # The picture's derived generation as a CBOR map, saved here when the picture leaves its last session.
+    generation: Mapping[int | str, Any] = _f(5, _EMPTY)
 
 
 KINDS: dict[int, type[Record]] = {

@@ -51,6 +51,9 @@ LAST_INTAKE_S = 20.0
 # takes, so that whoever opens the new mount has the core; and how many it finds before it waits for the makers.
 SEARCH_REST_S = 0.03
 SEARCH_AHEAD = 5000
+# Requests a second from which on somebody is looking at the mount, and how long each maker of thumbnails rests then.
+BUSY_RATE = 100.0
+BUSY_REST_S = 0.25
 # Between two beginnings of a background task that fails.
 LONGEST_PAUSE_S = 60.0
 
@@ -174,7 +177,11 @@ class Daemon:
         self._answers.wait()
         made: dict[Digest, tuple[int, int]] = {}
         since = time.monotonic()
+        is_busy = self._rate()
         while True:
+            if is_busy():
+                # The workers have an idle priority; what is done here has not.
+                thumbnails.rest(BUSY_REST_S)
             digest = thumbnails.next_wish(0.2 if made else None)
             if digest is not None:
                 try:
@@ -200,6 +207,17 @@ class Daemon:
                 self.library.pool.rest()
             if digest is None and thumbnails.closed:
                 return
+
+    def _rate(self) -> Callable[[], bool]:
+        """What tells whether the mount was asked for much since it was called last."""
+        last = time.monotonic(), sum(self.operations.counts.values())
+
+        def is_busy() -> bool:
+            nonlocal last
+            (then, before), last = last, (time.monotonic(), sum(self.operations.counts.values()))
+            return last[1] - before > BUSY_RATE * (last[0] - then)
+
+        return is_busy
 
     def _find_missing_thumbnails(self) -> None:
         """A thread of its own: wishes for what another daemon, or an import without one, left to be made."""

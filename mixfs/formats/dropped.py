@@ -25,8 +25,10 @@ from mixfs.formats import outputs
 from mixfs.formats.base import Asset, Known, Options, Report
 from mixfs.formats.layouts import within
 from mixfs.formats.taking import Taking
+from mixfs.index import keys
 from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.documents import text_of
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -175,7 +177,6 @@ def _settle(txn: Txn, receipts: list[Receipt], taking: Taking, folder: ImportFol
         if old is not None and old.digest == each.digest:
             # The same bytes stay, in the layout's session: nothing for the trash.
             txn.delete(Placement, old.id)
-            _forget_generation(txn, old)
             if placed.name != placed.original_name:
                 freed.append(placed.id)
         txn.put(dataclasses.replace(receipt, placement_id=placed.id, session_id=placed.session_id))
@@ -197,20 +198,14 @@ def _as_files(txn: Txn, receipts: list[Receipt]) -> None:
         pictures = [other for other in txn.referrers(Placement, held.digest) if other.area == "images"]
         if all(other.session_id != held.session_id for other in pictures):
             _delete_found_generation(txn, held)
-        named = (txn.referrers(cls, held.digest) for cls in (Entry, Generation))
-        if not pictures and not any(True for records in named for _ in records):
+        named = (Entry.KIND, *(kind | way for kind in (keys.TAKES, keys.GIVES) for way in (0, keys.BY_ALIAS)))
+        if not pictures and next(txn.named_in(held.digest, *named), None) is None:
             txn.delete(Image, held.digest.hex())
             txn.delete(Metadata, held.digest.hex())
 
 
-def _forget_generation(txn: Txn, old: Placement) -> None:
-    """The generation that a picture's metadata made in a session goes with its last placement there."""
-    if all(each.session_id != old.session_id for each in txn.referrers(Placement, old.digest)):
-        _delete_found_generation(txn, old)
-
-
 def _delete_found_generation(txn: Txn, old: Placement) -> None:
-    generation = txn.get(Generation, editing.generation_id_for(old.digest, old.session_id))
+    generation = txn.get(Generation, generation_id_for(old.digest, old.session_id))
     if generation is not None and generation.reader is not None:
         txn.delete(Generation, generation.id)
 

@@ -30,9 +30,10 @@ from mixfs.formats.base import (
 )
 from mixfs.formats.lost import NAMES, Lost
 from mixfs.ids import derived_id
-from mixfs.library import canvas_json, documents, editing
+from mixfs.library import canvas_json, documents
 from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
+from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.documents import iso_ns, iso_offset_s
 from mixfs.library.exporting import new_folder
 from mixfs.library.importing import OWN, TEMPORARY
@@ -196,7 +197,7 @@ class _Reader:
         self._size += asset.size
         if said is not None and said.get(OURS) != NO_GENERATION and asset.media_type in IMAGE_TYPES:
             # The one that the picture's own metadata would make: of the two, what the file beside it says is kept.
-            own_id = editing.generation_id_for(asset.digest, self._session.id)
+            own_id = generation_id_for(asset.digest, self._session.id)
             if asset.digest in self._digests:
                 own_id = derived_id(b"output generation", foreign_id.encode())
             self._digests.add(asset.digest)

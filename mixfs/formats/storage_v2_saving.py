@@ -23,6 +23,7 @@ from mixfs.index import keys
 from mixfs.index.engine import prefix_end
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as layout
+from mixfs.library.derived_generations import marked_if_changed
 from mixfs.library.ingest import Incoming, admit_blob, area_of
 from mixfs.library.storage_v2 import CANVAS, GENERATIONS, NAME, POOL_ID, POOL_TITLE
 from mixfs.library.three_way import Version, merged
@@ -167,7 +168,7 @@ def _save_generations(txn: Txn, session_id: str, items: list[dict[str, Any]]) ->
         if old is not None:
             # What a reader found in a picture stays known, as far as the document says nothing else.
             said = {field: getattr(run, field) for field in (*layout.run_of(item), "inputs", "outputs", "foreign")}
-            run = dataclasses.replace(old, **said)
+            run = marked_if_changed(old, dataclasses.replace(old, **said))
         new.append(run)
     unplaced = [
         dataclasses.replace(run, foreign={key: value for key, value in run.foreign.items() if key != layout.PLACE})

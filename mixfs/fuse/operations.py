@@ -39,6 +39,8 @@ TIMEOUT_S = 24 * 3600.0
 _LIVE_TAGS = (b".", b"u", b"U", b"V", b"Q", b"K", b"k")
 # canvas.json and session.json too.
 _LIVE_DOCUMENTS = (b"DC", b"DS")
+# Folders whose names are looked up each time: outputs/ and inputs/ show what their session has just then.
+_PASSING_TAGS = (b">", b"<")
 # Node keys of files begin with one of these; all others are directories.
 FILE_TAGS = (b"P", b"R", b"J", b"D", b"T", b"U", b".", b"V", b"Q", b"K")
 _SECURITY = b"security."
@@ -220,7 +222,10 @@ class Operations(pyfuse3.Operations):
         with self._view() as view:
             dentry = self._tree.lookup(view, parent, name)
             if dentry is not None:
-                return self._given(dentry)
+                entry = self._given(dentry)
+                if parent[:1] in _PASSING_TAGS:
+                    entry.entry_timeout = 0.0
+                return entry
         if parent[:1] == b"t":
             dentry = await self._tree.lookup_thumbnail(parent, name)
             if dentry is not None:
@@ -229,7 +234,7 @@ class Operations(pyfuse3.Operations):
                     if dentry is not None:
                         return self._given(dentry)
             raise FUSEError(errno.ENOENT)
-        if parent[:1] in _LIVE_TAGS or parent in LIVE_DIRECTORIES:
+        if parent[:1] in _LIVE_TAGS + _PASSING_TAGS or parent in LIVE_DIRECTORIES:
             raise FUSEError(errno.ENOENT)
         # A negative dentry, kept until the name appears and is invalidated.
         nothing = EntryAttributes()
@@ -440,6 +445,8 @@ class Operations(pyfuse3.Operations):
         inodes, fill, reply = self.inodes, self._fill, pyfuse3.readdir_reply
         # `reply` copies what it is given, so that one does for all.
         entry = self._blank()
+        if directory.key[:1] in _PASSING_TAGS:
+            entry.entry_timeout = 0.0
         with self._view() as view:
             for dentry, place in self._tree.entries(view, directory.key, places[start_id]):
                 ino = inodes.ino(dentry.key, dentry.ino)

@@ -8,7 +8,7 @@
     x       directory(17) base                CBOR `dentries.Family`, where somebody lost the wanted name
     y       directory(17) base 0 node key     the name given to one that lost its wanted name
     s       session(16) kind(1) id(16)        empty: what belongs to a session
-    i       digest(32) kind(1) id(16)         empty: what refers to a blob
+    i       digest(32) kind(1) id(16)         what refers to a blob: of a placement its session(16), else empty
     t       title(16) made(8) session(16)     empty: the sessions of one title, oldest first
     z       session(16)                       sealed CBOR: counts, sizes and revisions of the session's documents
     w       digest(32)                        CBOR: the dentries that an image has in the views over everything
@@ -31,6 +31,11 @@ Node keys are defined in `mixfs/index/dentries.py`; what is sealed has a checksu
 from __future__ import annotations
 
 from mixfs.ids import Digest, hash16, key16
+
+# What stands for the kind of a generation in `i`: what it has to do with the picture, and whether it calls it by its
+# digest (what came from a Storage V2 folder has a name of its own for it).
+TAKES, GIVES = 0x40, 0x42
+BY_ALIAS = 1
 
 META_POSITION = b"mposition:"
 META_STAMP = b"mstamp"

@@ -33,6 +33,7 @@ from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
 from mixfs.library import documents, editing, healing, pieces, place
 from mixfs.library.app_files import AppFiles
+from mixfs.library.derived_generations import marked_if_changed
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes, read_time
@@ -411,10 +412,11 @@ class Library:
         def write(txn: Txn) -> Any:
             editing.require_session(txn, record.session_id)
             held = txn.get(type(record), record.id)
-            if hasattr(record, "named_ns") and not record.named_ns:
+            new = marked_if_changed(held, record) if isinstance(record, Generation) else record
+            if hasattr(new, "named_ns") and not new.named_ns:
                 named_ns = held.named_ns if held is not None else txn.next_stamp
-                return txn.put(dataclasses.replace(record, named_ns=named_ns))
-            return txn.put(record)
+                return txn.put(dataclasses.replace(new, named_ns=named_ns))
+            return txn.put(new)
 
         return self.commit(write)
 

@@ -18,6 +18,7 @@ from mixfs.ids import Digest, derived_id, id_of_key, key16, new_id
 from mixfs.index import dentries, keys
 from mixfs.index.engine import prefix_end
 from mixfs.library import storage_v2
+from mixfs.library.derived_generations import follows_picture
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import placement_place
@@ -160,7 +161,8 @@ def trash_members(
             )
         elif isinstance(record, Folder):
             trash(txn, [record], session=session, name=record.name, reason=head.reason, of=head)
-        else:
+        elif not isinstance(record, Generation) or not follows_picture(txn, record):
+            # Derived generations come back with their pictures.
             document = b"generations.json" if isinstance(record, Generation) else b"canvas.json"
             members.setdefault(document, []).append(record)
     for document, records in members.items():
@@ -429,11 +431,6 @@ def replace_canvas(txn: Txn, session_id: str, entries: Mapping[str, Entry], edge
                 txn.put(record)
     if gone:
         trash_pages(txn, gone, session=session, name=b"canvas.json", reason="canvas entries removed")
-
-
-def generation_id_for(digest: Digest, session_id: str) -> str:
-    """The id of the generation that a picture's own metadata tells of: one for a picture in a session."""
-    return derived_id(b"generation", digest, session_id.encode())
 
 
 def image_id_for(digest: Digest) -> str:

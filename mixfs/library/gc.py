@@ -1,8 +1,9 @@
 """Garbage collection: lets trash expire, moves originals that nothing references to lost/, and deletes them from there.
 
-An original is referenced by placements, canvas entries, generations and trash records. A receipt in import/ doesn't
-keep one: it stays readable until its original is moved, and goes with it. Annotations stay: the same picture may come
-again. An original lies in lost/ for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back.
+An original is referenced by placements and trash records. Canvas entries and generations tell of a picture and don't
+keep it; nor does a receipt in import/, which stays readable until its original is moved, and goes with it. Annotations
+stay: the same picture may come again. An original lies in lost/ for as long as a deletion lies in the trash;
+`mixfs.library.lost` takes it back.
 
 What must not change: nothing is moved or deleted on the word of the index alone. While the library is incomplete
 (`Store.require_whole`), or a record mentions an original that the index calls unreferenced, gc changes nothing at all.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,13 +32,25 @@ from mixfs.errors import IndexDamaged
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
-from mixfs.library import pieces
+from mixfs.library import derived_generations, pieces
 from mixfs.library.lost import Notes, digests_in, lost, redate
 from mixfs.library.steadiness import JUMP_S
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.library.wanted import named_digests
-from mixfs.records import KINDS, SENSELESS, Annotation, Blob, Image, Metadata, Receipt, Trash, from_map
+from mixfs.records import (
+    KINDS,
+    SENSELESS,
+    Annotation,
+    Blob,
+    Entry,
+    Generation,
+    Image,
+    Metadata,
+    Receipt,
+    Trash,
+    from_map,
+)
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -49,7 +63,7 @@ _BATCH = 200
 _NOTED = 4000
 _PAGE = 1000
 # What may mention an original without keeping it.
-_NO_REFERENCE = frozenset(cls.KIND for cls in (Blob, Image, Metadata, Annotation, Receipt))
+_NO_REFERENCE = frozenset(cls.KIND for cls in (Blob, Image, Metadata, Annotation, Receipt, Entry, Generation))
 
 
 @dataclass(slots=True)
@@ -95,6 +109,7 @@ def collect(
     if not dry_run:
         library.store.steadiness.require("Nothing was freed.")
         _redate(library)
+        _settle_generations(library)
     run = _Run(library, clock.now_s() - grace_hours * 3600, dry_run, progress)
     before_ns = clock.now_ns() - int(trash_days * 86400e9)
     expired, run.freed.trash = _expired(library, before_ns)
@@ -113,9 +128,27 @@ def expire_trash(library: Library, trash_ids: list[str]) -> None:
 
     def write(txn: Txn) -> None:
         for trash_id in trash_ids:
-            txn.delete(Trash, trash_id)
+            trash = txn.get(Trash, trash_id)
+            if trash is not None:
+                derived_generations.keep_for_other_sessions(txn, derived_generations.generations_in(trash))
+                txn.delete(Trash, trash_id)
 
     library.commit(write)
+
+
+def _settle_generations(library: Library) -> None:
+    """Earlier versions left derived generations behind when their pictures were moved or deleted: settle those."""
+    after: str | None = None
+    while True:
+        with library.read() as view:
+            page = list(itertools.islice(view.records(Generation, after=after), _PAGE))
+            ids = [each.id for each in page if derived_generations.is_left_behind(view, each)]
+        for at in range(0, len(ids), _BATCH):
+            library.commit(lambda txn: derived_generations.settle_left_behind(txn, ids[at : at + _BATCH]))  # noqa: B023
+            pieces.rest()
+        if len(page) < _PAGE:
+            return
+        after = page[-1].id
 
 
 def _redate(library: Library) -> None:
@@ -172,11 +205,9 @@ def _move_unreferenced(run: _Run, expired: frozenset[str]) -> None:
 
 def is_named(view: View, digest: Digest, but: frozenset[str] = frozenset()) -> bool:
     """Whether a record references an original; trash records in `but` don't count."""
+    if view.is_placed(digest):
+        return True
     if but:
-        prefix = keys.referrers(digest)
-        for key, _ in view.txn.scan(prefix, prefix_end(prefix)):
-            if key[len(prefix)] != Trash.KIND:
-                return True
         return any(trash.id not in but for trash in view.referrers(Trash, digest))
     return view.is_referenced(digest)
 

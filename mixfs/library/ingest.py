@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from mixfs.errors import BlobMissing
 from mixfs.ids import Digest, new_id
 from mixfs.library import documents, editing
+from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES
@@ -45,7 +46,9 @@ def needs_inspection(view: View, digest: Digest) -> bool:
     if view.image(digest) is None:
         return True
     metadata = view.get(Metadata, digest.hex())
-    return metadata is not None and metadata.reader is not None and view.generation_of(digest) is None
+    if metadata is None or metadata.reader is None or metadata.generation:
+        return False
+    return view.generation_of(digest) is None
 
 
 def utc_offset_s(ns: int) -> int:
@@ -158,22 +161,15 @@ def admit(
 
 
 def _generation(txn: Txn, incoming: Incoming, placement: Placement) -> None:
-    """One generation for a picture in a session, from its metadata or like the one another session has."""
-    generation_id = editing.generation_id_for(incoming.digest, placement.session_id)
-    if txn.get(Generation, generation_id) is not None:
-        return
+    """The generation of a new picture, from its metadata; `derived_generations` copies that of a known one."""
+    generation_id = generation_id_for(incoming.digest, placement.session_id)
     found = incoming.inspection.metadata if incoming.inspection else None
+    if found is None or txn.is_member(Generation, placement.session_id, generation_id):
+        return
     output = ImageRef(
         digest=incoming.digest, name=documents.text_of(placement.name), role="output", size=incoming.size,
         placement_id=placement.id,
     )  # fmt: skip
-    if found is not None:
-        fields = generation_fields(found)
-    else:
-        known = txn.generation_of(incoming.digest)
-        if known is None or known.reader is None:
-            return
-        fields = {name: getattr(known, name) for name in _FOUND}
     image = txn.image(incoming.digest)
     time_ns = image.taken_ns if image else incoming.mtime_ns
     txn.put(
@@ -184,15 +180,9 @@ def _generation(txn: Txn, incoming: Incoming, placement: Placement) -> None:
             utc_offset_s=utc_offset_s(time_ns),
             outputs=(output,),
             named_ns=txn.next_stamp,
-            **fields,  # type: ignore[arg-type]
+            **generation_fields(found),  # type: ignore[arg-type]
         )
     )
-
-
-_FOUND = (
-    "prompt", "negative_prompt", "generator", "generator_version", "model", "model_hash", "seed", "steps", "cfg",
-    "sampler", "scheduler", "width", "height", "loras", "parameters", "reader", "reader_version",
-)  # fmt: skip
 
 
 def generation_fields(found: EmbeddedMetadata) -> dict[str, object]:

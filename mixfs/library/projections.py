@@ -27,11 +27,11 @@ from mixfs.library.trashed import TRASH_ROOT, trash_folder, trash_items, trash_r
 from mixfs.library.view import SessionRow, View
 from mixfs.library.wanted import (
     IMPORT_ROOT_ID,
-    entry_file,
-    entry_key,
+    entry_place,
     folder_parent,
     generation_name,
     import_directory,
+    is_picture,
     named_digests,
     placement_place,
 )
@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 9
+DERIVATION = 10
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -84,6 +84,12 @@ class Projector:
         self._placements: dict[str, Placement | None] = {}  # id -> as listed before this commit
         self._digests: dict[Digest, None] = {}  # whose place in the views over everything may differ
         self._told: dict[Digest, None] = {}  # of which something is known now that each of their documents tells
+        # Whether a session had a picture before this commit, of each that was placed or taken away in it; and whether
+        # any had.
+        self.had: dict[tuple[Digest, str], bool] = {}
+        self._was_placed: dict[Digest, bool] = {}
+        self.deleted_generations: list[Generation] = []
+        self._entries: dict[str, Entry | None] = {}  # id -> as before this commit
         self._sessions: dict[str, SessionRow] = {}
         self._counters: dict[str, int] = {}
 
@@ -191,8 +197,9 @@ class Projector:
             self.txn.delete(keys.refers(digest, kind, entity_id))
         for digest in after - before:
             self.txn.put(keys.refers(digest, kind, entity_id), b"")
-        self._digests.update(dict.fromkeys(before | after))
-        self._told.update(dict.fromkeys(before | after))
+
+    def _is_named(self, digest: Digest, kind: int) -> bool:
+        return next(self.view.named_in(digest, kind), None) is not None
 
     def _wait(self, old: Entry | Generation | None, new: Entry | Generation | None) -> None:
         """Note for which pictures a record waits."""
@@ -277,13 +284,16 @@ class Projector:
                 row.counts.bytes + sign * record.size,
             )
             self._add("placed_bytes", sign * record.size)
+            if (record.digest, record.session_id) not in self.had:
+                self._was_placed.setdefault(record.digest, self.view.is_placed(record.digest))
+                self.had[record.digest, record.session_id] = self.view.has_picture(record.session_id, record.digest)
             if sign < 0:
                 self.txn.delete(keys.refers(record.digest, Placement.KIND, record.id))
             prefix = keys.referrers(record.digest, Placement.KIND)
             if next(iter(self.txn.scan(prefix, prefix_end(prefix))), None) is None:
                 self._add("distinct_placed_bytes", sign * record.size)
             if sign > 0:
-                self.txn.put(keys.refers(record.digest, Placement.KIND, record.id), b"")
+                self.txn.put(keys.refers(record.digest, Placement.KIND, record.id), key16(record.session_id))
             self._digests[record.digest] = None
 
     def _generation(self, old: Generation | None, new: Generation | None) -> None:
@@ -291,11 +301,9 @@ class Projector:
         self._member(old, new)
         generation = new or old
         assert generation is not None
-        refs = [
-            [ref.digest for ref in (*record.inputs, *record.outputs) if ref.digest] if record else []
-            for record in (old, new)
-        ]
-        self._refer(Generation.KIND, generation.id, *refs)
+        self._pictures(generation.id, old, new)
+        if old is not None and new is None:
+            self.deleted_generations.append(old)
         self._wait(old, new)
         key = b"G" + key16(generation.id)
         for record, sign in ((old, -1), (new, 1)):
@@ -318,6 +326,28 @@ class Projector:
             elif new is None or (new.session_id, generation_name(new)) != (record.session_id, wanted):
                 self._listing.remove(parent, wanted, key, stamp=self._stamp)
 
+    def _pictures(self, generation_id: str, old: Generation | None, new: Generation | None) -> None:
+        """Note which pictures a generation took and gave. Costs the same however many took the same ones."""
+        ways: list[dict[int, set[Digest]]] = []
+        for record in (old, new):
+            kind = keys.BY_ALIAS if record is not None and storage_v2.kept_of(record) else 0
+            refs = ((keys.TAKES, record.inputs), (keys.GIVES, record.outputs)) if record is not None else ()
+            ways.append({way | kind: {ref.digest for ref in found if ref.digest is not None} for way, found in refs})
+        before, after = ways
+        given: set[Digest] = set()
+        for kind in sorted({*before, *after}):
+            was, now = before.get(kind, set()), after.get(kind, set())
+            # Whether anything calls a picture by its digest decides how storage-v2/ shows it.
+            calls = [] if kind & keys.BY_ALIAS else [d for d in was ^ now if not self._is_named(d, kind)]
+            self._refer(kind, generation_id, was, now)
+            self._digests.update(dict.fromkeys(calls))
+            self._digests.update(dict.fromkeys(d for d in was - now if not self._is_named(d, kind)))
+            if kind & ~keys.BY_ALIAS == keys.GIVES:
+                given |= was | now
+        # What its documents and the views over everything tell of a picture, is of those that gave it.
+        self._digests.update(dict.fromkeys(given))
+        self._told.update(dict.fromkeys(given))
+
     def _entry(self, old: Entry | None, new: Entry | None) -> None:
         self._count("entries", old, new)
         self._member(old, new)
@@ -325,30 +355,39 @@ class Projector:
         assert entry is not None
         digests = [[record.digest] if record and record.digest else [] for record in (old, new)]
         self._refer(Entry.KIND, entry.id, *digests)
+        self._digests.update(dict.fromkeys(digest for digest in (*digests[0], *digests[1])))
         self._wait(old, new)
+        self._entries.setdefault(entry.id, old)
         for record, sign in ((old, -1), (new, 1)):
             if record is None:
                 continue
             row = self._row(record.session_id)
             row.entries = row.entries.with_item(documents.entry_item(record), sign, record.z)
             row.app_entries = row.app_entries.with_item(storage_v2.entry_item(record), sign, record.z)
-            if sign > 0:
-                self._list_entry(record, self._at)
-            else:
-                wanted, content = entry_file(record)
-                self._listing.remove(
-                    b"c" + key16(record.session_id), wanted, entry_key(record, content), stamp=self._stamp
-                )
 
-    def _list_entry(self, entry: Entry, at: int) -> None:
-        wanted, content = entry_file(entry)
-        size, at = len(content), entry.changed_ns or at
-        if entry.type == "image" and entry.digest is not None:
+    def _list_entry(self, before: Entry | None, entry: Entry | None) -> None:
+        """List an entry: as its picture while that is in the library, else as a document."""
+        old = now = None
+        if before is not None:
+            digest = before.digest
+            was_placed = digest is not None and self._was_placed.get(digest, self.view.is_placed(digest))
+            old = entry_place(before, placed=was_placed)
+        if entry is not None:
+            placed = entry.digest is not None and self.view.is_placed(entry.digest)
+            now = entry_place(entry, placed=placed)
+        if old is not None and (now is None or old[:3] != now[:3]):
+            self._listing.remove(*old[:3], stamp=self._stamp)
+        if entry is None or now is None:
+            return
+        size = len(now.content)
+        if is_picture(entry, placed=placed) and entry.digest is not None:
             blob = self.view.blob(entry.digest)
             size = blob.size if blob else 0
+        stamp = self.view.stamp_of(Entry.KIND, entry.id)
+        at = entry.changed_ns or (stamp[0] if stamp is not None else 0)
         self._listing.put(
-            b"c" + key16(entry.session_id), wanted, entry_key(entry, content), mode=READ_ONLY_FILE_MODE, size=size,
-            mtime_ns=at, ctime_ns=at, order=entry.named_ns, stamp=self._stamp,
+            *now[:3], mode=READ_ONLY_FILE_MODE, size=size, mtime_ns=at, ctime_ns=at, order=entry.named_ns,
+            stamp=self._stamp,
         )  # fmt: skip
 
     def _edge(self, old: Edge | None, new: Edge | None) -> None:
@@ -451,11 +490,14 @@ class Projector:
         registry.update(self._digests)
         for placement_id, before in self._placements.items():
             self._list_placement(before, self.view.get(Placement, placement_id), generations)
-        for digest in self._blobs:
-            # An image entry is as long as its blob, which another replica may have told of later.
+        # An image entry is as long as its blob, which another replica may have told of later, and shows it as long as
+        # it is placed.
+        turned = [digest for digest, placed in self._was_placed.items() if placed != self.view.is_placed(digest)]
+        for digest in dict.fromkeys((*self._blobs, *turned)):
             for entry in self.view.referrers(Entry, digest):
-                at = self.view.stamp_of(Entry.KIND, entry.id)
-                self._list_entry(entry, at[0] if at is not None else 0)
+                self._entries.setdefault(entry.id, entry)
+        for entry_id, old in self._entries.items():
+            self._list_entry(old, self.view.get(Entry, entry_id))
         for session_id, row in self._sessions.items():
             self._session_documents(session_id, row)
         self._listing.settle()

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from mixfs.errors import ExistsError, NotFoundError, NotSupported
-from mixfs.ids import Digest, derived_id, key16, new_id
+from mixfs.ids import derived_id, key16, new_id
 from mixfs.library import editing
+from mixfs.library.derived_generations import bring_from_trash
 from mixfs.library.editing import PENDING_RESTORE
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT, is_item, split_key, trash_folder
 from mixfs.library.view import View
 from mixfs.library.wanted import folder_parent, placement_place
-from mixfs.records import KINDS, Folder, Generation, Placement, Record, Session, Trash, from_map
+from mixfs.records import KINDS, Folder, Placement, Record, Session, Trash, from_map
 
 R = TypeVar("R", bound=Record)
 
@@ -110,9 +111,10 @@ def restore_to(
     for record in belongings:
         if txn.get(type(record), record.entity_id) is None:
             txn.put(dataclasses.replace(record, session_id=session_id))
-    _revive_generation(txn, placement.digest, session_id)
+    kept = txn.put(placement)
+    bring_from_trash(txn, placement.digest)
     txn.delete(Trash, trash_id)
-    return txn.put(placement)
+    return kept
 
 
 def restore_session(
@@ -235,18 +237,6 @@ def _require(txn: Txn, trash_id: str) -> Trash:
     if found is None:
         raise NotFoundError(f"There is nothing in the trash with the id {trash_id}.")
     return found
-
-
-def _revive_generation(txn: Txn, digest: Digest, session_id: str) -> None:
-    """What gave out a picture comes with it, when it was deleted with its session."""
-    if txn.generations_of(digest):
-        return
-    newest = sorted(txn.referrers(Trash, digest), key=lambda trash: (trash.order, trash.id), reverse=True)
-    for trash in newest:
-        for record in _records(trash):
-            if isinstance(record, Generation) and any(ref.digest == digest for ref in record.outputs):
-                txn.put(dataclasses.replace(record, session_id=session_id))
-                return
 
 
 def _records(trash: Trash) -> Iterator[Any]:

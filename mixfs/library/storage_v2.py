@@ -114,7 +114,7 @@ def _goes_by_digest(view: View, digest: Digest) -> bool:
     text = digest.hex()
     if any(entry.data.get("imageHash", text) == text for entry in view.referrers(Entry, digest)):
         return True
-    return any(not kept_of(generation) for generation in view.referrers(Generation, digest))
+    return next(view.named_in(digest, keys.TAKES, keys.GIVES), None) is not None
 
 
 def _by_digest(placement: Placement, image: Image) -> Shown:

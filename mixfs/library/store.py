@@ -294,6 +294,7 @@ class Store:
                     txn = Txn(raw, self.journal.replica, self._stamp(raw, now_ns), now_ns)
                     result = function(txn)
                     if txn.changes:
+                        txn.settle()
                         payload = pack_changes(txn.changes, now_ns)
                         _require_readable(payload, len(txn.changes))
                         self._check_room(len(payload))

@@ -14,8 +14,9 @@ import cbor2
 
 from mixfs import jsontext
 from mixfs.errors import InvalidValue
-from mixfs.ids import ReplicaId, Stamp
+from mixfs.ids import Digest, ReplicaId, Stamp
 from mixfs.index.engine import WriteTxn
+from mixfs.library import derived_generations
 from mixfs.library.projections import Projector
 from mixfs.library.replay import LOCAL, RawChange
 from mixfs.library.view import View
@@ -149,6 +150,13 @@ class Txn(View):
         """Say which mount makes this change, and which (directory, name) pairs its kernel changes by itself."""
         self._projector.changes.origin = origin
         self._projector.changes.known.update(dict.fromkeys(names))
+
+    def had_picture(self, session_id: str, digest: Digest) -> bool:
+        return self._projector.had.get((digest, session_id), False) or self.has_picture(session_id, digest)
+
+    def settle(self) -> None:
+        """Add the changes that follow from those made so far: derived generations follow their pictures."""
+        derived_generations.settle(self, self._projector.had, self._projector.deleted_generations)
 
     def finish(self) -> Projector:
         """Complete the rows that follow from the changes."""

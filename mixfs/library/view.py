@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import cbor2
 
-from mixfs.ids import Digest, Stamp
+from mixfs.ids import Digest, Stamp, key16
 from mixfs.index import keys
 from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
 from mixfs.index.engine import ReadTxn, prefix_end
@@ -104,10 +104,11 @@ class View:
         stamp, replica, *_ = cbor2.loads(value)
         return stamp, replica
 
-    def records(self, cls: type[R]) -> Iterator[R]:
-        """Every live record of a kind, in order of ids."""
+    def records(self, cls: type[R], *, after: str | None = None) -> Iterator[R]:
+        """Every live record of a kind, in order of the keys of their ids; those behind one of them."""
         prefix = keys.records_of_kind(cls.KIND)
-        for _, value in self.txn.scan(prefix, prefix_end(prefix)):
+        start = keys.record(cls.KIND, after) + b"\0" if after is not None else prefix
+        for _, value in self.txn.scan(start, prefix_end(prefix)):
             record = self._decode(cls, value)
             if record is not None:
                 yield record
@@ -121,7 +122,7 @@ class View:
                 yield record
 
     def referrers(self, cls: type[R], digest: Digest) -> Iterator[R]:
-        """The placements, generations or entries that name a blob, in order of ids."""
+        """The placements, entries or trash records that name a blob, in order of ids."""
         prefix = keys.referrers(digest, cls.KIND)
         for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
             record = self.get_raw(cls, key[len(prefix) :])
@@ -129,9 +130,8 @@ class View:
                 yield record
 
     def is_referenced(self, digest: Digest) -> bool:
-        """Whether a placement, canvas entry, generation or trash record keeps an original."""
-        prefix = keys.referrers(digest)
-        return next(iter(self.txn.scan(prefix, prefix_end(prefix))), None) is not None
+        """Whether a placement or a trash record keeps an original. Generations and canvas entries only tell of it."""
+        return next(self.named_in(digest, Placement.KIND, Trash.KIND), None) is not None
 
     def sessions_titled(self, title: str) -> Iterator[Session]:
         """The sessions of a title, the oldest first."""
@@ -187,9 +187,43 @@ class View:
     def annotation(self, digest: Digest) -> Annotation | None:
         return self.get(Annotation, digest.hex())
 
+    def has_picture(self, session_id: str, digest: Digest) -> bool:
+        """Whether a session has a file of these bytes."""
+        return key16(session_id) in self._sessions_of(digest)
+
+    def sessions_with(self, digest: Digest) -> list[str]:
+        """The ids of the sessions that have a file of these bytes."""
+        return list(dict.fromkeys(placement.session_id for placement in self.referrers(Placement, digest)))
+
+    def is_member(self, cls: type[Record], session_id: str, entity_id: str) -> bool:
+        """Whether a record lives and belongs to a session. Decodes nothing."""
+        return self.txn.get(keys.in_session(session_id, cls.KIND, entity_id)) is not None
+
+    def had_picture(self, session_id: str, digest: Digest) -> bool:
+        """As `has_picture`, or at the beginning of the commit at hand."""
+        return self.has_picture(session_id, digest)
+
+    def is_placed(self, digest: Digest) -> bool:
+        """Whether some session has a file of these bytes."""
+        return next(self._sessions_of(digest), None) is not None
+
+    def _sessions_of(self, digest: Digest) -> Iterator[bytes]:
+        """The raw id of the session of each placement of a blob."""
+        prefix = keys.referrers(digest, Placement.KIND)
+        for _, session in self.txn.scan(prefix, prefix_end(prefix)):
+            yield session
+
+    def named_in(self, digest: Digest, *kinds: int) -> Iterator[bytes]:
+        """The raw ids of what refers to a blob in one of these ways (`mixfs.index.keys`)."""
+        for kind in kinds:
+            prefix = keys.referrers(digest, kind)
+            for key, _ in self.txn.scan(prefix, prefix_end(prefix)):
+                yield key[len(prefix) :]
+
     def generations_of(self, digest: Digest) -> list[Generation]:
         """The generations that gave out an image, in order of ids."""
-        return [g for g in self.referrers(Generation, digest) if any(ref.digest == digest for ref in g.outputs)]
+        found = sorted(self.named_in(digest, keys.GIVES, keys.GIVES | keys.BY_ALIAS))
+        return [g for raw in found if (g := self.get_raw(Generation, raw)) is not None]
 
     def generation_of(
         self, digest: Digest, session_id: str | None = None, known: list[Generation] | None = None

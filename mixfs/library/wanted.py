@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from mixfs import jsontext
 from mixfs.ids import Digest, id_of_key, key16
@@ -64,16 +65,31 @@ def generation_name(generation: Generation) -> bytes:
     return f"{moment:%Y-%m-%d %H.%M.%S} ".encode() + words
 
 
-def entry_key(entry: Entry, content: bytes) -> bytes:
-    """The node key of a canvas entry's file: another content is another node; the bytes of an image never change."""
-    is_image = entry.type == "image" and entry.digest is not None
-    return b"De" + key16(entry.id) + (bytes(8) if is_image else documents.revision(content).to_bytes(8, "little"))
+class EntryPlace(NamedTuple):
+    """Where a canvas entry is listed: another content is another node; the bytes of an image never change."""
+
+    directory: bytes
+    wanted: bytes
+    key: bytes
+    content: bytes
 
 
-def entry_file(entry: Entry) -> tuple[bytes, bytes]:
+def entry_place(entry: Entry, *, placed: bool) -> EntryPlace:
+    """The file of a canvas entry; `placed`: its picture is a file of some session, and shown."""
+    wanted, content = entry_file(entry, placed=placed)
+    mark = bytes(8) if is_picture(entry, placed=placed) else documents.revision(content).to_bytes(8, "little")
+    return EntryPlace(b"c" + key16(entry.session_id), wanted, b"De" + key16(entry.id) + mark, content)
+
+
+def is_picture(entry: Entry, *, placed: bool) -> bool:
+    """Whether a canvas entry is shown as its picture."""
+    return placed and entry.type == "image" and entry.digest is not None
+
+
+def entry_file(entry: Entry, *, placed: bool) -> tuple[bytes, bytes]:
     """`(wanted name, content)` of a canvas entry's file; an image's content is the image."""
     short = entry.shown_id[-8:].encode("utf-8", "surrogateescape").replace(b"/", b"-")
-    if entry.type == "image" and entry.digest is not None:
+    if is_picture(entry, placed=placed) and entry.digest is not None:
         name = str(entry.data.get("name") or entry.data.get("filename") or "")
         stem, extension = split_extension(safe_name(name, f"image-{entry.digest.hex()[:8]}"))
         return stem + (extension or b".png"), b""

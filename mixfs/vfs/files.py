@@ -308,59 +308,83 @@ async def _reopened(tree: Tree, staged: Staged, *, empty: bool = False) -> Intak
 
 
 async def writable(tree: Tree, node: OpenNode, *, empty: bool = False) -> Staged:
-    """The staged file behind an open node, made as a copy of its blob when there is none yet."""
-    if node.staged is not None and node.staged.digest is None:
-        return node.staged
-    async with tree.lock:
-        if node.key in tree.staging.removed:
-            await tree.settle()
+    """The staged file behind an open node, made as a copy of its blob when there is none yet.
+
+    Its bytes are copied before the tree's lock is taken: others change names meanwhile.
+    """
+    while True:
         staged = node.staged
-        if staged is None:
-            return await _new_version(tree, node, empty)
-        await bring_back(tree, staged)
-        return staged
+        if staged is not None and staged.digest is None:
+            return staged
+        async with node.saving:
+            content = node.content
+            if staged is not None:
+                await bring_back(tree, staged)
+            if staged is not None or node.staged is not None:
+                continue
+            copy = await _copy_of(tree, node, content) if content is not None and not empty else None
+            try:
+                async with tree.lock:
+                    if node.key in tree.staging.removed:
+                        await tree.settle()
+                    if node.staged is None and node.content is content:
+                        copy, used = None, copy
+                        return _new_version(tree, node, used)
+            finally:
+                if copy is not None:
+                    copy.discard()
+
+
+async def _copy_of(tree: Tree, node: OpenNode, content: BlobContent | FileContent) -> Intake:
+    own = os.dup(node.fd) if node.fd >= 0 else -1
+
+    def copy() -> Intake:
+        source = own if own >= 0 else _open(tree, content)
+        try:
+            if isinstance(content, BlobContent):
+                # Or damage would get a digest of its own, and never be found.
+                checked_sums(source, content.digest)
+            return tree.staging.copy_of(source)
+        finally:
+            os.close(source)
+
+    return await tree.in_thread(copy)
 
 
 async def bring_back(tree: Tree, staged: Staged) -> None:
     """A file that was published, and then its commit failed: the bytes come back into staging."""
-    async with staged.io:
-        if staged.digest is not None and staged.intake is not None:
-            await tree.in_thread(lambda: tree.staging.copy_back(staged))
-            tree.staging.come_back(staged)
+    async with tree.lock:
+        # While the intake is at work with it, it holds the lock; from here on it leaves it alone.
+        if staged.digest is None or staged.intake is None:
+            return
+        staged.comes_back = True
+    try:
+        async with staged.io:
+            if staged.digest is not None and staged.intake is not None:
+                await tree.in_thread(lambda: tree.staging.copy_back(staged))
+                tree.staging.come_back(staged)
+    finally:
+        staged.comes_back = False
 
 
-async def _new_version(tree: Tree, node: OpenNode, empty: bool) -> Staged:
-    with tree.library.read() as view:
-        place = place_of(view, node.key)
-    if place is not None:
-        staged = tree.staging.create(place.directory, place.name, node.key[:1], place.mode, key=node.key)
-        staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
-    elif node.attr is not None:
-        # Deleted: who has it open goes on with a file of their own.
-        staged = tree.staging.create_nameless(node.key, node.attr.mode & 0o7777)
-    else:
-        raise NotFoundError("The file was deleted.")
-    assert staged.intake is not None
-    content = node.content
-    if not empty and content is not None:
-        intake = staged.intake
-        own = os.dup(node.fd) if node.fd >= 0 else -1
-
-        def copy() -> None:
-            source = own if own >= 0 else _open(tree, content)
-            try:
-                if isinstance(content, BlobContent):
-                    # Or damage would get a digest of its own, and never be found.
-                    checked_sums(source, content.digest)
-                intake.copy_whole(source)
-            finally:
-                os.close(source)
-
-        try:
-            await tree.in_thread(copy)
-        except BaseException:
-            tree.staging.discard(staged)
-            raise
+def _new_version(tree: Tree, node: OpenNode, copy: Intake | None) -> Staged:
+    try:
+        with tree.library.read() as view:
+            place = place_of(view, node.key)
+        if place is not None:
+            staged = tree.staging.create(
+                place.directory, place.name, node.key[:1], place.mode, key=node.key, intake=copy
+            )
+            staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+        elif node.attr is not None:
+            # Deleted: who has it open goes on with a file of their own.
+            staged = tree.staging.create_nameless(node.key, node.attr.mode & 0o7777, intake=copy)
+        else:
+            raise NotFoundError("The file was deleted.")
+    except BaseException:
+        if copy is not None:
+            copy.discard()
+        raise
     tree.staging.note(staged)
     node.close()
     node.staged = staged

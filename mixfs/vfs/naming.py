@@ -13,6 +13,7 @@ import stat
 import time
 
 from mixfs import clock
+from mixfs.blobs import Intake
 from mixfs.blobs.sums import checked_sums
 from mixfs.errors import (
     ExistsError,
@@ -343,44 +344,49 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
     check_name(name)
     if directory[:1] != b"d":
         raise NotPermitted("Links can be made in import/ only: copy the file instead.")
+    if tree.staging.removed:
+        async with tree.lock:
+            await tree.settle()
+    with tree.library.read() as view:
+        if tree.lookup(view, directory, name) is not None:
+            raise ExistsError("The name is taken.")
+        source = tree.staging.by_key(key)
+        content = None if source is not None else file_view(key).content(tree.context, view, key)
+        dentry = tree.attr(view, key)
+        place = place_of(view, key) if source is None and key[:1] in (b"P", b"R") else None
+    if source is None and not isinstance(content, BlobContent):
+        raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
+    blob = content.digest if isinstance(content, BlobContent) else None
+
+    def copy() -> Intake:
+        fd = tree.library.blobs.open(blob) if blob is not None else _source(source)
+        try:
+            if blob is not None:
+                checked_sums(fd, blob)
+            made = tree.staging.copy_of(fd)
+        finally:
+            os.close(fd)
+        os.utime(made.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
+        return made
+
+    # Without the tree's lock: others change names while a long file is copied.
+    async with source.io if source is not None else contextlib.nullcontext():
+        made = await tree.in_thread(copy)
     async with tree.lock:
-        await tree.settle()
         with tree.library.read() as view:
             if tree.lookup(view, directory, name) is not None:
+                made.discard()
                 raise ExistsError("The name is taken.")
-            source = tree.staging.by_key(key)
-            content = None if source is not None else file_view(key).content(tree.context, view, key)
-            dentry = tree.attr(view, key)
-            place = place_of(view, key) if source is None and key[:1] in (b"P", b"R") else None
-        if source is None and not isinstance(content, BlobContent):
-            raise NotPermitted("Only pictures and files that were copied in can be linked: copy it instead.")
-        staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777)
+        staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777, intake=made)
         staged.xattrs = dict(source.xattrs if source is not None else place.xattrs if place is not None else {})
-        blob = content.digest if isinstance(content, BlobContent) else None
-        intake = staged.intake
-        assert intake is not None
-
-        def copy() -> None:
-            if blob is not None:
-                fd = tree.library.blobs.open(blob)
-                try:
-                    checked_sums(fd, blob)
-                    intake.copy_whole(fd)
-                finally:
-                    os.close(fd)
-            elif source is not None and source.intake is not None:
-                intake.copy_whole(source.intake.fd)
-            os.utime(intake.fd, ns=(dentry.mtime_ns, dentry.mtime_ns))
-
-        try:
-            # Whose descriptor it is must not be given back meanwhile.
-            async with source.io if source is not None else contextlib.nullcontext():
-                await tree.in_thread(copy)
-        except BaseException:
-            tree.staging.discard(staged)
-            raise
         staged.closed = True
         tree.staging.note(staged)
         note_change(tree, directory)
         tree.wake()
         return staged.dentry()
+
+
+def _source(staged: Staged | None) -> int:
+    if staged is None or staged.intake is None:
+        raise NotFoundError("The file was deleted.")
+    return os.dup(staged.intake.fd)

@@ -58,6 +58,8 @@ class Staged:
         self.intake: Intake | None = None
         # Of a version that was closed and is no longer what its name shows.
         self.aside: Aside | None = None
+        # It was published in vain, and gets bytes of its own: the intake leaves it alone.
+        self.comes_back = False
         # Its bytes are those of such a version too, so nothing may be written to them.
         self.shared = False
         # Set while the bytes are becoming a blob, and after that until they are committed.
@@ -223,20 +225,41 @@ class Staging:
 
     # -- changing
 
-    def create(self, directory: bytes, name: bytes, tag: bytes, mode: int, key: bytes | None = None) -> Staged:
-        """A new empty file; `key` is given for a new version of a file that was taken in already."""
+    def copy_of(self, source: int) -> Intake:
+        """A copy of an open file, for `create` to take. Blocks: any thread may call it."""
+        copy = Intake(self.path / f"{new_id()}.copy")
+        try:
+            copy.take_copy(source)
+        except BaseException:
+            copy.discard()
+            raise
+        return copy
+
+    def _placed(self, staged_id: str, copy: Intake | None) -> Intake:
+        path = self.path / staged_id
+        if copy is None:
+            return Intake(path)
+        os.rename(copy.path, path)
+        copy.path = path
+        return copy
+
+    def create(
+        self, directory: bytes, name: bytes, tag: bytes, mode: int, key: bytes | None = None,
+        intake: Intake | None = None,
+    ) -> Staged:  # fmt: skip
+        """A new file, empty or with the bytes of `intake`; `key` is that of a file that was taken in already."""
         staged_id = new_id()
         staged = Staged(staged_id, key or tag + key16(staged_id), directory, name, mode)
-        staged.intake = Intake(self.path / staged_id)
+        staged.intake = self._placed(staged_id, intake)
         self._enter(staged)
         self.note(staged)
         return staged
 
-    def create_nameless(self, key: bytes, mode: int) -> Staged:
-        """A new empty file without a name: the bytes of one that was deleted and is written to by who has it open."""
+    def create_nameless(self, key: bytes, mode: int, intake: Intake | None = None) -> Staged:
+        """As `create`, without a name: for one that was deleted and is written to by who has it open."""
         staged = Staged(new_id(), key, b"", b"", mode)
         staged.linked = False
-        staged.intake = Intake(self.path / staged.id)
+        staged.intake = self._placed(staged.id, intake)
         self._keys[key] = staged
         return staged
 
@@ -595,7 +618,7 @@ class Staging:
             beside.unlink(missing_ok=True)
             copy = Intake(beside)
             try:
-                copy.copy_whole(source.fileno())
+                copy.take_copy(source.fileno())
                 os.utime(copy.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
                 # At once whole: what lies there under its id is believed after a kill.
                 os.rename(beside, path)

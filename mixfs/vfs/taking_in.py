@@ -117,7 +117,7 @@ class TakingIn:
 
     def _candidate(self, staged: Staged) -> bool:
         """Closed, named, not empty, and in a place from which files are taken in."""
-        return self._closed(staged) and not self._writers(staged)
+        return self._closed(staged) and not self._writers(staged) and not staged.comes_back
 
     def _closed(self, staged: Staged) -> bool:
         """As `_candidate`, but the release of a handle may still be on its way: close(2) doesn't wait for that."""
@@ -321,7 +321,11 @@ class TakingIn:
                 raise NotFoundError("It was removed meanwhile.")
             # Before it is read, which may change its access time, and linked, which changes its ctime.
             status = os.fstat(intake.fd)
-            return intake.path, intake.digest(), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
+            found = intake.path, intake.digest(), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
+            if status.st_size > LONG_FILE and not staged.needs_copy:
+                # What grows with the file is done before the tree's lock is taken.
+                library.blobs.prepare(intake)
+            return found
 
         try:
             async with staged.io:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
+import trio
 
 from mixfs.blobs import Intake
+from mixfs.blobs import intake as intake_module
+from mixfs.blobs import local as local_module
+from mixfs.blobs.copying import copy_data
 from mixfs.errors import NotFoundError
 from mixfs.library import gc
 from mixfs.library.api import Library
@@ -486,3 +493,103 @@ async def test_an_editor_that_keeps_its_last_version_aside_may_save_twice_at_onc
     await naming.unlink(tree, IMPORT, b".b.tmp")
     await TakingIn(tree).take_all()
     assert listing(tree) == [b"a.bin"] and await in_session(tree) == {b"a.bin": b"newer"}
+
+
+# -- what takes long
+
+
+class Held:
+    """Holds threads back at a function until they are let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+        self.entered, self._go = threading.Event(), threading.Event()
+        original = getattr(owner, name)
+
+        def hold(*args: object) -> object:
+            self.entered.set()
+            assert self._go.wait(30)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, hold)
+
+    async def reached(self) -> None:
+        await trio.to_thread.run_sync(self.entered.wait, 30)
+        assert self.entered.is_set()
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+async def names_change(tree: Tree) -> None:
+    """What must not wait for anybody's copy."""
+    with trio.fail_after(30):
+        await naming.make_directory(tree, IMPORT, b"made", 0o755)
+        await put(tree, b"small.txt", b"small")
+        await renaming.rename(tree, IMPORT, b"small.txt", IMPORT, b"renamed.txt")
+        await naming.unlink(tree, IMPORT, b"renamed.txt")
+        await naming.remove_directory(tree, IMPORT, b"made")
+
+
+@pytest.mark.parametrize("what", ["append", "two appends", "truncate", "chmod when deleted", "link"])
+async def test_names_change_while_a_long_file_is_copied(tree: Tree, monkeypatch: pytest.MonkeyPatch, what: str):
+    key = await put(tree, b"long.bin", b"long" * 50_000)
+    await TakingIn(tree).take_all()
+    handles = [await files.opened(tree, key, os.O_RDWR) for _ in range(2)]
+    held = Held(monkeypatch, intake_module, "copy_data")
+    if what == "chmod when deleted":
+        await naming.unlink(tree, IMPORT, b"long.bin")
+    async with trio.open_nursery() as nursery:
+        if what == "link":
+            nursery.start_soon(naming.link, tree, key, IMPORT, b"second.bin")
+        elif what == "truncate":
+            nursery.start_soon(files.truncate, tree, key, 7)
+        elif what == "append":
+            nursery.start_soon(files.write, tree, handles[0], 200_000, b"!")
+        elif what == "two appends":
+            nursery.start_soon(files.write, tree, handles[0], 200_000, b"!")
+            nursery.start_soon(files.write, tree, handles[1], 200_001, b"!")
+        else:
+            nursery.start_soon(partial(attributes.set_attributes, tree, key, mode=0o600))
+        await held.reached()
+        await names_change(tree)
+        held.let_go()
+    for handle in handles:
+        await files.flush(tree, handle)
+        await files.release(tree, handle)
+    expected = {"append": b"long!", "two appends": b"long!!", "truncate": b"longlon", "link": b"long"}
+    if what in expected:
+        assert (await content(tree, b"second.bin" if what == "link" else b"long.bin")).endswith(expected[what])
+    assert sorted(os.listdir(tree.staging.path)) == sorted(["lock", "log", *(staged.id for staged in tree.staging)])
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new", "there already"])
+async def test_names_change_while_a_long_file_is_made_durable(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, again: bool
+):
+    data = b"long" * 300_000
+    if again:
+        await put(tree, b"first.bin", data)
+        await TakingIn(tree).take_all()
+    await put(tree, b"long.bin", data)
+    held = Held(monkeypatch, local_module, "sums_of") if again else Held(monkeypatch, os, "fdatasync")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(TakingIn(tree).take_all)
+        await held.reached()
+        with trio.fail_after(30):
+            await renaming.rename(tree, IMPORT, b"long.bin", IMPORT, b"longer.bin")
+        held.let_go()
+    await TakingIn(tree).take_all()
+    assert b"longer.bin" in placed(tree.library)
+
+
+def test_a_copy_has_the_holes_of_what_it_is_of(tmp_path: Path):
+    with (tmp_path / "sparse").open("w+b") as sparse, (tmp_path / "copy").open("w+b") as copy:
+        sparse.truncate(1 << 40)
+        sparse.seek(1 << 30)
+        sparse.write(b"in the middle")
+        sparse.flush()
+        copy_data(sparse.fileno(), copy.fileno())
+        copy.seek(1 << 30)
+        assert copy.read(20) == b"in the middle" + bytes(7)
+        status = os.fstat(copy.fileno())
+        assert status.st_size == 1 << 40 and status.st_blocks < 1000

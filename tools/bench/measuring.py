@@ -204,11 +204,11 @@ TINY = Inspection(media_type="image/png", width=4, height=4)
 
 def fill(
     library: Library, files: Iterable[tuple[str, bytes, bytes]],
-    inspected: Callable[[int], Inspection] = lambda number: TINY,
+    inspected: Callable[[int], Inspection] = lambda number: TINY, *, marked: bool = True,
 ) -> None:  # fmt: skip
     """Put (session, name, bytes) into a library as imports would leave it, but without their fsyncs or thumbnails.
 
-    `inspected` is what the readers find in the file of a number.
+    `inspected` is what the readers find in the file of a number. `marked`: as pictures of which none can be made.
     """
     staging = library.staging.open()
 
@@ -231,7 +231,9 @@ def fill(
             came = []
     if came:
         put(came)
-    # Marked as pictures of which none can be made: a daemon would make them while something else is measured.
+    if not marked:
+        return
+    # A daemon would make them while something else is measured.
     library.thumbnails.record(dict.fromkeys(library.thumbnails.missing(count=10**9)[0], (0, 0)))
 
 

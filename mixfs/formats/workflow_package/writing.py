@@ -161,7 +161,7 @@ class _Writer:
                 self._download(asset_id, asset, url)
                 return
         if placement is None:
-            # It was deleted here. What a node still shows comes in under the digest.
+            # It was deleted here. Where a node shows the same picture of another session, it comes under its digest.
             return
         self._embedded(asset_id, placement.digest, asset, str(asset.get("file") or ""))
 
@@ -257,7 +257,8 @@ class _Writer:
         if "result" in node and (entry.digest is not None or kind == "embedded"):
             # It names nothing that is in the package, or another picture is shown.
             beside["result"] = node.pop("result")
-        if entry.digest is None:
+        if entry.digest is None or not self._view.is_placed(entry.digest):
+            # A picture that was deleted does not go out.
             return
         if entry.digest not in self._by_digest:
             self._embedded(entry.digest.hex(), entry.digest, {}, "")

@@ -96,7 +96,7 @@ _SHARED = SharedImage()
 
 
 class GenerationImages:
-    """inputs/ or outputs/ of a generation: its pictures, as the views over everything share them."""
+    """inputs/ or outputs/ of a generation: those of its pictures that its session has, as all views share them."""
 
     def __init__(self, outputs: bool) -> None:
         self._outputs = outputs
@@ -109,14 +109,18 @@ class GenerationImages:
         if generation is None:
             return {}
         out: dict[bytes, Dentry] = {}
+        taken: set[bytes] = set()
         for ref in generation.outputs if self._outputs else generation.inputs:
             image = view.image(ref.digest) if ref.digest is not None else None
             if ref.digest is None or image is None:
                 continue
             base, number = _ref_name(ref, image.media_type), 1
-            while (name := with_counter(base, number)) in out:
+            while (name := with_counter(base, number)) in taken:
                 number += 1
-            out[name] = _SHARED.attr(context, view, b"J" + ref.digest)._replace(name=name)
+            # Also of what was deleted: its name is nobody else's, and none changes when it comes back.
+            taken.add(name)
+            if view.has_picture(generation.session_id, ref.digest):
+                out[name] = _SHARED.attr(context, view, b"J" + ref.digest)._replace(name=name)
         return out
 
     def lookup(self, context: Context, view: View, key: bytes, name: bytes) -> Dentry | None:

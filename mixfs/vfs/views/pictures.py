@@ -5,11 +5,10 @@ from __future__ import annotations
 import stat
 
 from mixfs.errors import NotFoundError, Outdated
-from mixfs.ids import Digest, key16
+from mixfs.ids import Digest
 from mixfs.index.dentries import Dentry
-from mixfs.library import documents
 from mixfs.library.view import View
-from mixfs.library.wanted import entry_file, image_time, import_directory
+from mixfs.library.wanted import EntryPlace, entry_place, image_time, import_directory, is_picture
 from mixfs.records import Entry, Placement, Receipt
 from mixfs.vfs.content import BlobContent, BytesContent, Content
 from mixfs.vfs.context import Context
@@ -77,23 +76,22 @@ class SharedImage:
 class EntryFile:
     """A canvas entry: text as text, an image as the image, others as JSON."""
 
-    def _record(self, view: View, key: bytes) -> tuple[Entry, bytes]:
+    def _record(self, view: View, key: bytes) -> tuple[Entry, bool, EntryPlace]:
         entry = view.get_raw(Entry, key[2:18])
         if entry is None:
             raise NotFoundError("The canvas entry is gone.")
-        _, data = entry_file(entry)
-        is_image = entry.type == "image" and entry.digest is not None
-        if not is_image and documents.revision(data).to_bytes(8, "little") != key[18:]:
+        placed = entry.digest is not None and view.is_placed(entry.digest)
+        place = entry_place(entry, placed=placed)
+        if place.key != key:
             raise Outdated("The canvas entry has changed.")
-        return entry, data
+        return entry, is_picture(entry, placed=placed), place
 
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
-        entry, _ = self._record(view, key)
-        wanted, _ = entry_file(entry)
-        return _as_listed(view, b"c" + key16(entry.session_id), wanted, key)
+        _, _, place = self._record(view, key)
+        return _as_listed(view, place.directory, place.wanted, key)
 
     def content(self, context: Context, view: View, key: bytes) -> Content:
-        entry, data = self._record(view, key)
-        if entry.type == "image" and entry.digest is not None:
+        entry, shows, place = self._record(view, key)
+        if shows and entry.digest is not None:
             return BlobContent(entry.digest)
-        return BytesContent(data)
+        return BytesContent(place.content)
