@@ -40,8 +40,8 @@ def troubles(library: Library) -> list[Trouble]:
         found.append(
             Trouble(
                 "incomplete", f"The journal is incomplete, so nothing is deleted: {gaps[0]}.",
-                "`mixfs fsck` tells all of it. Restore the segment from a backup and run `mixfs rebuild-index`, or accept "
-                "the loss with `mixfs fsck --accept-loss`.",
+                "`mixfs fsck` tells more. Restore the segment from a backup and run `mixfs rebuild-index`, or "
+                "accept the loss with `mixfs fsck --accept-loss`.",
             )
         )  # fmt: skip
     damaged = damaged_originals(library)
