@@ -16,6 +16,7 @@ from mixfs.cli.output import count, emit_json, human_bytes, note, plain, say
 from mixfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from mixfs.library.accepting import Acceptance
     from mixfs.library.lost import Adoption
     from mixfs.library.repairing import Repaired
 
@@ -48,6 +49,13 @@ def fsck(
             help="Stop reporting this original, which is missing or damaged; importing the file again brings it back.",
         ),
     ] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="Accept that part of the journal is lost, and list what has lost its place; gc works again then.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check the library, and change nothing unless told to.
@@ -56,14 +64,15 @@ def fsck(
     with the journal. May run while the library is mounted. Exit code 0 only when all is well (after --repair: again),
     5 when damage was found, 1 when something could not be checked.
     """
+    from mixfs.library import accepting, healing, lost, repairing
     from mixfs.library import fsck as checking
-    from mixfs.library import healing, lost, repairing
     from mixfs.library.api import as_digest
 
     if copies and not repair:
         raise UsageError("--from names copies to repair from: say --repair too.")
     root = existing_library(library)
     repaired, adoption, given_up = None, None, {}
+    acceptance = accepting.accept_loss(root) if accept_loss else None
     if adopt_lost or give_up:
         digests = [as_digest(words) for words in give_up or ()]
         with open_library(root) as opened:
@@ -83,9 +92,12 @@ def fsck(
                 **({"repaired": asdict(repaired)} if repaired is not None else {}),
                 **({"lost": asdict(adoption)} if adoption is not None else {}),
                 **({"given_up": given_up} if given_up else {}),
+                **({"accepted": asdict(acceptance)} if acceptance is not None else {}),
             }
         )  # fmt: skip
     else:
+        if acceptance is not None:
+            _tell_accepted(acceptance)
         if adoption is not None:
             _tell_adopted(adoption)
         for digest, names in given_up.items():
@@ -109,6 +121,21 @@ def fsck(
         raise typer.Exit(DAMAGED)
     if not report.clean or (adoption is not None and adoption.failed):
         raise typer.Exit(1)
+
+
+def _tell_accepted(acceptance: Acceptance) -> None:
+    for gap in acceptance.gaps:
+        say(f"Accepted as lost: {plain(gap)}.")
+    for name in acceptance.sessions:
+        say(f"Made the session {plain(name)} again for what is left of it.")
+    for name in acceptance.moved:
+        say(f"{plain(name)} stands in images/ now: its folder is lost.")
+    for found in acceptance.unplaced:
+        say(f"Nothing references the original {found.digest} ({human_bytes(found.size)}): {plain(found.known)}.")
+    if acceptance.unplaced:
+        say("`mixfs gc` moves these originals to lost/; `mixfs fsck --adopt-lost` takes them from there.")
+    if not acceptance.gaps:
+        say("The journal is whole: there is no loss to accept.")
 
 
 def _tell_adopted(adoption: Adoption) -> None:

@@ -36,11 +36,16 @@ class HighWater:
             return START
         return Position(segment, offset) if crc == _crc(Position(segment, offset)) else START
 
-    def note(self, position: Position) -> None:
-        """Raise the mark to `position`. Never raises: a full disk only leaves an older mark."""
+    @property
+    def known(self) -> Position:
+        """The mark as it was when it was first looked at, or as it was noted here since."""
         if self._noted is None:
             self._noted = self.read()
-        if position <= self._noted:
+        return self._noted
+
+    def note(self, position: Position) -> None:
+        """Raise the mark to `position`. Never raises: a full disk only leaves an older mark."""
+        if position <= self.known:
             return
         line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
         try:

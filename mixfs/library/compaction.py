@@ -13,9 +13,11 @@ the two indexes are compared: writers wait for that, readers never.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,10 @@ from mixfs.index.lmdb_engine import LmdbEngine
 from mixfs.index.seal import unseal
 from mixfs.journal import START, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
+from mixfs.journal.files import fsync_directory
 from mixfs.library.fsck_report import Report
 from mixfs.library.fsck_rows import compare
+from mixfs.library.gaps import Gap, gap_of
 from mixfs.library.merging import merge_rows
 from mixfs.library.replay import apply_item, read_changes
 from mixfs.library.view import SessionRow
@@ -39,6 +43,7 @@ from mixfs.records import KINDS
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
+    from mixfs.library.store import Store
 
 KEEP_DAYS = 90.0
 _BATCH = 500
@@ -57,10 +62,12 @@ class Compaction:
 def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
     """Write this replica's journal anew; history of the last `keep_days` stays whole.
 
-    Raises JournalDamaged when the journal has bad stretches, or when what was written would not say the same; OSError.
+    Bad stretches whose loss was accepted are left out; their segments are kept in quarantine/.
+    Raises JournalDamaged when the journal has others, or when what was written would not say the same; OSError.
     Nothing is changed then.
     """
     store, done = library.store, Compaction()
+    accepted = store.accepted_gaps()
     workplace = library.staging.open() / "compaction"
     workplace.mkdir()
     compacted = Compacted(store.journal, workplace)
@@ -81,14 +88,14 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
         store.fill_from_others(fresh)
         with store.locked() as end:
             pass
-        recent = _fold_until(horizon, now_ns, fold, store.journal, end, done)
+        recent = _fold_until(horizon, now_ns, fold, store.journal, end, done, accepted)
         for item in _folded(fold):
             write_out(item)
-        for item in _items(store.journal, recent, end):
+        for item in _items(store.journal, recent, end, accepted):
             done.changes_before += len(item[1])
             write_out(item)
         with store.locked() as last:
-            for item in _items(store.journal, end, last):
+            for item in _items(store.journal, end, last, accepted):
                 done.changes_before += len(item[1])
                 write_out(item)
             with store.read() as view:
@@ -110,6 +117,7 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
                     f"{first.reason}). `mixfs fsck` tells what is wrong."
                 )
             done.bytes_before = store.journal.size()
+            _keep_segments(store, accepted)
             store.replace_journal(compacted)
             done.bytes_after = store.journal.size()
         return done
@@ -118,6 +126,15 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
         fold.close()
         fresh.close()
         shutil.rmtree(workplace, ignore_errors=True)
+
+
+def _keep_segments(store: Store, gaps: Sequence[Gap]) -> None:
+    """Give segments that can't be read in part a second name in quarantine/, before the first one goes."""
+    for number in {gap.segment for gap in gaps if gap.replica == store.journal.replica.hex()}:
+        kept = store.root / "quarantine" / f"journal-{store.journal.replica.hex()}-{number:08d}.seg"
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            os.link(store.journal.path(number), kept)
+    fsync_directory(store.root / "quarantine")
 
 
 def _write(engine: Engine, function: Callable[[WriteTxn], object]) -> None:
@@ -130,15 +147,20 @@ def _write(engine: Engine, function: Callable[[WriteTxn], object]) -> None:
             engine.grow()
 
 
-def _items(journal: Journal, start: Position, end: Position) -> Iterator[dict[int, Any]]:
-    for item in _read(journal, start, end):
+def _items(
+    journal: Journal, start: Position, end: Position, accepted: Sequence[Gap]
+) -> Iterator[dict[int, Any]]:
+    for item in _read(journal, start, end, accepted):
         yield cbor2.loads(item.payload or b"")
 
 
-def _read(journal: Journal, start: Position, end: Position) -> Iterator[Item]:
+def _read(journal: Journal, start: Position, end: Position, accepted: Sequence[Gap]) -> Iterator[Item]:
+    places = {gap.place for gap in accepted}
     for item in journal.read(start):
         if item.start >= end:
             return
+        if item.payload is None and gap_of(journal, item, 0).place in places:
+            continue
         if item.payload is None or read_changes(item.payload)[1]:
             raise JournalDamaged(
                 f"{journal.path(item.start.segment)}: bytes {item.start.offset} to {item.end.offset} are not what was "
@@ -150,7 +172,9 @@ def _read(journal: Journal, start: Position, end: Position) -> Iterator[Item]:
 # -- the newest change of each entity
 
 
-def _fold_until(horizon: int, now_ns: int, fold: Engine, journal: Journal, end: Position, done: Compaction) -> Position:
+def _fold_until(
+    horizon: int, now_ns: int, fold: Engine, journal: Journal, end: Position, done: Compaction, accepted: Sequence[Gap]
+) -> Position:
     """Keep the newest change of each entity before the horizon; returns where what is newer begins."""
     batch: list[dict[int, Any]] = []
 
@@ -158,7 +182,7 @@ def _fold_until(horizon: int, now_ns: int, fold: Engine, journal: Journal, end: 
         _write(fold, lambda txn: _fold(txn, journal.replica, batch))
         batch.clear()
 
-    for item in _read(journal, START, end):
+    for item in _read(journal, START, end, accepted):
         commit = cbor2.loads(item.payload or b"")
         # A time that is yet to come is that of a clock which was wrong.
         if commit[1] and horizon <= (commit.get(3) or commit[1][0][2]) <= now_ns:

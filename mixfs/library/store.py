@@ -384,6 +384,9 @@ class Store:
         with self._engine.write() as txn:
             note_position(txn, self.journal.replica, end)
         self._high_water.note(end)
+        # It was read from its beginning, and what is in it now was just written.
+        own = self.journal.replica.hex()
+        self._gaps.review([gap for gap in self._gaps.all() if gap.replica != own])
 
     @staticmethod
     def _stamp(txn: ReadTxn, now_ns: int) -> Stamp:
@@ -449,15 +452,10 @@ class Store:
 
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
-        try:
-            written = self.journal.written()
-        except JournalReplaced as error:
-            self._displaced = str(error)
-            raise
-        self._displaced = ""
+        written = self._written()
         with self._engine.read() as txn:
             noted = noted_position(txn, self.journal.replica)
-        if noted == written:
+        if noted == written and self._high_water.known <= written:
             return
         known = max(noted, self._high_water.read())
         if known > written:
@@ -470,15 +468,22 @@ class Store:
         # Its writer may have been killed before the fdatasync: the index must not know of what a power cut takes back.
         self.journal.sync()
         bad = self._replay_into(self._engine, self.journal, noted)
-        if known == START and bad and bad[-1].item.torn and next(self.journal.read()).start < bad[-1].item.start:
-            # Index and high-water mark are gone: nothing tells whether the last item had been acknowledged.
-            known = written
         self._report_damage(self.journal, bad, known)
         for item, _ in bad:
             if item.torn:
                 self._end_tail(item, known)
         with self._engine.read() as txn:
             self._high_water.note(noted_position(txn, self.journal.replica))
+
+    def _written(self) -> Position:
+        """Where the journal ends. Raises JournalReplaced."""
+        try:
+            written = self.journal.written()
+        except JournalReplaced as error:
+            self._displaced = str(error)
+            raise
+        self._displaced = ""
+        return written
 
     def _end_tail(self, item: Item, known: Position) -> None:
         """Cut a torn tail; one that had been acknowledged is damage: it stays, and a new segment begins behind it."""
@@ -516,12 +521,19 @@ class Store:
         """What is missing from the journals, or can't be read in them, and no person has accepted as lost."""
         return self._gaps.open()
 
+    def accepted_gaps(self) -> list[Gap]:
+        """What is missing from the journals, and a person has accepted as lost."""
+        return [gap for gap in self._gaps.all() if gap.accepted]
+
     def require_whole(self, *, thorough: bool = True) -> None:
         """Raise LibraryIncomplete while a journal has gaps: what they said may name any original.
 
         `thorough` reads all journals first and compares checksums and links. Takes seconds for gigabytes, no lock.
         """
         if thorough:
+            with self._lock:
+                self._verify_place()
+                self._written()
             for journal in self._journals():
                 # Looked up first: what is appended meanwhile is no damage.
                 known = HighWater(self.root, journal.replica).read()
@@ -682,6 +694,12 @@ class Store:
         for journal in self.journals_by_age():
             known, written = HighWater(self.root, journal.replica).read(), journal.written_end()
             bad = self._replay_into(engine, journal, START)
+            torn = bad[-1].item if bad and bad[-1].item.torn else None
+            if known == START and torn and not self.read_only and next(journal.read()).start < torn.start:
+                # Index and high-water mark are gone, so nothing tells whether the last item had been acknowledged. Had
+                # it been the first one, it would not: the mark is written with that.
+                known = written
+                HighWater(self.root, journal.replica).note(known)
             if known > written:
                 bad.append(Bad(missing_end(known, written)))
             self._report_damage(journal, bad, known)
