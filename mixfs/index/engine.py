@@ -29,7 +29,8 @@ class WriteTxn(ReadTxn, Protocol):
 
 
 class Engine(Protocol):
-    """Raises IndexFull (grow, then run the transaction again) and IndexDamaged (reopen, or rebuild)."""
+    """Raises IndexFull (grow, then run the transaction again), IndexDamaged (reopen, or rebuild), and other kinds of
+    IndexFailed (reopen, and tell the caller: nothing is wrong with the index)."""
 
     def read(self) -> AbstractContextManager[ReadTxn]:
         """A read transaction."""

@@ -12,6 +12,7 @@ the length is checked when the file is opened and by `is_current`, not at each r
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from types import TracebackType
 
 import lmdb
 
-from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
+from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFailed, IndexFull, IndexUnavailable, LibraryBusy
 from mixfs.index import lmdb_pages
 
 INITIAL_MAP = 1 << 30
@@ -33,11 +34,33 @@ def _damaged(path: Path, reason: object) -> IndexDamaged:
     )
 
 
-def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
+# Errors of LMDB's own that say nothing about the file: a limit was reached, or a transaction failed before.
+_UNAVAILABLE = (
+    lmdb.MemoryError, lmdb.ReadersFullError, lmdb.TlsFullError, lmdb.TxnFullError, lmdb.BadRslotError,
+    lmdb.BadTxnError, lmdb.BadDbiError, lmdb.BadValsizeError, lmdb.DbsFullError, lmdb.LockError, lmdb.ReadonlyError,
+    lmdb.PanicError,
+)  # fmt: skip
+# And such errors of the system.
+_HARMLESS = frozenset(
+    (
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EROFS, errno.EAGAIN, errno.EINTR,
+        errno.EFBIG, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOLCK, errno.ENOTCONN,
+    )
+)  # fmt: skip
+_ERRNOS = {os.strerror(number): number for number in errno.errorcode}
+
+
+def _translate(error: lmdb.Error, path: Path) -> IndexFailed:
+    """What an error of LMDB means. What is not known to be harmless is damage."""
     if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
         return IndexFull(f"{path}: the map is full")
-    if isinstance(error, lmdb.DiskError) or ("Input/output error" in str(error) and _is_full(path)):
+    # LMDB names an error of the system as strerror(3) does, behind what it was doing.
+    number = _ERRNOS.get(str(error).rpartition(": ")[2], 0)
+    if isinstance(error, lmdb.DiskError) or number == errno.EDQUOT or (number == errno.EIO and _is_full(path)):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
+    if isinstance(error, _UNAVAILABLE) or number in _HARMLESS:
+        words = f"{path} can't be used just now: {error}. Nothing is wrong with it, and nothing is lost."
+        return IndexUnavailable(words, number or errno.EIO)
     return _damaged(path, error)
 
 
@@ -163,6 +186,8 @@ class LmdbEngine:
             self._env.reader_check()
         except lmdb_pages.PagesDamaged as error:
             raise _damaged(path, error) from error
+        except MemoryError as error:
+            raise IndexUnavailable(f"{path}: no memory is left to map it.", errno.ENOMEM) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
                 # No damage: making the index anew would take it from under the one that has it open.

@@ -27,7 +27,7 @@ import inotify_simple
 
 from mixfs import clock
 from mixfs.blobs import LocalBlobs
-from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, NotFoundError
+from mixfs.errors import BlobMissing, IndexFailed, InvalidValue, NameTooLong, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
@@ -122,7 +122,11 @@ class Library:
         self.go_on: Callable[[list[str]], None] = self._go_on
         if not read_only:
             sweep(root / "staging")
-            pieces.finish_all(self, pieces.AT_OPEN)
+            try:
+                pieces.finish_all(self, pieces.AT_OPEN)
+            except IndexFailed:
+                # Damage that nobody met before: the index is made again, and the next opening goes on.
+                self.store.refresh()
 
     @classmethod
     def open(

@@ -31,9 +31,11 @@ from mixfs.errors import (
     BlobMissing,
     FormatTooNew,
     IndexDamaged,
+    IndexFailed,
     JournalDamaged,
     JournalReplaced,
     is_damage,
+    os_words,
 )
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
@@ -226,8 +228,8 @@ def _check_index(root: Path, library_id: str, ground: _Ground, report: Report) -
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / "data.mdb"))
     try:
         index = _open_sound(path)
-    except (IndexDamaged, OSError) as error:
-        report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{REBUILD}.")
+    except (IndexFailed, OSError) as error:
+        _index_failed(path, error, "opened", report)
         return
     try:
         with index.read() as txn:
@@ -249,10 +251,21 @@ def _check_index(root: Path, library_id: str, ground: _Ground, report: Report) -
             check_seals(txn, report)
             check_others(txn, [journal.replica for journal in ground.journals], report)
         check_thumbnails(root / "thumbnails", index.read, report)
-    except (IndexDamaged, *SENSELESS) as error:
-        report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{REBUILD}.")
+    except (IndexFailed, OSError, *SENSELESS) as error:
+        _index_failed(path, error, "read", report)
     finally:
         index.close()
+
+
+def _index_failed(path: Path, error: Exception, done: str, report: Report) -> None:
+    """Report an index that can't be opened or read: as damaged, unless the reason says nothing about it."""
+    is_harmless = isinstance(error, IndexFailed) and not isinstance(error, IndexDamaged)
+    if is_harmless or (isinstance(error, OSError) and not is_damage(error)):
+        words = os_words(error) if isinstance(error, OSError) else str(error)
+        remedy = "Remove the cause, and check again."
+        report.add("index-unchecked", str(path), f"It could not be checked. {words}", remedy)
+        return
+    report.add("index-damaged", str(path), f"It can't be {done}: {error.__cause__ or error}.", f"{REBUILD}.")
 
 
 def _noted(txn: ReadTxn, ground: _Ground) -> dict[ReplicaId, Position]:
@@ -287,7 +300,7 @@ def _inode(path: Path) -> int | None:
 def _open_index(path: Path) -> LmdbEngine:
     try:
         return LmdbEngine(path, read_only=True)
-    except IndexDamaged:
+    except IndexFailed:
         # On read-only media LMDB can't take its lock; then nobody else writes either.
         if os.access(path / "lock.mdb", os.W_OK):
             raise

@@ -32,7 +32,7 @@ import cbor2
 from mixfs import clock
 from mixfs.errors import (
     IndexDamaged,
-    IndexDiskFull,
+    IndexFailed,
     IndexFull,
     InvalidValue,
     JournalDamaged,
@@ -107,10 +107,10 @@ class _Read:
     ) -> bool | None:
         try:
             answer = self._read.__exit__(kind, error, trace)
-        except IndexDamaged:
+        except IndexFailed:
             self._store.fell_behind()
             raise
-        if isinstance(error, IndexDamaged):
+        if isinstance(error, IndexFailed):
             self._store.fell_behind()
         return answer
 
@@ -184,7 +184,7 @@ class Store:
     def read(self) -> AbstractContextManager[View]:
         """The library at one state. Keep it for one bounded page of work.
 
-        Raises IndexDamaged when the index can't be read; `refresh`, and the next commit that meets the damage, make it
+        Raises IndexFailed when the index can't be read; `refresh`, and the next commit that meets the damage, make it
         anew.
         """
         return _Read(self)
@@ -200,7 +200,7 @@ class Store:
             try:
                 read = engine.read()
                 return read, read.__enter__()
-            except IndexDamaged:
+            except IndexFailed:
                 # Perhaps a writer closed it a moment ago, to reopen it.
                 self._check_open()
                 with self._swap:
@@ -239,7 +239,7 @@ class Store:
                         self._engine.check()
                 except IndexDamaged as error:
                     self._make_anew(error)
-            except (IndexDamaged, OSError):
+            except (IndexFailed, OSError):
                 # As on a full disk: it was reported, and is tried again by the next commit and the next `refresh`.
                 if not self._behind:
                     raise
@@ -311,7 +311,7 @@ class Store:
                 if durable:
                     self._catch_up_later()
                     return result
-            except IndexDamaged as error:
+            except IndexFailed as error:
                 if durable:
                     self._catch_up_later(reopen=True)
                     return result
@@ -323,7 +323,7 @@ class Store:
                     self._make_anew(error)
                 else:
                     raise
-        raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+        raise IndexFull(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
 
     def _check_room(self, size: int) -> None:
         """Raise ENOSPC before anything is written where the index could not follow the journal."""
@@ -355,7 +355,7 @@ class Store:
                     break
                 except IndexFull:
                     self._engine.grow()
-                except IndexDamaged:
+                except IndexFailed:
                     self._behind = True
                     raise
         for listener in self._listeners:
@@ -419,12 +419,12 @@ class Store:
                     self._reopen()
                 try:
                     self._catch_up()
-                except IndexDamaged as error:
+                except IndexFailed as error:
                     if not attempt:
                         raise
                     self._make_anew(error)
                 return
-            except (IndexDamaged, OSError) as error:
+            except (IndexFailed, OSError) as error:
                 failure, reopen = error, True
         self._behind = True
         if failure is not None:
@@ -615,7 +615,7 @@ class Store:
         except SENSELESS as error:
             engine.close()
             raise IndexDamaged(f"{self._index_path}: its notes can't be read ({error}).") from error
-        except IndexDamaged:
+        except BaseException:
             engine.close()
             raise
 
@@ -629,9 +629,9 @@ class Store:
             self._engine.close()
             self._engine = self._open_engine()
 
-    def _make_anew(self, damage: IndexDamaged) -> None:
+    def _make_anew(self, damage: IndexFailed) -> None:
         """Make an index that can't be read anew from the journal, which has all of it. Raises what is no damage."""
-        if isinstance(damage, IndexFull | IndexDiskFull):
+        if not isinstance(damage, IndexDamaged):
             raise damage
         self.problems.report("index-damaged", str(damage), path=str(self._index_path))
         self._build_index()
@@ -707,7 +707,7 @@ class Store:
     def _open_read_only(self) -> Engine:
         """The index as it lies there when it is in step with the journal, else one in memory."""
         if (self._index_path / "data.mdb").exists():
-            with contextlib.suppress(IndexDamaged, LibraryBusy):
+            with contextlib.suppress(IndexFailed, LibraryBusy):
                 engine = LmdbEngine(self._index_path, read_only=True, lock=False)
                 if self._is_of_use(engine):
                     with engine.read() as txn:
