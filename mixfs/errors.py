@@ -113,6 +113,12 @@ class NotSupported(MixfsError):
     errno = _errno.ENOTSUP
 
 
+class NoRoomForAttributes(MixfsError):
+    """More extended attributes than a file may have."""
+
+    errno = _errno.ENOSPC
+
+
 class NoAttribute(MixfsError):
     errno = _errno.ENODATA
 
