@@ -269,7 +269,14 @@ def _index_failed(path: Path, error: Exception, done: str, report: Report) -> No
 
 
 def _noted(txn: ReadTxn, ground: _Ground) -> dict[ReplicaId, Position]:
-    return {journal.replica: noted_position(txn, journal.replica) for journal in ground.journals}
+    """Up to where the index has seen each journal; raises IndexDamaged when a compaction replaced what it has not."""
+    out = {}
+    for journal in ground.journals:
+        seen = journal.resume(noted_position(txn, journal.replica))
+        if seen is None:
+            raise IndexDamaged("it is older than the last compaction of the journal")
+        out[journal.replica] = seen
+    return out
 
 
 def _open_sound(path: Path) -> LmdbEngine:

@@ -380,9 +380,17 @@ class Store:
 
         Killed at any instant, the index catches up with the new segments, and nothing comes of it.
         """
-        end = compacted.publish(self.journal.end())
+        last = self.journal.end()
         with self._engine.write() as txn:
-            note_position(txn, self.journal.replica, end)
+            # Where the last segment is full, a new one was begun just now.
+            note_position(txn, self.journal.replica, last)
+        end = compacted.publish(last)
+        try:
+            with self._engine.write() as txn:
+                note_position(txn, self.journal.replica, end)
+        except IndexDamaged:
+            # The journal is compacted, whatever becomes of the index.
+            self._catch_up_later(reopen=True)
         self._high_water.note(end)
 
     @staticmethod
@@ -438,14 +446,25 @@ class Store:
         for journal in self._journals():
             if journal is self.journal:
                 continue
-            with self._engine.read() as txn:
-                noted = noted_position(txn, journal.replica)
+            noted = self._seen(journal)
             high_water = HighWater(self.root, journal.replica)
             known, written = high_water.read(), journal.written_end()
             if noted < written:
                 self._report_damage(journal, self._replay_into(self._engine, journal, noted), known)
             if known > written:
                 self._report_damage(journal, [Bad(missing_end(known, written))])
+
+    def _seen(self, journal: Journal) -> Position:
+        """Up to where the index has seen a journal; raises IndexDamaged when a compaction replaced what it has not."""
+        with self._engine.read() as txn:
+            noted = noted_position(txn, journal.replica)
+        seen = journal.resume(noted)
+        if seen is None:
+            raise IndexDamaged(f"{self._index_path} is older than the last compaction of the journal.")
+        if seen != noted:
+            with self._engine.write() as txn:
+                note_position(txn, journal.replica, seen)
+        return seen
 
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
@@ -455,8 +474,7 @@ class Store:
             self._displaced = str(error)
             raise
         self._displaced = ""
-        with self._engine.read() as txn:
-            noted = noted_position(txn, self.journal.replica)
+        noted = self._seen(self.journal)
         if noted == written:
             return
         known = max(noted, self._high_water.read())
