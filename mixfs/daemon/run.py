@@ -223,7 +223,10 @@ class Daemon:
         """A thread of its own: wishes for what another daemon, or an import without one, left to be made."""
         thumbnails, after = self.library.thumbnails, b""
         self._answers.wait()
+        is_busy = self._rate()
         while not thumbnails.closed:
+            if is_busy():
+                thumbnails.rest(BUSY_REST_S)
             try:
                 after = thumbnails.wish_missing(after)
             except Exception as error:
