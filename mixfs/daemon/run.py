@@ -31,9 +31,11 @@ from mixfs.fuse.mount import KernelCache, Mount
 from mixfs.fuse.operations import Operations
 from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
+from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.media.pool import WorkerStartError
+from mixfs.modes import create_file
 from mixfs.process import start_of, take_short_turns, use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
@@ -66,7 +68,7 @@ class Daemon:
     ) -> None:
         self._mountpoint = mountpoint
         self._read_only = "ro" in options
-        self.library = Library.open(root)
+        self.library = Library.open(root, read_only=self._read_only)
         self._lock_fd = -1
         self._answers = threading.Event()  # it is mounted, or goes again
         try:
@@ -74,9 +76,13 @@ class Daemon:
                 self._claim()
             self.status = Status(self.library, log_file)
             context = Context(self.library.root, clock.now_ns(), status=self.status.files())
-            self.tree = Tree(self.library, context, Staging(StagingArea(self.library.root / "staging")))
-            recover(self.tree)
-            self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)
+            area = StagingArea(self.library.root / "staging")
+            self.tree = Tree(self.library, context, Staging(area, read_only=self._read_only))
+            if not self._read_only:
+                recover(self.tree)
+            self.operations = Operations(
+                self.tree, Inodes(ROOT), read_only=self._read_only, has_other_users="allow_other" in options
+            )
             self.mount = Mount(self.operations, mountpoint, options)
             self.cache = KernelCache(self.operations)
             self.taking_in = TakingIn(self.tree)
@@ -89,7 +95,7 @@ class Daemon:
 
     def _claim(self) -> None:
         """One writing mount a library. The kernel frees the claim when we die."""
-        fd = os.open(self.library.root / "mount.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = create_file(self.library.root / "mount.lock", os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,8 +120,10 @@ class Daemon:
         invalidation = Invalidation(self.tree, self.cache)
         if not self._read_only:
             self.upkeep.start()
-        thumbnails = [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
-        thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
+        thumbnails = []
+        if not self._read_only:
+            thumbnails += [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
+            thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
         for thread in thumbnails:
             thread.start()
         try:
@@ -123,8 +131,8 @@ class Daemon:
                 nursery.start_soon(self._signals)
                 supervise = partial(_supervise, self._task_failed)
                 nursery.start_soon(supervise, "invalidation", invalidation.run)
-                nursery.start_soon(supervise, "taking_in", self.taking_in.run)
                 if not self._read_only:
+                    nursery.start_soon(supervise, "taking_in", self.taking_in.run)
                     self.taking_in.recognising.load()
                     nursery.start_soon(supervise, "recognising", self.taking_in.recognising.run)
                     nursery.start_soon(supervise, "deletions", self.tree.finish_deletions)
@@ -139,7 +147,7 @@ class Daemon:
             notify("STOPPING=1")
             self.library.thumbnails.close()
             self._answers.set()
-            for last in (self.taking_in.take_all, self.taking_in.keep_times):
+            for last in () if self._read_only else (self.taking_in.take_all, self.taking_in.keep_times):
                 with trio.move_on_after(LAST_INTAKE_S, shield=True):
                     try:
                         await last()
@@ -280,6 +288,7 @@ def run(
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
     use_one_arena()
     take_short_turns()
+    place.say_waiting = partial(log.warning, "waiting_for_lock")
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:

@@ -104,3 +104,6 @@ class MemoryEngine:
 
     def close(self) -> None:
         pass
+
+    def retire(self) -> None:
+        pass

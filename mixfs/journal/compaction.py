@@ -23,6 +23,7 @@ import cbor2
 
 from mixfs.journal import frames
 from mixfs.journal.journal import FORMAT, Journal, Position, digest_of, stream_of
+from mixfs.modes import create_file
 
 # The number of a segment is known when it is published: its header is written then, into room that is kept for it.
 _HEADER_SIZE = 128
@@ -50,7 +51,7 @@ class Compacted:
     def _begin(self) -> None:
         self._finish_part()
         path = self._directory / f"part-{len(self._parts)}"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = create_file(path, os.O_RDWR | os.O_EXCL)
         self._parts.append(path)
         self._size = 0
         self._write(bytes(_HEADER_SIZE))

@@ -35,6 +35,7 @@ from mixfs.library.fsck_rows import compare
 from mixfs.library.merging import merge_rows
 from mixfs.library.replay import apply_item, read_changes
 from mixfs.library.view import SessionRow
+from mixfs.modes import make_directory
 from mixfs.records import KINDS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
     """
     store, done = library.store, Compaction()
     workplace = library.staging.open() / "compaction"
-    workplace.mkdir()
+    make_directory(workplace)
     compacted = Compacted(store.journal, workplace)
     fold, fresh = LmdbEngine(workplace / "fold"), LmdbEngine(workplace / "index")
 

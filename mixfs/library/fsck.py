@@ -41,6 +41,7 @@ from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import LmdbEngine
+from mixfs.index.reading import open_for_reading
 from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
@@ -284,7 +285,7 @@ def _open_sound(path: Path) -> LmdbEngine:
     while True:
         which = _inode(path)
         try:
-            index = _open_index(path)
+            index = open_for_reading(path)
             try:
                 index.check()
                 return index
@@ -302,16 +303,6 @@ def _inode(path: Path) -> int | None:
         return os.stat(path / "data.mdb").st_ino
     except FileNotFoundError:
         return None
-
-
-def _open_index(path: Path) -> LmdbEngine:
-    try:
-        return LmdbEngine(path, read_only=True)
-    except IndexFailed:
-        # On read-only media LMDB can't take its lock; then nobody else writes either.
-        if os.access(path / "lock.mdb", os.W_OK):
-            raise
-        return LmdbEngine(path, read_only=True, lock=False)
 
 
 def _same_ground(ground: _Ground, noted: dict[ReplicaId, Position], report: Report) -> bool:

@@ -47,6 +47,7 @@ from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
+from mixfs.index.reading import open_for_reading
 from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
@@ -67,6 +68,7 @@ from mixfs.library.replay import (
 from mixfs.library.steadiness import Steadiness
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.modes import create_file
 from mixfs.records import SENSELESS
 
 T = TypeVar("T")
@@ -121,13 +123,15 @@ class Store:
     def __init__(self, root: Path, *, read_only: bool = False, map_size: int = INITIAL_MAP) -> None:
         self.root = root
         self.read_only = read_only
-        self.problems = Problems(root)
+        self.problems = Problems(root, read_only=read_only)
         self._displaced = ""  # why the journal's files are not those that were opened
         self._gaps = Gaps(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
         self._closed = False
+        self._pid = os.getpid()
         self._swap = threading.Lock()  # held while there is no engine
+        self._replayed_to: Position | None = None  # the journal's end when it was replayed into memory, to read only
         self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
@@ -175,6 +179,9 @@ class Store:
 
     def close(self) -> None:
         self._closed = True
+        if self.is_inherited():
+            # LMDB, the journal and the lock are the parent's.
+            return
         self._engine.close()
         self.journal.close()
         self._lock.close()
@@ -195,6 +202,8 @@ class Store:
 
     def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
         """A read transaction that has begun, and what ends it. For `read`."""
+        if os.getpid() != self._pid:
+            self.check_open()
         while True:
             engine = self._engine
             try:
@@ -202,13 +211,23 @@ class Store:
                 return read, read.__enter__()
             except IndexFailed:
                 # Perhaps a writer closed it a moment ago, to reopen it.
-                self._check_open()
+                self.check_open()
                 with self._swap:
                     if self._engine is engine:
                         self.fell_behind()
                         raise
 
-    def _check_open(self) -> None:
+    def is_inherited(self) -> bool:
+        """Whether this process is a forked child of the one that opened the library."""
+        return os.getpid() != self._pid
+
+    def check_open(self) -> None:
+        """Raise LibraryError in a forked child, and after `close`."""
+        if self.is_inherited():
+            raise LibraryError(
+                f"{self.root} was opened by process {self._pid}, of which this is a forked child: what is open there "
+                "can't be used here. Open the library in the child."
+            )
         if self._closed:
             raise LibraryError(f"{self.root} was closed here: open it again.")
 
@@ -221,13 +240,23 @@ class Store:
         return self._engine.readers()
 
     def is_current(self) -> bool:
-        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it."""
+        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it.
+
+        In memory, when the journal has gone on.
+        """
+        if self._replayed_to is not None and self._replayed_to != self.written_end():
+            return False
         return self._engine.is_current() and not self._behind
 
     def refresh(self) -> bool:
         """Reopen an index that was replaced or deleted under our feet, or failed; True when it was."""
+        self.check_open()
         if self.is_current():
             return False
+        if self.read_only:
+            self._reopen()
+            self._behind = False
+            return True
         with self._lock:
             self._verify_place()
             try:
@@ -257,7 +286,7 @@ class Store:
         Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
         well), LibraryError when the library was opened read-only.
         """
-        self._check_open()
+        self.check_open()
         if self.read_only:
             raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
         with self._lock:
@@ -307,7 +336,13 @@ class Store:
                         self._high_water.note(after)
                 return result
             except IndexFull:
-                self._engine.grow()
+                try:
+                    self._engine.grow()
+                except LibraryError:
+                    if not durable:
+                        raise
+                    self._behind = True
+                    return result
                 if durable:
                     self._catch_up_later()
                     return result
@@ -338,6 +373,7 @@ class Store:
         """
         if self.read_only:
             return
+        self.check_open()
         with self._lock:
             self._verify_place()
             if not self._engine.is_current():
@@ -364,6 +400,7 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[Position]:
         """Hold every writer off; gives the journal's end, up to which the index has seen it."""
+        self.check_open()
         with self._lock:
             self._verify_place()
             if not self._engine.is_current():
@@ -602,8 +639,8 @@ class Store:
             return b""
 
     def _note_boot(self, index: Path) -> None:
-        with contextlib.suppress(OSError):
-            (index / _BOOT).write_bytes(self._boot())
+        with contextlib.suppress(OSError), open(create_file(index / _BOOT, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            file.write(self._boot())
 
     def _is_of_this_boot(self) -> bool:
         try:
@@ -640,12 +677,15 @@ class Store:
     def _reopen(self) -> None:
         if self._engine.is_replaced():
             # Those who read keep the old one until the new one stands.
-            old, self._engine = self._engine, self._open_engine()
-            old.close()
+            old, self._engine = self._engine, self._open()
+            old.retire()
             return
         with self._swap:
             self._engine.close()
-            self._engine = self._open_engine()
+            self._engine = self._open()
+
+    def _open(self) -> Engine:
+        return self._open_read_only() if self.read_only else self._open_engine()
 
     def _make_anew(self, damage: IndexFailed) -> None:
         """Make an index that can't be read anew from the journal, which has all of it. Raises what is no damage."""
@@ -658,6 +698,7 @@ class Store:
 
     def rebuild_index(self) -> None:
         """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
+        self.check_open()
         with self._lock:
             self._verify_place()
             self._build_index()
@@ -723,19 +764,31 @@ class Store:
                         txn.put(b"h" + digest, cbor2.dumps([status.st_size, status.st_mtime_ns]))
 
     def _open_read_only(self) -> Engine:
-        """The index as it lies there when it is in step with the journal, else one in memory."""
+        """The index as it lies there when it is in step with the journal, else one in memory.
+
+        While somebody writes it may be behind by the commit that is under way: its last state is the last commit.
+        """
+        self._replayed_to = None
         if (self._index_path / "data.mdb").exists():
-            with contextlib.suppress(IndexFailed, LibraryBusy):
-                engine = LmdbEngine(self._index_path, read_only=True, lock=False)
-                if self._is_of_use(engine):
-                    with engine.read() as txn:
-                        noted = noted_position(txn, self.journal.replica)
-                    if noted == self.written_end():
-                        return engine
+            with contextlib.suppress(IndexFailed, LibraryBusy, OSError):
+                engine = open_for_reading(self._index_path)
+                if self._is_of_use(engine) and (self._is_in_step(engine) or self._lock.is_held()):
+                    return engine
                 engine.close()
         memory = MemoryEngine()
+        self._replayed_to = self.written_end()
         self._fill(memory)
         return memory
+
+    def _is_in_step(self, engine: Engine) -> bool:
+        for _ in range(3):
+            end = self.written_end()
+            with engine.read() as txn:
+                noted = noted_position(txn, self.journal.replica)
+            # Beyond it: a commit came between the two looks.
+            if noted >= end:
+                return True
+        return False
 
     def written_end(self) -> Position:
         """Where the journal ends now, without the lock: for those who only read."""

@@ -23,6 +23,7 @@ from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, prefix_end
 from mixfs.library.wanted import placement_place
 from mixfs.media.pool import ThumbnailFailed
+from mixfs.modes import make_directory
 from mixfs.records import Placement
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Thumbnails:
 
     def wish(self, digest: Digest, *, first: bool = False) -> None:
         """Have a thumbnail made when there is time; `first`: before the others."""
+        if self._library.store.read_only:
+            return
         with self._condition:
             now = time.monotonic()
             if not self._wishes:
@@ -127,8 +130,10 @@ class Thumbnails:
             # Perhaps made by another thread, which has yet to record it.
             status = target.stat()
             return status.st_size, status.st_mtime_ns
+        if self._library.store.read_only:
+            return None
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent, parents=True, exist_ok=True)
         try:
             self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary), idle=idle)
             with self._placing:

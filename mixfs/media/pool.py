@@ -37,6 +37,7 @@ from mixfs.errors import MixfsError
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
+from mixfs.modes import create_file
 from mixfs.process import environment
 
 COMMAND = ("-P", "-m", "mixfs.media.worker")
@@ -304,7 +305,7 @@ class WorkerPool:
         data = answer.get("ok")
         # Who has taken over a worker must not fill the disk either.
         if type(data) is bytes and len(data) <= 4 * size * size + 65536:
-            with open(target, "wb") as file:
+            with os.fdopen(create_file(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
                 return file.write(data)
         _raise_os(answer, source)
         raise ThumbnailFailed(_reason(answer))

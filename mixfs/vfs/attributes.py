@@ -57,9 +57,9 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
         tree.staging.note(staged)
         return
     tag = key[:1]
-    if tag in (b"S", b"V", b"K", b"k"):
-        # A session's folder, and what is in storage-v2/, has the times and mode that it has; copying programs need not
-        # know.
+    if tag in (b"V", b"K", b"k") or (tag == b"S" and mode is None):
+        # A session's folder has the time that it has, and what is in storage-v2/ its mode too; copying programs need
+        # not know.
         return
     if tag == b"d":
         with tree.library.read() as view:
@@ -72,7 +72,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
         tree.changed_at[key] = clock.now_ns()
         if mode is None:
             return
-    elif tag not in (b"P", b"R", b"p"):
+    elif tag not in (b"P", b"R", b"p", b"S"):
         with tree.library.read() as view:
             tree.attr(view, key)
         raise ReadOnlyError(READ_ONLY)
@@ -83,6 +83,8 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
             record = folder_record(txn, key)
         elif tag == b"p":
             record = txn.get_raw(Folder, key[1:])
+        elif tag == b"S":
+            record = txn.get_raw(Session, key[1:])
         else:
             record = txn.get_raw(Receipt if tag == b"R" else Placement, key[1:])
         if record is None:
@@ -90,7 +92,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
                 return
             raise NotFoundError("It was deleted.")
         changed = record if mode is None else dataclasses.replace(record, mode=mode)
-        if mtime_ns is not None and tag != b"p":
+        if mtime_ns is not None and tag not in (b"p", b"S"):
             changed = dataclasses.replace(changed, mtime_ns=mtime_ns)
         if isinstance(changed, Receipt):
             changed = dataclasses.replace(

@@ -37,6 +37,7 @@ from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.journal import frames
 from mixfs.journal.files import fsync_directory
 from mixfs.library.staging import LOG, StagingArea, abandoned
+from mixfs.modes import create_file
 
 _COMPACT_AT = 8 << 20
 # How many versions of a name, and how many bytes, are kept in a day when they are overwritten before they are taken in.
@@ -182,10 +183,12 @@ class Recovered(NamedTuple):
 class Staging:
     """All files of this mount that are being written, by directory and name, and by node key."""
 
-    def __init__(self, area: StagingArea) -> None:
+    def __init__(self, area: StagingArea, *, read_only: bool = False) -> None:
+        """With `read_only` nothing is made on the disk: nothing is ever written."""
         self._area = area
-        self.path = area.open()
-        self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.path = area.directory if read_only else area.open()
+        log = Path(os.devnull) if read_only else self.path / LOG
+        self._log = create_file(log, os.O_WRONLY | os.O_APPEND)
         # Sorted: a listing of a hundred thousand goes on from any name.
         self._names: dict[bytes, SortedDict] = {}
         self._keys: dict[bytes, Staged] = {}
@@ -528,7 +531,7 @@ class Staging:
         items += [_folder_item(*item) for item in self.folder_times.items()]
         items += [_removed_item(*item) for item in self.removed.items()]
         data = _framed(items, 0)
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = create_file(fresh, os.O_RDWR | os.O_TRUNC | os.O_APPEND)
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
