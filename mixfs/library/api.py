@@ -31,14 +31,14 @@ from mixfs.errors import BlobMissing, IndexFailed, InvalidValue, NameTooLong, No
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
-from mixfs.library import documents, editing, healing, pieces, place
+from mixfs.library import documents, editing, healing, leftovers, pieces, place
 from mixfs.library.app_files import AppFiles
 from mixfs.library.derived_generations import marked_if_changed
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes, read_time
 from mixfs.library.restoring import restore_shown
-from mixfs.library.staging import StagingArea, sweep
+from mixfs.library.staging import StagingArea
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
 from mixfs.library.transaction import Txn
@@ -122,7 +122,7 @@ class Library:
         # Called with what a commit began and left to be done in pieces; the daemon does that beside other requests.
         self.go_on: Callable[[list[str]], None] = self._go_on
         if not read_only:
-            sweep(root / "staging")
+            leftovers.sweep(root)
             try:
                 pieces.finish_all(self, pieces.AT_OPEN)
             except IndexFailed:

@@ -21,6 +21,7 @@ import cbor2
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, prefix_end
+from mixfs.library.leftovers import UNFINISHED_THUMBNAILS
 from mixfs.library.wanted import placement_place
 from mixfs.media.pool import ThumbnailFailed
 from mixfs.modes import make_directory
@@ -132,8 +133,10 @@ class Thumbnails:
             return status.st_size, status.st_mtime_ns
         if self._library.store.read_only:
             return None
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-        make_directory(target.parent, parents=True, exist_ok=True)
+        # Apart from the others: what a killed process left is found without looking through all of them.
+        temporary = self.root / UNFINISHED_THUMBNAILS / f"{digest.hex()}.{os.getpid()}.{threading.get_ident()}"
+        for folder in (target.parent, temporary.parent):
+            make_directory(folder, parents=True, exist_ok=True)
         try:
             self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary), idle=idle)
             with self._placing:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from mixfs import Library
+from mixfs.library.doctor import OK, WARNING, check_leftovers
+from mixfs.library.exporting import new_folder
 from mixfs.media.samples import make_sample
 from mixfs.modes import create_file, make_directory
 
@@ -104,3 +106,59 @@ def test_what_is_there_keeps_its_mode(tmp_path: Path, make: Callable[[Path], Non
         path.chmod(0o640)
         make(path)
     assert stat.S_IMODE(path.stat().st_mode) in (0o750, 0o640)
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_counted_and_swept(tmp_path: Path, dead_pid: int) -> None:
+    root = tmp_path / "library"
+    with Library.open(root) as library:
+        library.import_bytes(*reversed(make_sample("a1111")))
+        replica = library.store.journal.directory
+
+    def leave(pid: int) -> set[Path]:
+        files = {
+            root / f".upkeep.json.{pid}.new", root / f".format.{pid}.new", root / "quarantine" / f".x.blob.{pid}.new",
+            replica / f".00000002.seg.{pid}.new", root / "lost" / "ab" / f".cd.json.{pid}.new",
+            root / "thumbnails" / ".new" / f"abcd.{pid}.140", root / f"index.new-{pid}" / "data.mdb",
+            root / "staging" / f".{pid}-0123" / "lock", root / "staging" / f"{pid}-4567" / "compaction" / "part-0",
+        }  # fmt: skip
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("half")
+        return files
+
+    dead = leave(dead_pid)
+    log = root / "staging" / f"{dead_pid}-mount"
+    log.mkdir()
+    (log / "log").write_text("for the next mount")
+    assert check_leftovers(root).state == WARNING and f" {len(dead)} " in f" {check_leftovers(root).text}"
+    with Library.open(root) as library:
+        alive = {path for path in leave(os.getpid()) if "index.new" not in str(path) and "seg" not in path.name}
+        assert not any(path.exists() for path in dead)
+        assert check_leftovers(root).text.startswith("1 "), "staging of a process that does not hold its lock"
+    with Library.open(root, read_only=True):
+        pass
+    with Library.open(root):
+        left = {path for path in alive if not path.exists()}
+        # Made under the lock, or without one: nobody else's can be there then.
+        assert {path.parent.name if path.name == "part-0" else path.name for path in left} == {
+            f".format.{os.getpid()}.new", f".x.blob.{os.getpid()}.new", "compaction"
+        }  # fmt: skip
+        assert (log / "log").exists()
+    assert check_leftovers(root).state == OK
+
+
+def test_what_a_killed_export_left_goes_with_the_next(tmp_path: Path, dead_pid: int) -> None:
+    left, others = tmp_path / f".out.{dead_pid}-abcd_123.part", tmp_path / f".out.{os.getpid()}-abcd_123.part"
+    mine = tmp_path / ".out.mine.part"
+    for folder in (left, others, mine):
+        folder.mkdir()
+    with Library.open(tmp_path / "library") as library, new_folder(library.root, tmp_path / "out") as folder:
+        (folder / "a").write_text("a")
+    assert (tmp_path / "out" / "a").exists() and not left.exists() and others.exists() and mine.exists()

@@ -45,7 +45,7 @@ READER = """
 import sys
 from mixfs import Library
 with Library.open(sys.argv[1], read_only=True) as library:
-    for number in range(300):
+    for number in range(60):
         if not library.store.is_current():
             library.store.refresh()
         found = sum(1 for _ in library.sessions())
