@@ -53,6 +53,8 @@ LAST_INTAKE_S = 20.0
 # takes, so that whoever opens the new mount has the core; and how many it finds before it waits for the makers.
 SEARCH_REST_S = 0.03
 SEARCH_AHEAD = 5000
+# Thumbnails that are asked for and recorded at once: whoever waits for the first of them waits for all.
+ASKED_TOGETHER = 8
 # Requests a second from which on somebody is looking at the mount, and how long each maker of thumbnails rests then.
 BUSY_RATE = 100.0
 BUSY_REST_S = 0.25
@@ -124,6 +126,7 @@ class Daemon:
         if not self._read_only:
             thumbnails += [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
             thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
+            thumbnails += [threading.Thread(target=self._make_asked, name=f"thumbnails-asked-{n}") for n in range(2)]
         for thread in thumbnails:
             thread.start()
         try:
@@ -215,6 +218,32 @@ class Daemon:
                 self.library.pool.rest()
             if digest is None and thumbnails.closed:
                 return
+
+    def _make_asked(self) -> None:
+        """A thread of its own: makes what somebody waits for. What is asked for meanwhile is recorded together."""
+        thumbnails = self.library.thumbnails
+        made: dict[Digest, tuple[int, int]] = {}
+        done: list[Digest] = []
+        while True:
+            digest = thumbnails.next_asked(wait=not done) if len(done) < ASKED_TOGETHER else None
+            try:
+                if digest is not None:
+                    done.append(digest)
+                    row = thumbnails.make(digest)
+                    if row is not None:
+                        made[digest] = row
+                elif made:
+                    thumbnails.record(made)
+            except WorkerStartError:
+                # Reported by the library. As when it takes too long: whoever waits for it asks again.
+                pass
+            except Exception as error:
+                log.exception("thumbnail_failed", error=repr(error))
+            if digest is None:
+                thumbnails.tell(done)
+                made, done = {}, []
+                if thumbnails.closed:
+                    return
 
     def _rate(self) -> Callable[[], bool]:
         """What tells whether the mount was asked for much since it was called last."""

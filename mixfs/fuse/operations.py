@@ -215,6 +215,11 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE) from None
         return key
 
+    async def _require_made(self, key: bytes) -> None:
+        """A thumbnail that was looked up by name is made when something is asked about it."""
+        if key[:1] == b"T" and key not in self._tree.open_nodes and not await self._tree.thumbnail_made(key):
+            raise FUSEError(errno.ENOENT)
+
     def _directory_key(self, ino: int) -> bytes:
         key = self._key(ino)
         if key[:1] in FILE_TAGS:
@@ -244,13 +249,14 @@ class Operations(pyfuse3.Operations):
                 if parent[:1] in _PASSING_TAGS:
                     entry.entry_timeout = 0.0
                 return entry
+            makes = parent[:1] == b"t" and not self._read_only
+            unmade = self._tree.unmade_thumbnail(view, parent, name) if makes else None
+        if unmade is not None:
+            # The kernel asks for its attributes next, and waits for them without keeping others out of the folder.
+            entry = self._given(unmade)
+            entry.entry_timeout = entry.attr_timeout = 0.0
+            return entry
         if parent[:1] == b"t":
-            dentry = await self._tree.lookup_thumbnail(parent, name)
-            if dentry is not None:
-                with self._view() as view:
-                    dentry = self._tree.lookup(view, parent, name)
-                    if dentry is not None:
-                        return self._given(dentry)
             raise FUSEError(errno.ENOENT)
         if parent[:1] in _LIVE_TAGS + _PASSING_TAGS or parent in LIVE_DIRECTORIES:
             raise FUSEError(errno.ENOENT)
@@ -270,6 +276,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        await self._require_made(self._key(inode))
         with self._view() as view:
             return self._attr(view, inode)
 
@@ -369,6 +376,7 @@ class Operations(pyfuse3.Operations):
         if self._has_other_users:
             with self._view() as view:
                 self._check_reader(view, key, ctx)
+        await self._require_made(key)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
         elif flags & os.O_TRUNC:
