@@ -113,6 +113,12 @@ class NotSupported(MixfsError):
     errno = _errno.ENOTSUP
 
 
+class NoRoomForAttributes(MixfsError):
+    """More extended attributes than a file may have."""
+
+    errno = _errno.ENOSPC
+
+
 class NoAttribute(MixfsError):
     errno = _errno.ENODATA
 
@@ -183,21 +189,32 @@ class LibraryIncomplete(LibraryError):
     exit_code = 5
 
 
-class IndexDamaged(MixfsError):
-    """The index engine failed; it is reopened, or made again from the journal."""
+class IndexFailed(MixfsError):
+    """The index engine failed, for whichever reason; it is reopened."""
+
+
+class IndexDamaged(IndexFailed):
+    """The index is not what was written: it is reopened, and if that does not help made again from the journal."""
 
     exit_code = 5
 
 
-class IndexFull(IndexDamaged):
+class IndexFull(IndexFailed):
     """The index's memory map is full: grow it and run the transaction again."""
 
 
-class IndexDiskFull(IndexDamaged):
+class IndexDiskFull(IndexFailed):
     """There is no room on the disk for the index."""
 
-    exit_code = 1
     errno = _errno.ENOSPC
+
+
+class IndexUnavailable(IndexFailed):
+    """The index can't be used just now (too many open files, no memory, no permission): nothing is wrong with it."""
+
+    def __init__(self, text: str, errno: int = _errno.EIO) -> None:
+        super().__init__(text)
+        self.errno = errno
 
 
 class ClockJumped(MixfsError):

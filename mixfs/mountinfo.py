@@ -19,6 +19,8 @@ class Mount(NamedTuple):
     source: str
     options: frozenset[str]
     device: str = "0:0"
+    # Of the file system itself, not of this mount of it.
+    super_options: frozenset[str] = frozenset()
 
     @property
     def minor(self) -> int:
@@ -44,10 +46,12 @@ def parse_mountinfo(data: bytes) -> list[Mount]:
         except (ValueError, IndexError):
             continue
         options = b",".join((fields[5], *fields[dash + 3 : dash + 4])).decode("ascii", "replace")
+        of_all = b",".join(fields[dash + 3 : dash + 4]).decode("ascii", "replace")
         out.append(
             Mount(
                 _unescape(fields[4]), kind.decode("ascii", "replace"), _unescape(source),
                 frozenset(options.split(",")), fields[2].decode("ascii", "replace"),
+                frozenset(of_all.split(",")),
             )
         )  # fmt: skip
     return out

@@ -11,11 +11,12 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # linux/ioprio.h; who 0 is the calling thread.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
-_IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_IDLE = 1, 3
+_IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_NONE, _IOPRIO_CLASS_IDLE = 1, 0, 3
 # malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -40,14 +41,24 @@ def give_way() -> None:
     """Let this process have the processor and the disk only when nobody else wants them. It can't be taken back."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    set_idle_io()
+    _set_io_class(_IOPRIO_CLASS_IDLE)
 
 
-def set_idle_io() -> None:
-    """Let this thread have the disk only when nobody else wants it: ioprio_set(2), for which Python has no word."""
-    number = _IOPRIO_SET.get(platform.machine())
-    if number is not None:
-        ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_CLASS_IDLE << 13)
+@contextlib.contextmanager
+def idle_io() -> Iterator[None]:
+    """Let this thread have the disk only when nobody else wants it. Not while it holds a lock that others wait for."""
+    _set_io_class(_IOPRIO_CLASS_IDLE)
+    try:
+        yield
+    finally:
+        _set_io_class(_IOPRIO_CLASS_NONE)
+
+
+def _set_io_class(number: int) -> None:
+    """ioprio_set(2) of the calling thread, for which Python has no word."""
+    call = _IOPRIO_SET.get(platform.machine())
+    if call is not None:
+        ctypes.CDLL(None).syscall(call, _IOPRIO_WHO_PROCESS, 0, number << 13)
 
 
 def use_one_arena() -> None:

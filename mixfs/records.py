@@ -129,6 +129,7 @@ class Session(Record):
     pan_y: float | None = _f(9, None)
     foreign: Mapping[str, Any] = _f(10, _EMPTY)
     changed_ns: int = _f(11, 0, compare=False)
+    mode: int = _f(12, 0o755)
     stamps: Mapping[int, list[Any]] = _f(15, _EMPTY, each=_is_stamp)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from mixfs.blobs.copying import copy_data
 from mixfs.blobs.sums import BlockSums
 from mixfs.ids import Digest
+from mixfs.modes import create_file
 
 CHUNK = 1 << 20
 
@@ -26,8 +27,9 @@ class Intake:
     def __init__(self, path: Path, *, exists: bool = False) -> None:
         """Make the file (0600), or take up one that is there."""
         self.path = path
-        flags = os.O_RDWR | os.O_CLOEXEC | (0 if exists else os.O_CREAT | os.O_EXCL)
-        self._fd, self._closed = os.open(path, flags, 0o600), False
+        flags = os.O_RDWR | os.O_CLOEXEC
+        self._fd = os.open(path, flags) if exists else create_file(path, flags | os.O_EXCL)
+        self._closed = False
         self._begin_again()
         # How far the digest has come; -1 when what it saw is no longer what the file begins with.
         self._hashed = 0 if os.fstat(self.fd).st_size == 0 else -1

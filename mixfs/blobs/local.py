@@ -21,6 +21,7 @@ from mixfs.blobs.removal import Removal, fsync_path
 from mixfs.blobs.sums import sums_of
 from mixfs.errors import BlobDamaged, BlobMissing, is_damage
 from mixfs.ids import Digest
+from mixfs.modes import make_directory
 
 _DIFFERS = "is not what was imported: its SHA-256 differs from its name"
 # As many files as are synced side by side.
@@ -142,7 +143,7 @@ class LocalBlobs:
             if not arrival.new:
                 return
             with contextlib.suppress(FileExistsError):
-                os.mkdir(arrival.target.parent, 0o700)
+                make_directory(arrival.target.parent)
             try:
                 self._link(arrival.intake, arrival.digest, anew)
             except FileExistsError:

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mixfs.ids import Digest
+from mixfs.modes import create_file, make_directory
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)  # exFAT and its like
 _CHUNK = 1 << 20
@@ -69,7 +70,7 @@ class Removal:
             path = self.note_path(digest)
             self._make_bucket(path.parent)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = create_file(temporary, os.O_WRONLY | os.O_TRUNC)
             try:
                 view = memoryview(data)
                 while view:
@@ -149,13 +150,14 @@ class Removal:
             source = self._blob(digest)
             if not source.exists():
                 return None
-            self.quarantined.mkdir(mode=0o700, exist_ok=True)
+            make_directory(self.quarantined, exist_ok=True)
             target, number = self.quarantined / f"{digest.hex()}.blob", 1
             while target.exists() or target.with_suffix(".txt").exists():
                 number += 1
                 target = self.quarantined / f"{digest.hex()}-{number}.blob"
             words = target.with_suffix(".txt")
-            words.write_text(f"{reason}\n")
+            with open(create_file(words, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                file.write(f"{reason}\n")
             fsync_path(words)
             self._move([(source, target)])
             return target
@@ -204,7 +206,7 @@ class Removal:
     def _make_bucket(bucket: Path) -> None:
         for folder in (bucket.parent, bucket):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, 0o700)
+                make_directory(folder)
                 fsync_path(folder.parent)
 
     def _move(self, moves: list[tuple[Path, Path]]) -> None:

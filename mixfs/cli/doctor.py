@@ -45,6 +45,7 @@ def doctor(library: LibraryOption = None, json: JsonOption = False) -> None:
         checks.check_disk(root),
         checks.check_format(root),
         checks.check_clock(root),
+        checks.check_leftovers(root),
         checks.check_lost(root),
         checks.check_mounts([point for point in points if point not in alive], alive),
         *checks.check_health(troubles),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mixfs.cli.config import find_library, trash_days
 from mixfs.daemon import mounts
 from mixfs.errors import MixfsError, MountError
+from mixfs.modes import create_file, make_directory
 
 PATIENCE_S = 5.0
 _LAST_LINES = 12
@@ -116,8 +117,8 @@ def start(command: Sequence[str], log: Path, waiting: Callable[[], None] = lambd
     It writes one line to the descriptor of --ready-fd: `ready`, or `error: …` before it ends. `waiting` is called once
     when that takes long. Raises MountError, with the daemon's exit code.
     """
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    make_directory(log.parent, parents=True, exist_ok=True)
+    out = create_file(log, os.O_WRONLY | os.O_APPEND)
     try:
         size = os.fstat(out).st_size
         line = ""

@@ -15,6 +15,8 @@ from mixfs.cli.options import LibraryOption, a_path, opening
 from mixfs.cli.output import note, plain, say
 from mixfs.daemon import mounts
 
+_OPENING = "the library is being opened; this may take a while …"
+
 
 def mount(
     mountpoint: Annotated[Path, typer.Argument(metavar="MOUNTPOINT", parser=a_path, help="An empty or a new folder.")],
@@ -72,8 +74,15 @@ def mount(
         sys.stdout.flush()
         # In place of this process, so that a service manager watches the daemon itself.
         os.execv(command[0], [*command, "--foreground"])
-    launch.start(command, log_file(root), lambda: note("the library is being opened; this may take a while …"))
+    launch.start(command, log_file(root), lambda: _say_what_is_waited_for(root))
     say(f"{plain(str(root))} is mounted at {plain(point)}")
+
+
+def _say_what_is_waited_for(root: Path) -> None:
+    from mixfs.library import place
+
+    holder = place.lock_holder(root / "lock")
+    note(f"waiting for {holder}, which is writing to the library …" if holder else _OPENING)
 
 
 def _is_mounted(point: str, root: Path) -> bool:

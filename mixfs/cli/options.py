@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,14 +84,16 @@ def existing_library(option: Path | None) -> Path:
 def open_library(option: Path | None, *, create: bool = False, read_only: bool = False) -> Library:
     """The library that is meant. Raises NotALibrary when there is none and `create` is False.
 
-    With `read_only` one that the user may not write to is good enough; else it is opened like any other, so that what a
-    killed process left is taken up.
+    With `read_only` nothing in it is changed, and no writer is waited for.
     """
+    from mixfs.cli.output import note
+    from mixfs.library import place
     from mixfs.library.api import Library
 
+    place.say_waiting = note
     root = find_library(option) if create else existing_library(option)
     with opening(root):
-        return Library.open(root, create=create, read_only=read_only and not os.access(root, os.W_OK))
+        return Library.open(root, create=create, read_only=read_only)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def trash(library: LibraryOption = None, json: JsonOption = False) -> None:
     """List what was deleted or overwritten, the newest first: a line for each deletion, however much it took."""
     from mixfs.library.documents import iso
 
-    with open_library(library) as opened:
+    with open_library(library, read_only=True) as opened:
         listed: list[dict[str, Any]] = [
             {
                 "id": each.id, "deleted_at": iso(each.deleted_ns), "session": each.head.session_title,

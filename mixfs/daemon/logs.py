@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from mixfs.modes import create_file, make_directory
+
 # Bytes of the log, after which it starts again; the one before is kept as `.1`.
 LIMIT = 8 << 20
 
@@ -32,7 +34,8 @@ def configure(log_file: Path | None, *, stderr: bool) -> None:
     """Send every log line, ours and pyfuse3's, to the file, or to stderr."""
     handlers: list[logging.Handler] = []
     if log_file is not None:
-        log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(log_file.parent, parents=True, exist_ok=True)
+        os.close(create_file(log_file, os.O_WRONLY))
         handlers.append(_Rotating(log_file, maxBytes=LIMIT, backupCount=1))
     if stderr or not handlers:
         handlers.append(logging.StreamHandler(sys.stderr))

@@ -31,9 +31,11 @@ from mixfs.fuse.mount import KernelCache, Mount
 from mixfs.fuse.operations import Operations
 from mixfs.ids import Digest
 from mixfs.journal.files import write_durably
+from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea
 from mixfs.media.pool import WorkerStartError
+from mixfs.modes import create_file
 from mixfs.process import start_of, take_short_turns, use_one_arena
 from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import Inodes
@@ -51,6 +53,8 @@ LAST_INTAKE_S = 20.0
 # takes, so that whoever opens the new mount has the core; and how many it finds before it waits for the makers.
 SEARCH_REST_S = 0.03
 SEARCH_AHEAD = 5000
+# Thumbnails that are asked for and recorded at once: whoever waits for the first of them waits for all.
+ASKED_TOGETHER = 8
 # Requests a second from which on somebody is looking at the mount, and how long each maker of thumbnails rests then.
 BUSY_RATE = 100.0
 BUSY_REST_S = 0.25
@@ -66,7 +70,7 @@ class Daemon:
     ) -> None:
         self._mountpoint = mountpoint
         self._read_only = "ro" in options
-        self.library = Library.open(root)
+        self.library = Library.open(root, read_only=self._read_only)
         self._lock_fd = -1
         self._answers = threading.Event()  # it is mounted, or goes again
         try:
@@ -74,9 +78,13 @@ class Daemon:
                 self._claim()
             self.status = Status(self.library, log_file)
             context = Context(self.library.root, clock.now_ns(), status=self.status.files())
-            self.tree = Tree(self.library, context, Staging(StagingArea(self.library.root / "staging")))
-            recover(self.tree)
-            self.operations = Operations(self.tree, Inodes(ROOT), read_only=self._read_only)
+            area = StagingArea(self.library.root / "staging")
+            self.tree = Tree(self.library, context, Staging(area, read_only=self._read_only))
+            if not self._read_only:
+                recover(self.tree)
+            self.operations = Operations(
+                self.tree, Inodes(ROOT), read_only=self._read_only, has_other_users="allow_other" in options
+            )
             self.mount = Mount(self.operations, mountpoint, options)
             self.cache = KernelCache(self.operations)
             self.taking_in = TakingIn(self.tree)
@@ -89,7 +97,7 @@ class Daemon:
 
     def _claim(self) -> None:
         """One writing mount a library. The kernel frees the claim when we die."""
-        fd = os.open(self.library.root / "mount.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = create_file(self.library.root / "mount.lock", os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -114,8 +122,11 @@ class Daemon:
         invalidation = Invalidation(self.tree, self.cache)
         if not self._read_only:
             self.upkeep.start()
-        thumbnails = [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
-        thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
+        thumbnails = []
+        if not self._read_only:
+            thumbnails += [threading.Thread(target=self._make_thumbnails, name=f"thumbnails-{n}") for n in range(2)]
+            thumbnails.append(threading.Thread(target=self._find_missing_thumbnails, name="thumbnails-missing"))
+            thumbnails += [threading.Thread(target=self._make_asked, name=f"thumbnails-asked-{n}") for n in range(2)]
         for thread in thumbnails:
             thread.start()
         try:
@@ -123,8 +134,8 @@ class Daemon:
                 nursery.start_soon(self._signals)
                 supervise = partial(_supervise, self._task_failed)
                 nursery.start_soon(supervise, "invalidation", invalidation.run)
-                nursery.start_soon(supervise, "taking_in", self.taking_in.run)
                 if not self._read_only:
+                    nursery.start_soon(supervise, "taking_in", self.taking_in.run)
                     self.taking_in.recognising.load()
                     nursery.start_soon(supervise, "recognising", self.taking_in.recognising.run)
                     nursery.start_soon(supervise, "deletions", self.tree.finish_deletions)
@@ -139,7 +150,7 @@ class Daemon:
             notify("STOPPING=1")
             self.library.thumbnails.close()
             self._answers.set()
-            for last in (self.taking_in.take_all, self.taking_in.keep_times):
+            for last in () if self._read_only else (self.taking_in.take_all, self.taking_in.keep_times):
                 with trio.move_on_after(LAST_INTAKE_S, shield=True):
                     try:
                         await last()
@@ -208,6 +219,32 @@ class Daemon:
             if digest is None and thumbnails.closed:
                 return
 
+    def _make_asked(self) -> None:
+        """A thread of its own: makes what somebody waits for. What is asked for meanwhile is recorded together."""
+        thumbnails = self.library.thumbnails
+        made: dict[Digest, tuple[int, int]] = {}
+        done: list[Digest] = []
+        while True:
+            digest = thumbnails.next_asked(wait=not done) if len(done) < ASKED_TOGETHER else None
+            try:
+                if digest is not None:
+                    done.append(digest)
+                    row = thumbnails.make(digest)
+                    if row is not None:
+                        made[digest] = row
+                elif made:
+                    thumbnails.record(made)
+            except WorkerStartError:
+                # Reported by the library. As when it takes too long: whoever waits for it asks again.
+                pass
+            except Exception as error:
+                log.exception("thumbnail_failed", error=repr(error))
+            if digest is None:
+                thumbnails.tell(done)
+                made, done = {}, []
+                if thumbnails.closed:
+                    return
+
     def _rate(self) -> Callable[[], bool]:
         """What tells whether the mount was asked for much since it was called last."""
         last = time.monotonic(), sum(self.operations.counts.values())
@@ -223,7 +260,10 @@ class Daemon:
         """A thread of its own: wishes for what another daemon, or an import without one, left to be made."""
         thumbnails, after = self.library.thumbnails, b""
         self._answers.wait()
+        is_busy = self._rate()
         while not thumbnails.closed:
+            if is_busy():
+                thumbnails.rest(BUSY_REST_S)
             try:
                 after = thumbnails.wish_missing(after)
             except Exception as error:
@@ -277,6 +317,7 @@ def run(
     """Mount and serve until the end. Raises MixfsError when it can't be mounted."""
     use_one_arena()
     take_short_turns()
+    place.say_waiting = partial(log.warning, "waiting_for_lock")
     daemon = Daemon(root, mountpoint, options, log_file, trash_days)
     mounted = False
     try:

@@ -27,6 +27,7 @@ from mixfs.journal.files import write_durably
 from mixfs.library import gc, healing
 from mixfs.library.api import Library
 from mixfs.library.lost import LostTotals, totals
+from mixfs.process import idle_io
 
 log = structlog.get_logger("mixfs.upkeep")
 
@@ -198,7 +199,9 @@ class Upkeep:
     def _scrub(self, digest: Digest) -> float:
         """Check one blob; returns how long to leave the disk alone after it."""
         began = time.monotonic()
-        self._check(digest)
+        # The reading alone: gc commits, and whoever waits for the library's lock must not wait for an idle disk.
+        with idle_io():
+            self._check(digest)
         self._scrubbed = digest.hex()
         if time.monotonic() - self._saved > _SAVE_EVERY_S:
             self._save()

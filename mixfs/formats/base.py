@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from mixfs.blobs import Intake
 from mixfs.blobs.intake import CHUNK
-from mixfs.errors import InvalidValue, MixfsError
+from mixfs.errors import ExistsError, InvalidValue, MixfsError
+from mixfs.formats.fetching import fetch
 from mixfs.ids import Digest
+from mixfs.journal.files import fsync_directory
 from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
-from mixfs.regular_files import CHANGED, READINGS, is_unchanged, open_regular
+from mixfs.regular_files import CHANGED, READINGS, check_regular, is_unchanged, open_regular
 
 
 class Refused(MixfsError):
@@ -137,6 +140,7 @@ class Source:
         self.bytes = 0
         self.staged: dict[Digest, Intake] = {}
         self._stage = stage
+        self._rewritten: str | None = None
 
     @property
     def path(self) -> Path:
@@ -156,16 +160,62 @@ class Source:
         if known is not None:
             self.taken.add(str(path))
             return known.asset
-        with open(open_regular(path, follow=False), "rb", buffering=0) as file:
+        fd = open_regular(path, follow=False)
+        try:
+            return self.take_opened(path, fd)
+        finally:
+            os.close(fd)
+
+    def take_opened(self, path: Path, fd: int) -> Asset:
+        """Take a file that is open already. Raises OSError, also when somebody changes it all the while."""
+        check_regular(os.fstat(fd), path)
+        with open(os.dup(fd), "rb", buffering=0) as file:
             for _ in range(READINGS):
-                before = os.fstat(file.fileno())
+                before = os.fstat(fd)
                 asset = self.take_stream(file)
-                if is_unchanged(before, os.fstat(file.fileno())):
+                if is_unchanged(before, os.fstat(fd)):
                     self.taken.add(str(path))
                     return asset
                 self._forget(asset)
                 file.seek(0)
         raise OSError(errno.EBUSY, CHANGED, str(path))
+
+    def known(self, path: Path) -> Known | None:
+        """The file of a path, where the library has it already."""
+        return self._known.get(str(path))
+
+    def fetch(self, url: str) -> Asset:
+        """Take what a URL names. Raises NotFetched."""
+        with fetch(url, private=self.options.fetch_private) as download:
+            return self.take_stream(download)
+
+    def begin_rewrite(self) -> int:
+        """A descriptor for what --rewrite asks for; `end_rewrite` names the file. Raises ExistsError, OSError."""
+        target = self.options.rewrite
+        assert target is not None
+        if os.path.lexists(target):
+            raise ExistsError(f"{target} exists: choose another name.")
+        folder = os.path.dirname(os.path.abspath(target))
+        fd, self._rewritten = tempfile.mkstemp(prefix=".mixfs-", suffix=".part", dir=folder)
+        return fd
+
+    def end_rewrite(self) -> None:
+        """Everything is written: give the file its name, unless that is taken by now. Raises OSError."""
+        target, written = self.options.rewrite, self._rewritten
+        assert target is not None and written is not None
+        fd = os.open(written, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.fchmod(fd, 0o666 & ~umask)
+        finally:
+            os.close(fd)
+        os.link(written, target)
+        fsync_directory(Path(os.path.abspath(target)).parent)
+
+    def tick(self) -> None:
+        """A reader calls it where it works for long without yielding anything."""
 
     def _forget(self, asset: Asset) -> None:
         """Let go of bytes that were read while somebody changed them."""
@@ -222,6 +272,12 @@ class Source:
         for intake in self.staged.values():
             intake.discard()
         self.staged.clear()
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.discard()
+        if self._rewritten is not None:
+            Path(self._rewritten).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)

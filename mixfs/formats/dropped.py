@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixfs.formats import outputs
-from mixfs.formats.base import Asset, Known, Options, Report
-from mixfs.formats.layouts import within
+from mixfs.formats.base import Asset, Known, Options, Problem, Report
+from mixfs.formats.layouts import find
+from mixfs.formats.reader_process import ReaderProcess
 from mixfs.formats.taking import Taking
 from mixfs.index import keys
 from mixfs.library import editing
@@ -89,20 +90,24 @@ def _below(view: View, folder_id: str, path: bytes) -> Iterator[tuple[bytes, Rec
 
 def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folder: ImportFolder | None) -> Found:
     found = Found()
-    with _laid_out(library, name, receipts) as (root, paths):
+    with (
+        _laid_out(library, name, receipts) as (root, paths),
+        ReaderProcess([root], library.staging.open) as reader,
+    ):
         with library.read() as view:
             known = {path: Known(_asset(view, receipt), receipt.mtime_ns) for path, receipt in paths.items()}
         inner: set[str] = set()
-        for path, layout in within(root):
-            taking = Taking(library, layout, str(path), Options(), known=known, left_out=inner)
+        layouts, unread = find(reader, root)
+        for problem in unread:
+            _report(library, problem, root, root)
+        for path, layout in layouts:
+            taking = Taking(library, layout, str(path), Options(), reader, known=known, left_out=inner)
             report = taking.run()
             inner |= taking.taken | taking.kept
             found.layouts.append(layout.NAME)
             found.reports.append(report)
             for problem in report.not_taken:
-                file = text_of(os.fsencode(os.path.relpath(problem.file or path, root.parent)))
-                words = ": ".join(filter(None, (file, problem.place, problem.reason)))
-                library.store.problems.report("not-imported", words, name=file)
+                _report(library, problem, path, root)
             taken = [receipt for path, receipt in paths.items() if path in taking.taken]
             for at in range(0, len(taken), _BATCH):
                 freed = library.commit(lambda txn: _settle(txn, taken[at : at + _BATCH], taking, folder))  # noqa: B023
@@ -119,6 +124,12 @@ def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folde
                     library.commit(lambda txn: _merge(txn, folder, rest[at : at + _BATCH], taking))  # noqa: B023
                 library.commit(lambda txn: _clear(txn, folder, taking))  # noqa: B023
     return found
+
+
+def _report(library: Library, problem: Problem, path: Path, root: Path) -> None:
+    file = text_of(os.fsencode(os.path.relpath(problem.file or path, root.parent)))
+    words = ": ".join(filter(None, (file, problem.place, problem.reason)))
+    library.store.problems.report("not-imported", words, name=file)
 
 
 @contextlib.contextmanager

@@ -7,16 +7,14 @@ for the pictures. No more than a few pictures are in memory at a time. docs/form
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from mixfs import jsontext
-from mixfs.errors import ExistsError, InvalidValue, os_words
+from mixfs.errors import InvalidValue, os_words
 from mixfs.formats.base import (
     Asset,
     FoundFile,
@@ -30,7 +28,6 @@ from mixfs.formats.base import (
     split_off,
 )
 from mixfs.formats.source_urls import web
-from mixfs.journal.files import fsync_directory
 from mixfs.library.documents import iso_ns
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
@@ -77,30 +74,17 @@ def read(source: Source) -> Iterator[Piece | Problem]:
     path = _file(source.path)
     source.file = str(path)
     rewrite = source.options.rewrite
-    if rewrite is not None and os.path.lexists(rewrite):
-        raise ExistsError(f"{rewrite} exists: choose another name.")
     source.total = 2 * path.stat().st_size
     reader = _Reader(source, path)
     if rewrite is None or source.dry_run:
         yield from reader.run(None)
         return
-    fd, written = tempfile.mkstemp(prefix=".mixfs-", suffix=".part", dir=os.path.dirname(os.path.abspath(rewrite)))
-    try:
-        with open(fd, "w", encoding="utf-8") as out:
-            yield from reader.run(out)
-            out.flush()
-            os.fsync(fd)
-        if reader.broken:
-            yield Problem("", f"{rewrite} is not written, because the end of {path.name} can't be read.")
-            return
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(written, 0o666 & ~umask)
-        os.link(written, rewrite)
-        fsync_directory(Path(os.path.abspath(rewrite)).parent)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(written)
+    with open(source.begin_rewrite(), "w", encoding="utf-8") as out:
+        yield from reader.run(out)
+    if reader.broken:
+        yield Problem("", f"{rewrite} is not written, because the end of {path.name} can't be read.")
+    else:
+        source.end_rewrite()
 
 
 class _Reader:

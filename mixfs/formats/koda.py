@@ -30,7 +30,7 @@ from mixfs.formats.base import (
     split_off,
     text,
 )
-from mixfs.formats.fetching import NotFetched, fetch
+from mixfs.formats.fetching import NotFetched
 from mixfs.formats.koda_tables import (
     SCHEMA,
     TABLES,
@@ -226,8 +226,7 @@ class _Reader:
         if url is not None and url.startswith(("http://", "https://")):
             if not self._source.options.fetch or self._source.dry_run:
                 return f"It stays on the web: {web(url):.200}"
-            with fetch(url, private=self._source.options.fetch_private) as download:
-                return self._source.take_stream(download)
+            return self._source.fetch(url)
         local = url or key
         if local is None:
             return "It has neither a url nor a local_blob_key."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -10,8 +12,9 @@ from pathlib import Path
 
 from mixfs.errors import UsageError
 from mixfs.formats import gallery, koda, outputs, storage_v2, workflow_package
-from mixfs.formats.base import Format, Options, Report, Skipped, head_of
+from mixfs.formats.base import Format, Options, Problem, Report, Skipped, head_of
 from mixfs.formats.quick import is_media_name, may_be_read
+from mixfs.formats.reader_process import ReaderProcess
 from mixfs.formats.source_urls import is_url, local
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
@@ -30,7 +33,29 @@ def detect(place: Path | str) -> Format | None:
 
     The URL of a server is a Koda database's.
     """
-    return koda if is_url(str(place)) else _first(Path(local(str(place))), FORMATS, frozenset())
+    if is_url(str(place)):
+        return koda
+    path = Path(os.path.abspath(local(str(place))))
+    with tempfile.TemporaryDirectory(prefix="mixfs-") as folder, ReaderProcess([path], lambda: Path(folder)) as reader:
+        found, _ = find(reader, path)
+    return next((layout for where, layout in found if where == path), None)
+
+
+def find(
+    reader: ReaderProcess, path: Path, own: frozenset[str] = frozenset(), formats: tuple[Format, ...] = FORMATS
+) -> tuple[list[tuple[Path, Format]], list[Problem]]:
+    """What `within` finds, in a process of its own; and what could not be looked at, which stays a plain file."""
+    if not formats or not _is_worth_looking_at(path, own):
+        return [], []
+    found, problems = reader.find(path, own, formats)
+    return [(where, named(layout)) for where, layout in found], problems
+
+
+def _is_worth_looking_at(path: Path, own: frozenset[str]) -> bool:
+    """Whether there is a file that may be in a layout, or part of one: for pictures alone no process is started."""
+    if not path.is_dir():
+        return may_be_read(_head(path))
+    return any(_is_worth_looking_at(child, own) for child in _children(path, own))
 
 
 def _first(path: Path, formats: Iterable[Format], own: frozenset[str]) -> Format | None:
@@ -46,20 +71,23 @@ def _first(path: Path, formats: Iterable[Format], own: frozenset[str]) -> Format
 
 
 def within(
-    path: Path, own: frozenset[str] = frozenset(), formats: tuple[Format, ...] = FORMATS
-) -> Iterator[tuple[Path, Format]]:
+    path: Path, own: frozenset[str] = frozenset(), formats: tuple[Format, ...] = FORMATS,
+    look_at: Callable[[Path], bool] = lambda path: True,
+) -> Iterator[tuple[Path, Format]]:  # fmt: skip
     """What below a folder, or the folder or file itself, is in a layout: the inner before what it lies in.
 
     Of layouts within each other the outermost counts, but every package does, and each in an outputs folder. As where
     plain files are imported, hidden and temporary names, links to folders and the folders `own` (real paths) are left
-    out. Looks only at those files that their names don't say to be pictures or films.
+    out. Looks only at those files that their names don't say to be pictures or films. `look_at` is told of each path
+    first, and may leave it out.
     """
-    layout = _first(path, formats, own) if path.is_dir() or may_be_read(_head(path)) else None
+    looked_at = look_at(path) and (path.is_dir() or may_be_read(_head(path)))
+    layout = _first(path, formats, own) if looked_at else None
     if path.is_dir():
         if layout is not None:
             formats = _WITHIN_OUTPUTS if layout is outputs else _WITHIN_OTHERS
         for child in _children(path, own):
-            yield from within(child, own, formats)
+            yield from within(child, own, formats, look_at)
     if layout is not None:
         yield path, layout
 
@@ -111,7 +139,7 @@ def named(name: str) -> Format:
 
 def import_layout(
     library: Library, layout: Format, path: Path | str, options: Options | None = None, *, dry_run: bool = False,
-    progress: Progress | None = None, taken: set[str] | None = None,
+    progress: Progress | None = None, taken: set[str] | None = None, reader: ReaderProcess | None = None,
 ) -> Report:  # fmt: skip
     """Import a source of a layout. Never raises for what it holds: the report says what was taken and what was not.
 
@@ -123,10 +151,12 @@ def import_layout(
         location = os.path.abspath(location)
         refuse_own(library, Path(location))
     taken = set() if taken is None else taken
-    taking = Taking(
-        library, layout, location, options or Options(), dry_run=dry_run, progress=progress, left_out=taken
-    )
-    report = taking.run()
+    with ReaderProcess([Path(location)], library.staging.open) as own_reader:
+        taking = Taking(
+            library, layout, location, options or Options(), reader or own_reader, dry_run=dry_run, progress=progress,
+            left_out=taken,
+        )  # fmt: skip
+        report = taking.run()
     taken |= taking.taken | taking.kept
     return report
 
@@ -168,26 +198,32 @@ def import_paths(
     """
     options, watch = options or Options(), watch or Watch()
     own = frozenset(own_places(library))
-    found: list[tuple[Path | str, Format]] = []
-    ordinary: list[Path] = []
-    for place in places:
-        if layout is not None or (formats and is_url(str(place))):
-            found.append((place, layout or koda))
-            continue
-        path = Path(os.path.abspath(local(str(place)) if formats else place))
-        refuse_own(library, path)
-        inner = list(within(path, own, formats)) if formats else []
-        found += inner
-        if not inner or inner[-1][0] != path:
-            ordinary.append(path)
-    taken: set[str] = set()
     imported = Imported()
-    for place, kind in found:
-        with watch.layout(kind) as progress:
-            report = import_layout(library, kind, place, options, dry_run=dry_run, progress=progress, taken=taken)
-        imported.layouts.append(report)
-        if not is_url(str(place)) and not any(Path(report.path).is_relative_to(path) for path in ordinary):
-            report.skipped += _left(Path(report.path), own, taken)
+    taken: set[str] = set()
+    ordinary: list[Path] = []
+    with contextlib.ExitStack() as stack:
+        found: list[tuple[Path | str, Format, ReaderProcess]] = []
+        for place in places:
+            is_server = is_url(str(place)) and (layout is not None or bool(formats))
+            path = Path(os.path.abspath(local(str(place)) if formats else place))
+            reader = stack.enter_context(ReaderProcess([] if is_server else [path], library.staging.open))
+            if layout is not None or is_server:
+                found.append((place, layout or koda, reader))
+                continue
+            refuse_own(library, path)
+            inner, problems = find(reader, path, own, formats)
+            found += [(where, kind, reader) for where, kind in inner]
+            imported.layouts += [Report(each.file, "unknown", dry_run, not_taken=[each]) for each in problems]
+            if not inner or inner[-1][0] != path:
+                ordinary.append(path)
+        for place, kind, reader in found:
+            with watch.layout(kind) as progress:
+                report = import_layout(
+                    library, kind, place, options, dry_run=dry_run, progress=progress, taken=taken, reader=reader
+                )
+            imported.layouts.append(report)
+            if not is_url(str(place)) and not any(Path(report.path).is_relative_to(path) for path in ordinary):
+                report.skipped += _left(Path(report.path), own, taken)
     if ordinary and dry_run:
         imported.files = would_import(library, ordinary, options.session, taken)
     elif ordinary:

@@ -115,7 +115,9 @@ def read(source: Source) -> Iterator[Piece | Problem]:
     session = Session(id=derived_id(b"outputs", title.encode()), title=title)
     root = source.path / BELOW if (source.path / BELOW).is_dir() else source.path
     reader = _Reader(source, session, root)
-    source.total = sum(len(names) for _, _, names in os.walk(source.path))
+    for _, _, names in os.walk(source.path):
+        source.total += len(names)
+        source.tick()
     yield Piece(place="", session=session)
     yield from reader.folder(source.path)
     yield from reader.flush()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from mixfs import clock
 from mixfs.errors import BlobMissing, MixfsError, os_words
 from mixfs.formats.base import Format, FoundFile, Known, Options, Piece, Problem, Report, Skipped, Source
+from mixfs.formats.reader_process import ReaderProcess
 from mixfs.formats.source_urls import is_url, without_password
 from mixfs.ids import Digest
 from mixfs.library import editing
@@ -35,12 +36,13 @@ class Taking:
     """The import of one source into an open library."""
 
     def __init__(
-        self, library: Library, layout: Format, path: str, options: Options, *, dry_run: bool = False,
+        self, library: Library, layout: Format, path: str, options: Options, reader: ReaderProcess, *,
+        dry_run: bool = False,
         progress: Progress | None = None, known: Mapping[str, Known] | None = None,
         left_out: Set[str] = frozenset(),
     ) -> None:  # fmt: skip
         """`known` and `left_out` as `Source` has them."""
-        self._library, self._layout = library, layout
+        self._library, self._layout, self._reader = library, layout, reader
         self._progress = progress or (lambda report: None)
         own = frozenset(own_places(library))
         self._source = Source(path, options, None if dry_run else library.staging.intake, known, left_out, own)
@@ -63,7 +65,7 @@ class Taking:
         source, report = self._source, self.report
         try:
             with ThreadPoolExecutor(max_workers=4, thread_name_prefix="formats") as threads:
-                for item in self._layout.read(source):
+                for item in self._reader.read(self._layout, source):
                     if isinstance(item, Skipped):
                         report.skipped.append(self._placed(item))
                     elif isinstance(item, Problem):
@@ -77,7 +79,7 @@ class Taking:
             words = os_words(error) if isinstance(error, OSError) else str(error)
             report.not_taken.append(self._placed(Problem("", words)))
         finally:
-            source.discard()
+            source.close()
         report.bytes = source.bytes
         return report
 

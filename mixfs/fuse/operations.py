@@ -27,6 +27,7 @@ from mixfs.vfs import attributes, files, naming, renaming, saving
 from mixfs.vfs.bases import NOBODY, Owner, owner_of
 from mixfs.vfs.handles import Handle
 from mixfs.vfs.inodes import Inodes
+from mixfs.vfs.privacy import Other
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.storage_v2 import LIVE_DIRECTORIES
 
@@ -91,6 +92,13 @@ def _is_cancelled(error: BaseException) -> bool:
     return isinstance(error, trio.Cancelled | GeneratorExit)
 
 
+def _groups_of(pid: int) -> set[int]:
+    try:
+        return pyfuse3.get_sup_groups(pid)
+    except (OSError, RuntimeError):
+        return set()
+
+
 class _Directory:
     """One opendir(3): its key, what it was then, and the place behind each entry given so far (the cookies)."""
 
@@ -108,12 +116,15 @@ class Operations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = False
 
-    def __init__(self, tree: Tree, inodes: Inodes, *, read_only: bool = False) -> None:
+    def __init__(
+        self, tree: Tree, inodes: Inodes, *, read_only: bool = False, has_other_users: bool = False
+    ) -> None:
         super().__init__()
         self._tree = tree
         self.inodes = inodes
         self._uid, self._gid = tree.context.uid, tree.context.gid
         self._read_only = read_only
+        self._has_other_users = has_other_users
         self._handles: dict[int, Handle] = {}
         self._directories: dict[int, _Directory] = {}
         self._next = 1
@@ -204,6 +215,11 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE) from None
         return key
 
+    async def _require_made(self, key: bytes) -> None:
+        """A thumbnail that was looked up by name is made when something is asked about it."""
+        if key[:1] == b"T" and key not in self._tree.open_nodes and not await self._tree.thumbnail_made(key):
+            raise FUSEError(errno.ENOENT)
+
     def _directory_key(self, ino: int) -> bytes:
         key = self._key(ino)
         if key[:1] in FILE_TAGS:
@@ -213,6 +229,13 @@ class Operations(pyfuse3.Operations):
     def _check_writable(self) -> None:
         if self._read_only:
             raise FUSEError(errno.EROFS)
+
+    def _check_reader(self, view: View, key: bytes, ctx: RequestContext) -> None:
+        """Where the kernel can't know what another user may read. The owner, and root, read everything."""
+        if self._has_other_users and ctx.uid not in (0, self._uid):
+            in_group = ctx.gid == self._gid or self._gid in _groups_of(ctx.pid)
+            if not Other(in_group=in_group).may_read(view, key):
+                raise FUSEError(errno.EACCES)
 
     # -- names
 
@@ -226,13 +249,14 @@ class Operations(pyfuse3.Operations):
                 if parent[:1] in _PASSING_TAGS:
                     entry.entry_timeout = 0.0
                 return entry
+            makes = parent[:1] == b"t" and not self._read_only
+            unmade = self._tree.unmade_thumbnail(view, parent, name) if makes else None
+        if unmade is not None:
+            # The kernel asks for its attributes next, and waits for them without keeping others out of the folder.
+            entry = self._given(unmade)
+            entry.entry_timeout = entry.attr_timeout = 0.0
+            return entry
         if parent[:1] == b"t":
-            dentry = await self._tree.lookup_thumbnail(parent, name)
-            if dentry is not None:
-                with self._view() as view:
-                    dentry = self._tree.lookup(view, parent, name)
-                    if dentry is not None:
-                        return self._given(dentry)
             raise FUSEError(errno.ENOENT)
         if parent[:1] in _LIVE_TAGS + _PASSING_TAGS or parent in LIVE_DIRECTORIES:
             raise FUSEError(errno.ENOENT)
@@ -252,6 +276,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        await self._require_made(self._key(inode))
         with self._view() as view:
             return self._attr(view, inode)
 
@@ -348,6 +373,10 @@ class Operations(pyfuse3.Operations):
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         key = self._key(inode)
+        if self._has_other_users:
+            with self._view() as view:
+                self._check_reader(view, key, ctx)
+        await self._require_made(key)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
         elif flags & os.O_TRUNC:
@@ -425,7 +454,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         key = self._directory_key(inode)
         with self._view() as view:
-            self._live_key(view, inode)
+            self._check_reader(view, self._live_key(view, inode), ctx)
             directory = _Directory(key, self._tree.attr(view, key))
         fh = self._next
         self._next += 1
@@ -477,12 +506,16 @@ class Operations(pyfuse3.Operations):
             # Each write(2) makes the kernel ask for security.capability: answered before anything else.
             raise FUSEError(errno.ENODATA)
         with self._view() as view:
-            return attributes.get(self._tree, view, self._live_key(view, inode), _text(name))
+            key = self._live_key(view, inode)
+            self._check_reader(view, key, ctx)
+            return attributes.get(self._tree, view, key, _text(name))
 
     @handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
         with self._view() as view:
-            found = attributes.names(self._tree, view, self._live_key(view, inode))
+            key = self._live_key(view, inode)
+            self._check_reader(view, key, ctx)
+            found = attributes.names(self._tree, view, key)
         return [name.encode("utf-8", "surrogateescape") for name in found]
 
     @handler

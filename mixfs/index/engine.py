@@ -29,7 +29,8 @@ class WriteTxn(ReadTxn, Protocol):
 
 
 class Engine(Protocol):
-    """Raises IndexFull (grow, then run the transaction again) and IndexDamaged (reopen, or rebuild)."""
+    """Raises IndexFull (grow, then run the transaction again), IndexDamaged (reopen, or rebuild), and other kinds of
+    IndexFailed (reopen, and tell the caller: nothing is wrong with the index)."""
 
     def read(self) -> AbstractContextManager[ReadTxn]:
         """A read transaction."""
@@ -54,6 +55,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give everything back. Waits for transactions that other threads have open."""
+
+    def retire(self) -> None:
+        """As `close`, without waiting: the last transaction that is open closes it."""
 
 
 def prefix_end(prefix: bytes) -> bytes:

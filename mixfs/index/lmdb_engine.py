@@ -12,6 +12,9 @@ the length is checked when the file is opened and by `is_current`, not at each r
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -21,10 +24,23 @@ from types import TracebackType
 
 import lmdb
 
-from mixfs.errors import IndexDamaged, IndexDiskFull, IndexFull, LibraryBusy
+from mixfs.errors import (
+    IndexDamaged,
+    IndexDiskFull,
+    IndexFailed,
+    IndexFull,
+    IndexUnavailable,
+    LibraryBusy,
+    LibraryError,
+)
 from mixfs.index import lmdb_pages
+from mixfs.modes import create_file, make_directory
 
 INITIAL_MAP = 1 << 30
+# How long a read may take before a commit that must make the map larger gives up on it.
+READ_S = 60.0
+# The indexes (device, inode) that this process has open.
+_OPEN: set[tuple[int, int]] = set()
 
 
 def _damaged(path: Path, reason: object) -> IndexDamaged:
@@ -33,11 +49,33 @@ def _damaged(path: Path, reason: object) -> IndexDamaged:
     )
 
 
-def _translate(error: lmdb.Error, path: Path) -> IndexDamaged:
+# Errors of LMDB's own that say nothing about the file: a limit was reached, or a transaction failed before.
+_UNAVAILABLE = (
+    lmdb.MemoryError, lmdb.ReadersFullError, lmdb.TlsFullError, lmdb.TxnFullError, lmdb.BadRslotError,
+    lmdb.BadTxnError, lmdb.BadDbiError, lmdb.BadValsizeError, lmdb.DbsFullError, lmdb.LockError, lmdb.ReadonlyError,
+    lmdb.PanicError,
+)  # fmt: skip
+# And such errors of the system.
+_HARMLESS = frozenset(
+    (
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EROFS, errno.EAGAIN, errno.EINTR,
+        errno.EFBIG, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOLCK, errno.ENOTCONN,
+    )
+)  # fmt: skip
+_ERRNOS = {os.strerror(number): number for number in errno.errorcode}
+
+
+def _translate(error: lmdb.Error, path: Path) -> IndexFailed:
+    """What an error of LMDB means. What is not known to be harmless is damage."""
     if isinstance(error, lmdb.MapFullError | lmdb.MapResizedError):
         return IndexFull(f"{path}: the map is full")
-    if isinstance(error, lmdb.DiskError) or ("Input/output error" in str(error) and _is_full(path)):
+    # LMDB names an error of the system as strerror(3) does, behind what it was doing.
+    number = _ERRNOS.get(str(error).rpartition(": ")[2], 0)
+    if isinstance(error, lmdb.DiskError) or number == errno.EDQUOT or (number == errno.EIO and _is_full(path)):
         return IndexDiskFull(f"{path}: there is no room left on the disk. Make some; nothing is lost.")
+    if isinstance(error, _UNAVAILABLE) or number in _HARMLESS:
+        words = f"{path} can't be used just now: {error}. Nothing is wrong with it, and nothing is lost."
+        return IndexUnavailable(words, number or errno.EIO)
     return _damaged(path, error)
 
 
@@ -53,7 +91,7 @@ def _is_full(path: Path) -> bool:
 class _Txn:
     """One transaction as a context manager; also its own read and write interface."""
 
-    __slots__ = ("_cursor", "_engine", "_txn", "_write")
+    __slots__ = ("_cursor", "_engine", "_thread", "_txn", "_write")
 
     def __init__(self, engine: LmdbEngine, write: bool) -> None:
         self._engine, self._write = engine, write
@@ -70,13 +108,14 @@ class _Txn:
 
     def _begin(self) -> None:
         self._engine._enter()
+        self._thread = threading.get_ident()
         try:
             self._txn = self._engine._env.begin(write=self._write)
         except lmdb.MapResizedError:
-            self._engine._leave()
+            self._engine._leave(self._thread)
             raise
         except lmdb.Error as error:
-            self._engine._leave()
+            self._engine._leave(self._thread)
             raise _translate(error, self._engine.path) from error
 
     def __exit__(
@@ -91,7 +130,7 @@ class _Txn:
         except lmdb.Error as failure:
             raise _translate(failure, self._engine.path) from failure
         finally:
-            self._engine._leave()
+            self._engine._leave(self._thread)
         if error is not None and isinstance(error, lmdb.Error):
             raise _translate(error, self._engine.path) from error
 
@@ -135,16 +174,34 @@ class _Txn:
 
 
 class LmdbEngine:
-    """An `Engine` in the directory `path` (data.mdb, lock.mdb), which is made when it is not there."""
+    """An `Engine` in the directory `path` (data.mdb, lock.mdb), which is made when it is not there.
 
-    def __init__(self, path: Path, *, map_size: int = INITIAL_MAP, read_only: bool = False, lock: bool = True) -> None:
+    To read only, use `mixfs.index.reading.open_for_reading`. `lock=False` is for what nobody can write to, and for a
+    copy of the index in `copied_from`, whose files need not stay.
+    """
+
+    def __init__(
+        self, path: Path, *, map_size: int = INITIAL_MAP, read_only: bool = False, lock: bool = True,
+        copied_from: Path | None = None,
+    ) -> None:  # fmt: skip
         self.path = path
         self._idle = threading.Condition()
-        self._open_count = 0
+        self._open_by: dict[int, int] = {}  # thread -> how many transactions it has open
+        self._copied_from = copied_from
+        self._is_closing = False
+        self._table = _ReaderTable.of(path / "lock.mdb") if read_only and lock else None
         self._waiting = 0  # threads that need a moment without transactions
         if not read_only:
-            path.mkdir(mode=0o700, exist_ok=True)
+            make_directory(path, exist_ok=True)
         data = path / "data.mdb"
+        identity = _identity(data)
+        if identity is not None and identity in _OPEN:
+            # Before lock.mdb is so much as opened: closing it again would take the lock of the one that has it open.
+            raise _busy(path)
+        if not read_only:
+            # LMDB opens its files several times.
+            for name in ("data.mdb", "lock.mdb"):
+                os.close(create_file(path / name, os.O_RDWR))
         size = max(map_size, data.stat().st_size if data.exists() else 0)
         try:
             if data.exists():
@@ -163,14 +220,19 @@ class LmdbEngine:
             self._env.reader_check()
         except lmdb_pages.PagesDamaged as error:
             raise _damaged(path, error) from error
+        except MemoryError as error:
+            raise IndexUnavailable(f"{path}: no memory is left to map it.", errno.ENOMEM) from error
         except lmdb.Error as error:
             if "already open in this process" in str(error):
-                # No damage: making the index anew would take it from under the one that has it open.
-                raise LibraryBusy(
-                    f"{path.parent} is open in this process already: share that Library between threads."
-                ) from error
+                raise _busy(path) from error
             raise _translate(error, path) from error
-        self._inode = data.stat().st_ino
+        # Held open: a copy's files go at once.
+        self._fd = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+        self._of_copied = _signature(copied_from / "data.mdb") if copied_from is not None else None
+        self._inode = os.fstat(self._fd).st_ino
+        self._identity = _identity(data)
+        if lock and self._identity is not None:
+            _OPEN.add(self._identity)
         self._longest = 0  # bytes that the file was seen to have: it never shrinks by itself
 
     def read(self) -> _Txn:
@@ -184,12 +246,19 @@ class LmdbEngine:
             # Steady readers must not starve who waits; a thread may hold another transaction, so not for ever.
             if self._waiting:
                 self._idle.wait_for(lambda: not self._waiting, timeout=0.1)
-            self._open_count += 1
+            if self._is_closing:
+                raise IndexUnavailable(f"{self.path}: it was closed here, to be opened again.")
+            thread = threading.get_ident()
+            self._open_by[thread] = self._open_by.get(thread, 0) + 1
 
-    def _leave(self) -> None:
+    def _leave(self, thread: int) -> None:
         with self._idle:
-            self._open_count -= 1
-            if not self._open_count:
+            self._open_by[thread] -= 1
+            if not self._open_by[thread]:
+                del self._open_by[thread]
+            if not self._open_by:
+                if self._is_closing:
+                    self._close()
                 self._idle.notify_all()
 
     @contextmanager
@@ -198,13 +267,23 @@ class LmdbEngine:
         with self._idle:
             self._waiting += 1
             try:
-                yield self._idle.wait_for(lambda: not self._open_count, timeout)
+                yield self._idle.wait_for(lambda: not self._open_by, timeout)
             finally:
                 self._waiting -= 1
                 self._idle.notify_all()
 
     def grow(self) -> None:
-        with self._alone():
+        if threading.get_ident() in self._open_by:
+            raise LibraryError(
+                f"{self.path} must be made larger, which can't be done within a read of the same thread: end the read "
+                "(`with library.read()`) first."
+            )
+        with self._alone(timeout=READ_S) as alone:
+            if not alone:
+                raise LibraryError(
+                    f"{self.path} must be made larger, and a read of it has gone on for more than {READ_S:.0f} s. "
+                    "A read is for one bounded page of work: end it, and try again."
+                )
             # Another process may have grown it further already: 0 takes over the size that the file has.
             before = self._env.info()["map_size"]
             self._env.set_mapsize(0)
@@ -219,6 +298,8 @@ class LmdbEngine:
             return alone
 
     def is_current(self) -> bool:
+        if self._copied_from is not None:
+            return self._of_copied == _signature(self._copied_from / "data.mdb")
         try:
             status = os.stat(self.path / "data.mdb")
         except FileNotFoundError:
@@ -229,6 +310,8 @@ class LmdbEngine:
         return True
 
     def is_replaced(self) -> bool:
+        if self._copied_from is not None:
+            return True
         try:
             return os.stat(self.path / "data.mdb").st_ino != self._inode
         except FileNotFoundError:
@@ -238,7 +321,7 @@ class LmdbEngine:
         while True:
             with self.read() as txn:
                 try:
-                    if lmdb_pages.check_tree(self.path / "data.mdb", txn.transaction):
+                    if lmdb_pages.check_tree(Path(f"/proc/self/fd/{self._fd}"), txn.transaction):
                         return
                 except lmdb_pages.PagesDamaged as error:
                     raise _damaged(self.path, error) from error
@@ -252,5 +335,75 @@ class LmdbEngine:
             raise _translate(error, self.path) from error
 
     def close(self) -> None:
+        if threading.get_ident() in self._open_by:
+            # It would wait for itself.
+            self.retire()
+            return
         with self._alone():
-            self._env.close()
+            self._close()
+
+    def retire(self) -> None:
+        """As `close`, without waiting: the last transaction that is open closes it."""
+        with self._idle:
+            self._is_closing = True
+            if not self._open_by:
+                self._close()
+
+    def _close(self) -> None:
+        if self._fd < 0:
+            return
+        self._env.close()
+        if self._identity is not None:
+            _OPEN.discard(self._identity)
+        os.close(self._fd)
+        self._fd = -1
+        if self._table is not None:
+            self._table.put_back()
+
+
+def _busy(path: Path) -> LibraryBusy:
+    # No damage: making the index anew would take it from under the one that has it open.
+    return LibraryBusy(f"{path.parent} is open in this process already: share that Library between threads.")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class _ReaderTable:
+    """lock.mdb as it was before a reader wrote into it. What it says of those who are gone is of no use to anybody."""
+
+    def __init__(self, path: Path, data: bytes, times: tuple[int, int]) -> None:
+        self._path, self._data, self._times = path, data, times
+
+    @classmethod
+    def of(cls, path: Path) -> _ReaderTable | None:
+        try:
+            status = os.stat(path)
+            return cls(path, path.read_bytes(), (status.st_atime_ns, status.st_mtime_ns))
+        except OSError:
+            return None
+
+    def put_back(self) -> None:
+        """Unless another process has the index open, which holds a lock on the file's first byte."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                if os.fstat(fd).st_size == len(self._data):
+                    os.pwrite(fd, self._data, 0)
+                    os.utime(fd, ns=self._times)
+            finally:
+                os.close(fd)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sortedcontainers import SortedDict
 
-from mixfs.errors import IndexDamaged
+from mixfs.errors import IndexDamaged, IndexFailed
 
 MAX_KEY = 511
 
@@ -24,7 +24,7 @@ class _Txn:
         if write and (not self._writable or self._thread != threading.get_ident()):
             raise IndexDamaged("a write outside the write transaction's own thread")
         if not isinstance(key, bytes) or not 0 < len(key) <= MAX_KEY:
-            raise IndexDamaged(f"a key must be 1 to {MAX_KEY} bytes, not {key!r}")
+            raise IndexFailed(f"a key must be 1 to {MAX_KEY} bytes, not {key!r}")
 
     def get(self, key: bytes) -> bytes | None:
         self._check(key)
@@ -103,4 +103,7 @@ class MemoryEngine:
         return 0
 
     def close(self) -> None:
+        pass
+
+    def retire(self) -> None:
         pass

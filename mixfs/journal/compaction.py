@@ -1,8 +1,10 @@
 """Segments that will take the place of all before them: written aside, put in place at once by `publish`.
 
 A compacted segment's header says under key 5 up to which number it replaces, and under key 7 which is the last that
-does. Nothing that it replaces is removed before every new segment stands and is durable; killed in between, old and new
-lie there together and say the same, because a change that is read twice changes nothing.
+does. Nothing that it replaces is removed before every new segment stands and is durable. Killed in between, old and new
+lie there together, and only one side counts: the old segments until the last new one stands, then the new ones. Both
+are never read together, because a compacted journal sets times of folders that a change which is read twice does not
+set again.
 
 The checksum of a frame contains its segment's number, which is known for certain only when it is published: a number is
 assumed, and the frames are written again where the journal went on to another segment meanwhile.
@@ -20,8 +22,8 @@ from typing import Any
 import cbor2
 
 from mixfs.journal import frames
-from mixfs.journal.files import fsync_directory
 from mixfs.journal.journal import FORMAT, Journal, Position, digest_of, stream_of
+from mixfs.modes import create_file
 
 # The number of a segment is known when it is published: its header is written then, into room that is kept for it.
 _HEADER_SIZE = 128
@@ -49,7 +51,7 @@ class Compacted:
     def _begin(self) -> None:
         self._finish_part()
         path = self._directory / f"part-{len(self._parts)}"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._fd = create_file(path, os.O_RDWR | os.O_EXCL)
         self._parts.append(path)
         self._size = 0
         self._write(bytes(_HEADER_SIZE))
@@ -75,28 +77,27 @@ class Compacted:
         for path in self._parts:
             if last.segment != self._last:
                 self._renumber(path, self._last + (number - last.segment) + 1, number + 1)
-            header = _header(
-                {1: FORMAT, 2: self._journal.replica, 3: number + 1, 4: length, 5: last.segment, 6: digest,
-                 7: last.segment + len(self._parts)}
-            )  # fmt: skip
+            fields = {
+                1: FORMAT, 2: self._journal.replica, 3: number + 1, 4: length, 5: last.segment, 6: digest,
+                7: last.segment + len(self._parts),
+            }  # fmt: skip
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                os.pwrite(fd, header, 0)
-                os.fsync(fd)
                 length = os.fstat(fd).st_size
+                if path == self._parts[-1]:
+                    fields[8] = length
+                os.pwrite(fd, _header(fields), 0)
+                os.fsync(fd)
                 digest = digest_of(fd, length)
             finally:
                 os.close(fd)
             number += 1
-        # In order: killed in between, whoever writes next goes on in the last one that stands.
+        # Until the last one stands, the old segments count (`Journal.segments`).
         for offset, path in enumerate(self._parts):
             os.rename(path, self._journal.path(last.segment + 1 + offset))
         self._parts.clear()
-        fsync_directory(self._journal.directory)
         self._journal.close()
-        for old in self._journal.segments():
-            if old <= last.segment:
-                os.unlink(self._journal.path(old))
+        self._journal.settle_compaction()
         return Position(number, length)
 
     def _renumber(self, path: Path, assumed: int, number: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from mixfs.modes import create_file, make_directory
+
 
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
@@ -19,7 +21,7 @@ def fsync_directory(path: Path) -> None:
 def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a small file whole: after a crash it has its old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    fd = create_file(temporary, os.O_WRONLY | os.O_TRUNC, mode)
     try:
         view = memoryview(data)
         while view:
@@ -42,7 +44,7 @@ def make_directory_durably(path: Path, mode: int = 0o700) -> None:
     if not path.parent.is_dir():
         make_directory_durably(path.parent, mode)
     try:
-        os.mkdir(path, mode)
+        make_directory(path, mode)
     except FileExistsError:
         return
     fsync_directory(path.parent)

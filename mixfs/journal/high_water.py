@@ -16,6 +16,7 @@ from pathlib import Path
 from mixfs.ids import ReplicaId
 from mixfs.journal.files import make_directory_durably
 from mixfs.journal.journal import START, Position
+from mixfs.modes import create_file
 
 _SIZE = 64
 
@@ -50,7 +51,7 @@ class HighWater:
         line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
         try:
             make_directory_durably(self._path.parent)
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = create_file(self._path, os.O_WRONLY)
             try:
                 os.write(fd, line)
             finally:

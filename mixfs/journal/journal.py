@@ -6,9 +6,10 @@ is called from two threads at once: the library's write lock sees to that.
 
 A segment begins with a header frame: CBOR {1: format, 2: replica, 3: segment number, 4: durable length of the segment
 before, or nil, 5: the last segment that this one replaces and 7: the last of those that replace it together
-(`mixfs.journal.compaction`), 6: XXH3-128 of the segment before, up to its durable length}. So segments form a chain. It
-is verified wherever segments are opened: numbers, replicas and lengths of all of them always, digests of those that are
-read. A broken link is an item without payload, like any other damage.
+(`mixfs.journal.compaction`), 8: in the last of those its length when it was published, 6: XXH3-128 of the segment
+before, up to its durable length}. So segments form a chain. It is verified wherever segments are opened: numbers,
+replicas and lengths of all of them always, digests of those that are read. A broken link is an item without payload,
+like any other damage.
 
 After a failed append or fdatasync nothing is known of the file's tail, so the segment is closed at its last durable
 length, which the next header names, and bytes beyond that are never read.
@@ -28,7 +29,7 @@ from xxhash import xxh3_128
 from mixfs.errors import FormatTooNew, JournalDamaged, JournalReplaced
 from mixfs.ids import ReplicaId
 from mixfs.journal import frames
-from mixfs.journal.files import make_directory_durably, write_durably
+from mixfs.journal.files import fsync_directory, make_directory_durably, write_durably
 
 FORMAT = 2
 SEGMENT_LIMIT = 64 << 20
@@ -84,6 +85,54 @@ class Journal:
         return self.directory / f"{segment:08d}.seg"
 
     def segments(self) -> list[int]:
+        """The numbers of the segments that count, in order.
+
+        These are all that exist, except for one side of a compaction that is under way or was cut short: the old
+        segments once all new ones stand, and until then the new ones. So at any instant a reader sees the journal as it
+        was before the compaction, or as it is after it.
+        """
+        numbers = self._numbers()
+        for number in reversed(numbers):
+            header = self._header(number)
+            if not header or header.get(5) is None:
+                continue
+            replaced, last = header[5], header.get(7)
+            new = [each for each in numbers if each > replaced]
+            # Before journal format 2 a header did not say how many segments replace the others together.
+            if last is not None and new[: last - replaced] == list(range(replaced + 1, last + 1)):
+                return new
+            if last is not None and replaced in numbers and new == list(range(replaced + 1, replaced + 1 + len(new))):
+                # The newest of the old segments goes first: while it is there, all of them are.
+                return [each for each in numbers if each <= replaced]
+            break
+        return numbers
+
+    def settle_compaction(self) -> None:
+        """Remove the side of a compaction that does not count (`segments`). Call under the library's lock."""
+        counting = set(self.segments())
+        superfluous = [number for number in self._numbers() if number not in counting]
+        if superfluous:
+            # The names of those that count must be durable first.
+            fsync_directory(self.directory)
+            for number in reversed(superfluous):
+                os.unlink(self.path(number))
+
+    def resume(self, position: Position) -> Position | None:
+        """Where to read on after everything before `position` was seen.
+
+        That is behind the compacted segments when they replaced just what was seen, and None when they replaced more.
+        """
+        first = next(iter(self.segments()), 0)
+        header = self._header(first) if first > position.segment and position != START else None
+        if not header or header.get(5) is None:
+            return position
+        last = header.get(7) or 0
+        length = (self._header(last) or {}).get(8)
+        if position == Position(header[5], header.get(4) or 0) and length is not None:
+            return Position(last, length)
+        return None
+
+    def _numbers(self) -> list[int]:
         """The numbers of the segments that exist, in order."""
         try:
             names = os.listdir(self.directory)
@@ -101,6 +150,8 @@ class Journal:
             return
         self.close()
         self._failed = None
+        with contextlib.suppress(OSError):
+            self.settle_compaction()
         segments = self.segments()
         if not segments:
             self._begin_segment(1, None)
@@ -265,13 +316,14 @@ class Journal:
         """
         segments, first = self.segments(), self._first_needed()
         previous = start.segment - 1
-        for number in segments:
-            if number < start.segment:
-                continue
+        while number := next((each for each in segments if each > previous), 0):
             if number > max(previous + 1, first):
                 yield _missing(max(previous + 1, first), number)
             yield from self._read_segment(number, start.offset if number == start.segment else 0)
             previous = number
+            if not self.path(number).exists():
+                # A compaction replaced it while it was read: what is read on is in the new segments.
+                segments, first = self.segments(), self._first_needed()
 
     def broken_links(self) -> Iterator[Item]:
         """What is wrong with the chain as far as headers and sizes tell, and the digest of the last but one segment.
@@ -425,4 +477,4 @@ def _parse_header(payload: bytes | None) -> dict[int, Any]:
     except (cbor2.CBORDecodeError, ValueError, TypeError):
         return {}
     sound = isinstance(header, dict) and isinstance(header.get(1), int)
-    return header if sound and all(isinstance(header.get(key), int | None) for key in (3, 4, 5, 7)) else {}
+    return header if sound and all(isinstance(header.get(key), int | None) for key in (3, 4, 5, 7, 8)) else {}

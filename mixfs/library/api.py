@@ -27,24 +27,25 @@ import inotify_simple
 
 from mixfs import clock
 from mixfs.blobs import LocalBlobs
-from mixfs.errors import BlobMissing, InvalidValue, NameTooLong, NotALibrary, NotFoundError
+from mixfs.errors import BlobMissing, IndexFailed, InvalidValue, NameTooLong, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
 from mixfs.journal import START, Position
-from mixfs.library import documents, editing, healing, pieces, place
+from mixfs.library import documents, editing, healing, leftovers, pieces, place
 from mixfs.library.app_files import AppFiles
 from mixfs.library.derived_generations import marked_if_changed
 from mixfs.library.importing import Importer, ImportReport
 from mixfs.library.ingest import Incoming, admit, needs_inspection
 from mixfs.library.replay import LOCAL, read_changes, read_time
 from mixfs.library.restoring import restore_shown
-from mixfs.library.staging import StagingArea, sweep
+from mixfs.library.staging import StagingArea
 from mixfs.library.store import Store
 from mixfs.library.thumbnails import Thumbnails
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.pool import WorkerPool
 from mixfs.media.types import Inspection
+from mixfs.modes import make_directory
 from mixfs.names import MAX_NAME
 from mixfs.process import owner_of, start_of
 from mixfs.records import (
@@ -121,8 +122,12 @@ class Library:
         # Called with what a commit began and left to be done in pieces; the daemon does that beside other requests.
         self.go_on: Callable[[list[str]], None] = self._go_on
         if not read_only:
-            sweep(root / "staging")
-            pieces.finish_all(self, pieces.AT_OPEN)
+            leftovers.sweep(root)
+            try:
+                pieces.finish_all(self, pieces.AT_OPEN)
+            except IndexFailed:
+                # Damage that nobody met before: the index is made again, and the next opening goes on.
+                self.store.refresh()
 
     @classmethod
     def open(
@@ -141,6 +146,10 @@ class Library:
 
     def close(self) -> None:
         """Give everything back. What is called afterwards raises LibraryError; closing twice does no harm."""
+        if self.store.is_inherited():
+            # The workers, and the files in staging, are those of the process that forked this one.
+            self.store.close()
+            return
         self.thumbnails.close()
         self.pool.close()
         self.staging.close()
@@ -190,6 +199,7 @@ class Library:
 
     def inspect(self, digest: Digest) -> Inspection:
         """Look into a blob, in a worker process. Never raises for what the bytes are."""
+        self.store.check_open()
         return self.pool.inspect(str(self.blobs.path(digest)))
 
     def inspect_unknown(self, digest: Digest, path: Path | None = None) -> Inspection | None:
@@ -246,6 +256,7 @@ class Library:
         `mixfs.formats.layouts.import_paths` does that. Never raises for a single file's sake: the report names each
         that failed, with the reason. Raises UnsuitablePlace for a path inside the library or its mount.
         """
+        self.store.check_open()
         # A string is a sequence of strings too: "/home" would be "/" and more.
         several = [paths] if isinstance(paths, str | os.PathLike) else paths
         return Importer(self, progress).run([Path(path) for path in several], session, but)
@@ -555,7 +566,7 @@ class Library:
         """As `changes`, then waiting for more, by whichever process, until `stop` is set (looked at each `poll_ms`)."""
         position = since if since is not None else self.store.written_end()
         with inotify_simple.INotify() as watch:
-            self.store.journal.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.store.journal.directory, parents=True, exist_ok=True)
             flags = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
             watch.add_watch(str(self.store.journal.directory), flags)
             while stop is None or not stop.is_set():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mixfs.errors import InvalidValue
 from mixfs.journal.files import fsync_directory
+from mixfs.modes import create_file, make_directory
 from mixfs.names import is_name
 from mixfs.regular_files import open_regular
 
@@ -33,8 +34,8 @@ class AppFiles:
     def open_log(self) -> int:
         """A descriptor that reads the log, and appends to it. Raises OSError."""
         fresh = not self.log.exists()
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(self.log, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        make_directory(self.path, exist_ok=True)
+        fd = create_file(self.log, os.O_RDWR | os.O_APPEND)
         if fresh:
             fsync_directory(self.path)
             fsync_directory(self.path.parent)
@@ -110,10 +111,13 @@ class AppFiles:
         if not is_name(os.fsencode(folder)) or not is_name(os.fsencode(source.name)):
             raise InvalidValue(f"{folder!r:.80} is no name of a folder.")
         path = self.thumbnails / folder / source.name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent, parents=True, exist_ok=True)
         if not path.exists():
             beside = path.with_name(f".{path.name}"[:255])
-            with open(open_regular(source, MAX_THUMBNAIL, follow=False), "rb") as file, beside.open("wb") as out:
+            with (
+                open(open_regular(source, MAX_THUMBNAIL, follow=False), "rb") as file,
+                open(create_file(beside, os.O_WRONLY | os.O_TRUNC), "wb") as out,
+            ):
                 shutil.copyfileobj(file, out)
             os.replace(beside, path)
 

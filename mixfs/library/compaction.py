@@ -39,6 +39,7 @@ from mixfs.library.gaps import Gap, gap_of
 from mixfs.library.merging import merge_rows
 from mixfs.library.replay import apply_item, read_changes
 from mixfs.library.view import SessionRow
+from mixfs.modes import make_directory
 from mixfs.records import KINDS
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
     store, done = library.store, Compaction()
     accepted = store.accepted_gaps()
     workplace = library.staging.open() / "compaction"
-    workplace.mkdir()
+    make_directory(workplace)
     compacted = Compacted(store.journal, workplace)
     fold, fresh = LmdbEngine(workplace / "fold"), LmdbEngine(workplace / "index")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mixfs.blobs.removal import Removal
 from mixfs.errors import MixfsError, os_words
-from mixfs.library import place
+from mixfs.library import leftovers, place
 from mixfs.library.lost import totals
 from mixfs.library.problems import Problems
 from mixfs.library.steadiness import Steadiness
@@ -120,6 +120,18 @@ def check_format(root: Path) -> Finding:
             "Change its owner or its permissions.",
         )
     return Finding("library", OK, f"{root} has format {form.version}, which this MixFS writes.")
+
+
+def check_leftovers(root: Path) -> Finding:
+    """What killed processes left in the library."""
+    found = list(leftovers.find(root))
+    if found:
+        names = ", ".join(str(path.relative_to(root)) for path in found[:3]) + (", …" if len(found) > 3 else "")
+        return Finding(
+            "leftovers", WARNING, f"{len(found):,} files and folders were left behind by killed processes: {names}.",
+            "The next command that writes to the library removes them.",
+        )  # fmt: skip
+    return Finding("leftovers", OK, "No killed process left anything behind.")
 
 
 def check_clock(root: Path) -> Finding:

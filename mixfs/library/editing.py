@@ -397,8 +397,21 @@ def move_placement(
 # -- annotations
 
 
+def annotate_empty(txn: Txn, digest: Digest, fields: Mapping[str, Any]) -> None:
+    """Set what attributes of a file say, as far as nobody has said anything yet."""
+    if not fields:
+        return
+    held, nothing = txn.annotation(digest) or Annotation(digest=digest), (None, ())
+    new = {name: value for name, value in fields.items() if getattr(held, name) in nothing and value not in nothing}
+    if new:
+        annotate(txn, digest, **new)
+
+
 def annotate(txn: Txn, digest: Digest, **fields: Any) -> Annotation:
-    """Set tags, rating or comment of an image; fields that aren't named stay. Raises InvalidValue."""
+    """Set tags, rating or comment of an image; fields that aren't named stay. Raises InvalidValue.
+
+    What is replaced goes to the trash.
+    """
     rating, tags = fields.get("rating"), fields.get("tags", ())
     if rating is not None and not (isinstance(rating, int) and 0 <= rating <= 10):
         raise InvalidValue(f"A rating must be a whole number from 0 to 10, not {rating!r:.40}.")
@@ -408,7 +421,17 @@ def annotate(txn: Txn, digest: Digest, **fields: Any) -> Annotation:
     if "tags" in fields:
         fields["tags"] = tuple(dict.fromkeys(tag.strip() for tag in fields["tags"] if tag.strip()))
     new = dataclasses.replace(held, **fields)
-    return held if new == held else txn.put(new)
+    if new == held:
+        return held
+    lost = not set(held.tags) <= set(new.tags) or any(
+        getattr(held, name) not in (None, getattr(new, name)) for name in ("rating", "comment")
+    )
+    if lost:
+        placement = next(txn.referrers(Placement, digest), None)
+        session = txn.get(Session, placement.session_id) if placement is not None else None
+        name = placement.name if placement is not None else digest.hex().encode()
+        trash(txn, [held], session=session, name=name, reason="annotation replaced", keep=True)
+    return txn.put(new)
 
 
 # -- the canvas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mixfs.errors import ExistsError, NotFoundError, UnsuitablePlace
 from mixfs.journal.files import fsync_directory
+from mixfs.library.leftovers import is_dead
 
 
 @contextmanager
@@ -22,7 +24,9 @@ def new_folder(root: Path, target: Path) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     _check_target(root, target)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name[:60]}.", suffix=".part", dir=target.parent))
+    prefix = f".{target.name[:60]}."
+    _sweep(target.parent, prefix)
+    beside = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", suffix=".part", dir=target.parent))
     try:
         yield beside
         umask = os.umask(0)
@@ -34,6 +38,15 @@ def new_folder(root: Path, target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove what a killed export to the same place left."""
+    made_by = re.compile(re.escape(prefix) + r"(\d+)-[a-z0-9_]{8}\.part")
+    for name in os.listdir(folder):
+        found = made_by.fullmatch(name)
+        if found is not None and is_dead(int(found[1])):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_target(root: Path, target: Path) -> None:

@@ -31,14 +31,17 @@ from mixfs.errors import (
     BlobMissing,
     FormatTooNew,
     IndexDamaged,
+    IndexFailed,
     JournalDamaged,
     JournalReplaced,
     is_damage,
+    os_words,
 )
 from mixfs.ids import Digest, ReplicaId
 from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import LmdbEngine
+from mixfs.index.reading import open_for_reading
 from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.library import place
 from mixfs.library.api import Library
@@ -226,8 +229,8 @@ def _check_index(root: Path, library_id: str, ground: _Ground, report: Report) -
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path / "data.mdb"))
     try:
         index = _open_sound(path)
-    except (IndexDamaged, OSError) as error:
-        report.add("index-damaged", str(path), f"It can't be opened: {error.__cause__ or error}.", f"{REBUILD}.")
+    except (IndexFailed, OSError) as error:
+        _index_failed(path, error, "opened", report)
         return
     try:
         with index.read() as txn:
@@ -249,14 +252,32 @@ def _check_index(root: Path, library_id: str, ground: _Ground, report: Report) -
             check_seals(txn, report)
             check_others(txn, [journal.replica for journal in ground.journals], report)
         check_thumbnails(root / "thumbnails", index.read, report)
-    except (IndexDamaged, *SENSELESS) as error:
-        report.add("index-damaged", str(path), f"It can't be read: {error.__cause__ or error}.", f"{REBUILD}.")
+    except (IndexFailed, OSError, *SENSELESS) as error:
+        _index_failed(path, error, "read", report)
     finally:
         index.close()
 
 
+def _index_failed(path: Path, error: Exception, done: str, report: Report) -> None:
+    """Report an index that can't be opened or read: as damaged, unless the reason says nothing about it."""
+    is_harmless = isinstance(error, IndexFailed) and not isinstance(error, IndexDamaged)
+    if is_harmless or (isinstance(error, OSError) and not is_damage(error)):
+        words = os_words(error) if isinstance(error, OSError) else str(error)
+        remedy = "Remove the cause, and check again."
+        report.add("index-unchecked", str(path), f"It could not be checked. {words}", remedy)
+        return
+    report.add("index-damaged", str(path), f"It can't be {done}: {error.__cause__ or error}.", f"{REBUILD}.")
+
+
 def _noted(txn: ReadTxn, ground: _Ground) -> dict[ReplicaId, Position]:
-    return {journal.replica: noted_position(txn, journal.replica) for journal in ground.journals}
+    """Up to where the index has seen each journal; raises IndexDamaged when a compaction replaced what it has not."""
+    out = {}
+    for journal in ground.journals:
+        seen = journal.resume(noted_position(txn, journal.replica))
+        if seen is None:
+            raise IndexDamaged("it is older than the last compaction of the journal")
+        out[journal.replica] = seen
+    return out
 
 
 def _open_sound(path: Path) -> LmdbEngine:
@@ -264,7 +285,7 @@ def _open_sound(path: Path) -> LmdbEngine:
     while True:
         which = _inode(path)
         try:
-            index = _open_index(path)
+            index = open_for_reading(path)
             try:
                 index.check()
                 return index
@@ -282,16 +303,6 @@ def _inode(path: Path) -> int | None:
         return os.stat(path / "data.mdb").st_ino
     except FileNotFoundError:
         return None
-
-
-def _open_index(path: Path) -> LmdbEngine:
-    try:
-        return LmdbEngine(path, read_only=True)
-    except IndexDamaged:
-        # On read-only media LMDB can't take its lock; then nobody else writes either.
-        if os.access(path / "lock.mdb", os.W_OK):
-            raise
-        return LmdbEngine(path, read_only=True, lock=False)
 
 
 def _same_ground(ground: _Ground, noted: dict[ReplicaId, Position], report: Report) -> bool:

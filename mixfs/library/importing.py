@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mixfs.blobs import Intake
 from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace, os_words
-from mixfs.library import editing
+from mixfs.library import editing, xattrs
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
@@ -262,6 +262,7 @@ class Importer:
         library = self._library
         source = open_regular(job.path)
         try:
+            kept, annotation = xattrs.split(xattrs.of_file(source))
             intake, status = self._copied(source)
         finally:
             os.close(source)
@@ -276,8 +277,10 @@ class Importer:
             name=job.name,
             mtime_ns=status.st_mtime_ns,
             mode=status.st_mode & 0o777,
+            xattrs=kept,
             inspection=inspection,
             sums=intake.sums(),
+            annotation=annotation,
         )
         return Taken(job, incoming, intake)
 

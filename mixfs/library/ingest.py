@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mixfs.errors import BlobMissing
 from mixfs.ids import Digest, new_id
@@ -34,6 +35,8 @@ class Incoming:
     inspection: Inspection | None = None
     role: str = "output"
     sums: bytes = b""
+    # Tags, rating and comment that came with it, by field: they set what is empty.
+    annotation: Mapping[str, Any] = field(default_factory=dict)
 
 
 def needs_inspection(view: View, digest: Digest) -> bool:
@@ -78,6 +81,7 @@ def admit_blob(txn: Txn, incoming: Incoming, blob_exists: Callable[[Digest], boo
                 digest=digest, size=incoming.size, media_type=media_type, added_ns=txn.now_ns, sums=incoming.sums
             )
         )  # fmt: skip
+    editing.annotate_empty(txn, digest, incoming.annotation)
     if inspection is None or inspection.media_type not in IMAGE_TYPES:
         return
     if txn.image(digest) is None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import threading
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from types import TracebackType
 from mixfs.errors import FormatTooNew, LibraryReplaced, NotALibrary, UnsuitablePlace
 from mixfs.ids import ReplicaId, new_id, new_replica_id
 from mixfs.journal.files import make_directory_durably, write_durably
+from mixfs.modes import create_file
 from mixfs.mountinfo import mount_of
 
 FORMAT_VERSION = 1
@@ -177,6 +179,38 @@ def _changed(path: Path) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+# How long a lock is waited for before it is said who has it, and where that is said: the command line and the daemon
+# put their own there.
+PATIENCE_S = 3.0
+say_waiting: Callable[[str], object] = len
+
+
+def lock_holder(path: Path) -> str:
+    """The process that holds a `flock` on the file, in words; empty when nobody does, or where that can't be told."""
+    try:
+        inode = os.stat(path).st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return ""
+    for fields in map(str.split, lines):
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(f":{inode}"):
+            return _process_words(fields[4])
+    return ""
+
+
+def _process_words(pid: str) -> str:
+    """Not its whole command line, in which there may be a password."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "backslashreplace").split("\0")
+        is_stopped = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return f"process {pid}"
+    at = next((at for at, word in enumerate(words) if word.rpartition("/")[2] in ("mixfs", "mixfs.daemon")), 0)
+    name = " ".join([words[at].rpartition("/")[2], *words[at + 1 : at + 2]]) if at or "mixfs" in words[0] else words[0]
+    suspended = f", which is suspended (`kill -CONT {pid}` lets it go on)" if is_stopped else ""
+    return f"process {pid} ({name}){suspended}"
+
+
 class FileLock:
     """`flock` on a file: held by one process, and in it by one thread. Freed by the kernel when the process dies."""
 
@@ -189,12 +223,44 @@ class FileLock:
         self._thread.acquire()
         try:
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+                self._fd = create_file(self._path, os.O_RDWR)
+            self._wait()
         except BaseException:
             self._thread.release()
             raise
         return self
+
+    def _wait(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        telling = threading.Timer(PATIENCE_S, self._tell)
+        telling.daemon = True
+        telling.start()
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        finally:
+            telling.cancel()
+
+    def _tell(self) -> None:
+        if holder := lock_holder(self._path):
+            say_waiting(f"The library {self._path.parent} is being written to by {holder}. Waiting for that …")
+
+    def is_held(self) -> bool:
+        """Whether somebody writes now. Takes nothing and makes nothing."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,6 +10,7 @@ from typing import Any
 
 from mixfs import clock, jsontext
 from mixfs.library.documents import iso
+from mixfs.modes import create_file
 
 LIMIT = 4 << 20
 
@@ -35,15 +36,18 @@ def _escaped(char: str) -> str:
 class Problems:
     """Appends lines; the file starts anew, keeping the last one as `.old`, when it is longer than `LIMIT` bytes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
         self.path = root / "problems.jsonl"
+        self._read_only = read_only
 
     def report(self, kind: str, reason: str, **fields: object) -> None:
         """Note a problem: what kind it is, the reason and remedy, and the fields that say where."""
+        if self._read_only:
+            return
         line = {"time": iso(clock.now_ns()), "kind": kind, "reason": reason} | fields
         data = shown_json(line)
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = create_file(self.path, os.O_WRONLY | os.O_APPEND)
             try:
                 os.write(fd, data)
                 if os.fstat(fd).st_size > LIMIT:

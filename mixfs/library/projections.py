@@ -232,7 +232,7 @@ class Projector:
             root,
             new.name,
             key,
-            mode=DIR_MODE,
+            mode=stat.S_IFDIR | new.mode,
             order=self._named(new),
             stamp=self._stamp,
             ctime_ns=new.changed_ns or self._at,

@@ -18,6 +18,7 @@ from pathlib import Path
 from mixfs.blobs import Intake
 from mixfs.ids import new_id
 from mixfs.journal.files import fsync_directory, make_directory_durably
+from mixfs.modes import create_file
 
 LOG = "log"
 
@@ -39,7 +40,7 @@ class StagingArea:
                 # Locked under a hidden name first: nobody may find the directory without its lock held, and sweep it.
                 hidden = self.root / f".{self.directory.name}"
                 make_directory_durably(hidden)
-                fd = os.open(hidden / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fd = create_file(hidden / "lock", os.O_RDWR)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX)
                     os.rename(hidden, self.directory)
@@ -78,7 +79,7 @@ def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
             continue
         path = root / name
         with contextlib.suppress(OSError):
-            fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = create_file(path / "lock", os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

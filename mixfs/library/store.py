@@ -32,7 +32,7 @@ import cbor2
 from mixfs import clock
 from mixfs.errors import (
     IndexDamaged,
-    IndexDiskFull,
+    IndexFailed,
     IndexFull,
     InvalidValue,
     JournalDamaged,
@@ -47,6 +47,7 @@ from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
+from mixfs.index.reading import open_for_reading
 from mixfs.journal import START, HighWater, Item, Journal, Position
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
@@ -67,6 +68,7 @@ from mixfs.library.replay import (
 from mixfs.library.steadiness import Steadiness
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.modes import create_file
 from mixfs.records import SENSELESS
 
 T = TypeVar("T")
@@ -107,10 +109,10 @@ class _Read:
     ) -> bool | None:
         try:
             answer = self._read.__exit__(kind, error, trace)
-        except IndexDamaged:
+        except IndexFailed:
             self._store.fell_behind()
             raise
-        if isinstance(error, IndexDamaged):
+        if isinstance(error, IndexFailed):
             self._store.fell_behind()
         return answer
 
@@ -121,13 +123,15 @@ class Store:
     def __init__(self, root: Path, *, read_only: bool = False, map_size: int = INITIAL_MAP) -> None:
         self.root = root
         self.read_only = read_only
-        self.problems = Problems(root)
+        self.problems = Problems(root, read_only=read_only)
         self._displaced = ""  # why the journal's files are not those that were opened
         self._gaps = Gaps(root)
         self._map_size = map_size
         self._lock = place.FileLock(root / "lock")
         self._closed = False
+        self._pid = os.getpid()
         self._swap = threading.Lock()  # held while there is no engine
+        self._replayed_to: Position | None = None  # the journal's end when it was replayed into memory, to read only
         self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
@@ -175,6 +179,9 @@ class Store:
 
     def close(self) -> None:
         self._closed = True
+        if self.is_inherited():
+            # LMDB, the journal and the lock are the parent's.
+            return
         self._engine.close()
         self.journal.close()
         self._lock.close()
@@ -184,7 +191,7 @@ class Store:
     def read(self) -> AbstractContextManager[View]:
         """The library at one state. Keep it for one bounded page of work.
 
-        Raises IndexDamaged when the index can't be read; `refresh`, and the next commit that meets the damage, make it
+        Raises IndexFailed when the index can't be read; `refresh`, and the next commit that meets the damage, make it
         anew.
         """
         return _Read(self)
@@ -195,20 +202,32 @@ class Store:
 
     def begin_read(self) -> tuple[AbstractContextManager[ReadTxn], ReadTxn]:
         """A read transaction that has begun, and what ends it. For `read`."""
+        if os.getpid() != self._pid:
+            self.check_open()
         while True:
             engine = self._engine
             try:
                 read = engine.read()
                 return read, read.__enter__()
-            except IndexDamaged:
+            except IndexFailed:
                 # Perhaps a writer closed it a moment ago, to reopen it.
-                self._check_open()
+                self.check_open()
                 with self._swap:
                     if self._engine is engine:
                         self.fell_behind()
                         raise
 
-    def _check_open(self) -> None:
+    def is_inherited(self) -> bool:
+        """Whether this process is a forked child of the one that opened the library."""
+        return os.getpid() != self._pid
+
+    def check_open(self) -> None:
+        """Raise LibraryError in a forked child, and after `close`."""
+        if self.is_inherited():
+            raise LibraryError(
+                f"{self.root} was opened by process {self._pid}, of which this is a forked child: what is open there "
+                "can't be used here. Open the library in the child."
+            )
         if self._closed:
             raise LibraryError(f"{self.root} was closed here: open it again.")
 
@@ -221,13 +240,23 @@ class Store:
         return self._engine.readers()
 
     def is_current(self) -> bool:
-        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it."""
+        """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it.
+
+        In memory, when the journal has gone on.
+        """
+        if self._replayed_to is not None and self._replayed_to != self.written_end():
+            return False
         return self._engine.is_current() and not self._behind
 
     def refresh(self) -> bool:
         """Reopen an index that was replaced or deleted under our feet, or failed; True when it was."""
+        self.check_open()
         if self.is_current():
             return False
+        if self.read_only:
+            self._reopen()
+            self._behind = False
+            return True
         with self._lock:
             self._verify_place()
             try:
@@ -239,7 +268,7 @@ class Store:
                         self._engine.check()
                 except IndexDamaged as error:
                     self._make_anew(error)
-            except (IndexDamaged, OSError):
+            except (IndexFailed, OSError):
                 # As on a full disk: it was reported, and is tried again by the next commit and the next `refresh`.
                 if not self._behind:
                     raise
@@ -257,7 +286,7 @@ class Store:
         Raises whatever `function` raises (nothing is changed then), OSError when the journal can't be written (as
         well), LibraryError when the library was opened read-only.
         """
-        self._check_open()
+        self.check_open()
         if self.read_only:
             raise LibraryError(f"{self.root} was opened read-only: nothing can be changed.")
         with self._lock:
@@ -307,11 +336,17 @@ class Store:
                         self._high_water.note(after)
                 return result
             except IndexFull:
-                self._engine.grow()
+                try:
+                    self._engine.grow()
+                except LibraryError:
+                    if not durable:
+                        raise
+                    self._behind = True
+                    return result
                 if durable:
                     self._catch_up_later()
                     return result
-            except IndexDamaged as error:
+            except IndexFailed as error:
                 if durable:
                     self._catch_up_later(reopen=True)
                     return result
@@ -323,7 +358,7 @@ class Store:
                     self._make_anew(error)
                 else:
                     raise
-        raise IndexDamaged(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+        raise IndexFull(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
 
     def _check_room(self, size: int) -> None:
         """Raise ENOSPC before anything is written where the index could not follow the journal."""
@@ -338,6 +373,7 @@ class Store:
         """
         if self.read_only:
             return
+        self.check_open()
         with self._lock:
             self._verify_place()
             if not self._engine.is_current():
@@ -355,7 +391,7 @@ class Store:
                     break
                 except IndexFull:
                     self._engine.grow()
-                except IndexDamaged:
+                except IndexFailed:
                     self._behind = True
                     raise
         for listener in self._listeners:
@@ -364,6 +400,7 @@ class Store:
     @contextmanager
     def locked(self) -> Iterator[Position]:
         """Hold every writer off; gives the journal's end, up to which the index has seen it."""
+        self.check_open()
         with self._lock:
             self._verify_place()
             if not self._engine.is_current():
@@ -380,9 +417,17 @@ class Store:
 
         Killed at any instant, the index catches up with the new segments, and nothing comes of it.
         """
-        end = compacted.publish(self.journal.end())
+        last = self.journal.end()
         with self._engine.write() as txn:
-            note_position(txn, self.journal.replica, end)
+            # Where the last segment is full, a new one was begun just now.
+            note_position(txn, self.journal.replica, last)
+        end = compacted.publish(last)
+        try:
+            with self._engine.write() as txn:
+                note_position(txn, self.journal.replica, end)
+        except IndexDamaged:
+            # The journal is compacted, whatever becomes of the index.
+            self._catch_up_later(reopen=True)
         self._high_water.note(end)
         # It was read from its beginning, and what is in it now was just written.
         own = self.journal.replica.hex()
@@ -422,12 +467,12 @@ class Store:
                     self._reopen()
                 try:
                     self._catch_up()
-                except IndexDamaged as error:
+                except IndexFailed as error:
                     if not attempt:
                         raise
                     self._make_anew(error)
                 return
-            except (IndexDamaged, OSError) as error:
+            except (IndexFailed, OSError) as error:
                 failure, reopen = error, True
         self._behind = True
         if failure is not None:
@@ -441,8 +486,7 @@ class Store:
         for journal in self._journals():
             if journal is self.journal:
                 continue
-            with self._engine.read() as txn:
-                noted = noted_position(txn, journal.replica)
+            noted = self._seen(journal)
             high_water = HighWater(self.root, journal.replica)
             known, written = high_water.read(), journal.written_end()
             if noted < written:
@@ -450,11 +494,22 @@ class Store:
             if known > written:
                 self._report_damage(journal, [Bad(missing_end(known, written))])
 
+    def _seen(self, journal: Journal) -> Position:
+        """Up to where the index has seen a journal; raises IndexDamaged when a compaction replaced what it has not."""
+        with self._engine.read() as txn:
+            noted = noted_position(txn, journal.replica)
+        seen = journal.resume(noted)
+        if seen is None:
+            raise IndexDamaged(f"{self._index_path} is older than the last compaction of the journal.")
+        if seen != noted:
+            with self._engine.write() as txn:
+                note_position(txn, journal.replica, seen)
+        return seen
+
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
         written = self._written()
-        with self._engine.read() as txn:
-            noted = noted_position(txn, self.journal.replica)
+        noted = self._seen(self.journal)
         if noted == written and self._high_water.known <= written:
             return
         known = max(noted, self._high_water.read())
@@ -596,8 +651,8 @@ class Store:
             return b""
 
     def _note_boot(self, index: Path) -> None:
-        with contextlib.suppress(OSError):
-            (index / _BOOT).write_bytes(self._boot())
+        with contextlib.suppress(OSError), open(create_file(index / _BOOT, os.O_WRONLY | os.O_TRUNC), "wb") as file:
+            file.write(self._boot())
 
     def _is_of_this_boot(self) -> bool:
         try:
@@ -627,23 +682,26 @@ class Store:
         except SENSELESS as error:
             engine.close()
             raise IndexDamaged(f"{self._index_path}: its notes can't be read ({error}).") from error
-        except IndexDamaged:
+        except BaseException:
             engine.close()
             raise
 
     def _reopen(self) -> None:
         if self._engine.is_replaced():
             # Those who read keep the old one until the new one stands.
-            old, self._engine = self._engine, self._open_engine()
-            old.close()
+            old, self._engine = self._engine, self._open()
+            old.retire()
             return
         with self._swap:
             self._engine.close()
-            self._engine = self._open_engine()
+            self._engine = self._open()
 
-    def _make_anew(self, damage: IndexDamaged) -> None:
+    def _open(self) -> Engine:
+        return self._open_read_only() if self.read_only else self._open_engine()
+
+    def _make_anew(self, damage: IndexFailed) -> None:
         """Make an index that can't be read anew from the journal, which has all of it. Raises what is no damage."""
-        if isinstance(damage, IndexFull | IndexDiskFull):
+        if not isinstance(damage, IndexDamaged):
             raise damage
         self.problems.report("index-damaged", str(damage), path=str(self._index_path))
         self._build_index()
@@ -652,6 +710,7 @@ class Store:
 
     def rebuild_index(self) -> None:
         """Make the index again from journal and blobs, beside whoever reads the old one, and put it in place."""
+        self.check_open()
         with self._lock:
             self._verify_place()
             self._build_index()
@@ -723,19 +782,31 @@ class Store:
                         txn.put(b"h" + digest, cbor2.dumps([status.st_size, status.st_mtime_ns]))
 
     def _open_read_only(self) -> Engine:
-        """The index as it lies there when it is in step with the journal, else one in memory."""
+        """The index as it lies there when it is in step with the journal, else one in memory.
+
+        While somebody writes it may be behind by the commit that is under way: its last state is the last commit.
+        """
+        self._replayed_to = None
         if (self._index_path / "data.mdb").exists():
-            with contextlib.suppress(IndexDamaged, LibraryBusy):
-                engine = LmdbEngine(self._index_path, read_only=True, lock=False)
-                if self._is_of_use(engine):
-                    with engine.read() as txn:
-                        noted = noted_position(txn, self.journal.replica)
-                    if noted == self.written_end():
-                        return engine
+            with contextlib.suppress(IndexFailed, LibraryBusy, OSError):
+                engine = open_for_reading(self._index_path)
+                if self._is_of_use(engine) and (self._is_in_step(engine) or self._lock.is_held()):
+                    return engine
                 engine.close()
         memory = MemoryEngine()
+        self._replayed_to = self.written_end()
         self._fill(memory)
         return memory
+
+    def _is_in_step(self, engine: Engine) -> bool:
+        for _ in range(3):
+            end = self.written_end()
+            with engine.read() as txn:
+                noted = noted_position(txn, self.journal.replica)
+            # Beyond it: a commit came between the two looks.
+            if noted >= end:
+                return True
+        return False
 
     def written_end(self) -> Position:
         """Where the journal ends now, without the lock: for those who only read."""

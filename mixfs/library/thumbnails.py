@@ -1,7 +1,8 @@
 """Thumbnails: derived data in `thumbnails/ab/cdef….png`, made after an import and on demand, in worker processes.
 
-Concurrency: `wish` may be called from any thread and returns at once; `make_one` blocks on a worker process and on the
-disk. Rows (`h` in the key table) are written in batches, beside the journal: a rebuild takes them from the directory.
+Concurrency: `wish` and `ask` may be called from any thread and return at once; `make` blocks on a worker process and on
+the disk. Rows (`h` in the key table) are written in batches, beside the journal: a rebuild takes them from the
+directory.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import contextlib
 import os
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,10 @@ import cbor2
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import ReadTxn, prefix_end
+from mixfs.library.leftovers import UNFINISHED_THUMBNAILS
 from mixfs.library.wanted import placement_place
 from mixfs.media.pool import ThumbnailFailed
+from mixfs.modes import make_directory
 from mixfs.records import Placement
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ class Thumbnails:
         self._library = library
         self.root = library.root / "thumbnails"
         self._wishes: OrderedDict[Digest, None] = OrderedDict()
+        # Those that somebody waits for, and how to tell them; and those of them that nobody makes yet.
+        self._waiting: dict[Digest, list[Callable[[], None]]] = {}
+        self._asked: deque[Digest] = deque()
         self._condition = threading.Condition()
         # When the last wish came, and the first of those that there are (time.monotonic).
         self._last = self._since = 0.0
@@ -57,6 +63,8 @@ class Thumbnails:
 
     def wish(self, digest: Digest, *, first: bool = False) -> None:
         """Have a thumbnail made when there is time; `first`: before the others."""
+        if self._library.store.read_only:
+            return
         with self._condition:
             now = time.monotonic()
             if not self._wishes:
@@ -66,6 +74,31 @@ class Thumbnails:
             if first:
                 self._wishes.move_to_end(digest, last=False)
             self._condition.notify()
+
+    def ask(self, digest: Digest, tell: Callable[[], None]) -> None:
+        """Somebody waits for a thumbnail. `tell` is called, from another thread, when it is recorded or can't be made.
+
+        Returns at once: threads of the library's owner make what is asked for, beside those for wishes.
+        """
+        with self._condition:
+            if digest not in self._waiting:
+                self._asked.append(digest)
+            self._waiting.setdefault(digest, []).append(tell)
+            self._condition.notify_all()
+
+    def next_asked(self, *, wait: bool) -> Digest | None:
+        """The next one that somebody waits for; None after `close`, or when there is none and it is not to `wait`."""
+        with self._condition:
+            if wait:
+                self._condition.wait_for(lambda: self.closed or self._asked)
+            return None if self.closed or not self._asked else self._asked.popleft()
+
+    def tell(self, digests: Iterable[Digest]) -> None:
+        """These were asked for, and are recorded or can't be made."""
+        with self._condition:
+            waiting = [tell for digest in digests for tell in self._waiting.pop(digest, ())]
+        for tell in waiting:
+            tell()
 
     @property
     def waiting(self) -> int:
@@ -127,8 +160,12 @@ class Thumbnails:
             # Perhaps made by another thread, which has yet to record it.
             status = target.stat()
             return status.st_size, status.st_mtime_ns
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if self._library.store.read_only:
+            return None
+        # Apart from the others: what a killed process left is found without looking through all of them.
+        temporary = self.root / UNFINISHED_THUMBNAILS / f"{digest.hex()}.{os.getpid()}.{threading.get_ident()}"
+        for folder in (target.parent, temporary.parent):
+            make_directory(folder, parents=True, exist_ok=True)
         try:
             self._library.pool.thumbnail(str(self._library.blobs.path(digest)), str(temporary), idle=idle)
             with self._placing:

@@ -37,6 +37,7 @@ from mixfs.errors import MixfsError
 from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection, inspection_from_dict
 from mixfs.media.worker import MAX_MESSAGE
+from mixfs.modes import create_file
 from mixfs.process import environment
 
 COMMAND = ("-P", "-m", "mixfs.media.worker")
@@ -47,6 +48,8 @@ IDLE = "--idle"
 START_TIMEOUT_S = 60.0
 LONGEST_PAUSE_S = 60.0
 """Between two tries to start a worker."""
+KILLS_FORGIVEN = 3
+"""Jobs over one file that end with SIGKILL, each twice, before that is the file's fault."""
 TEXTS_TIMEOUT_S = 10.0
 """For the texts of a picture over which a decoder died or took too long."""
 
@@ -189,6 +192,7 @@ class WorkerPool:
         self._lock = threading.Lock()
         self._closed = False
         self._live: set[_Worker] = set()
+        self._killed: dict[str, int] = {}  # by path: how often both workers of a job were killed
         # For what somebody waits for, and for what nobody does.
         self._free = {False: _Slots(), True: _Slots()}
         self._processes = processes
@@ -301,7 +305,7 @@ class WorkerPool:
         data = answer.get("ok")
         # Who has taken over a worker must not fill the disk either.
         if type(data) is bytes and len(data) <= 4 * size * size + 65536:
-            with open(target, "wb") as file:
+            with os.fdopen(create_file(target, os.O_WRONLY | os.O_TRUNC), "wb") as file:
                 return file.write(data)
         _raise_os(answer, source)
         raise ThumbnailFailed(_reason(answer))
@@ -356,10 +360,12 @@ class WorkerPool:
                     return {"error": "slow", "text": f"took longer than {timeout_s:g} s"}
                 except _Died:
                     self._drop(worker)
-                    epitaph = worker.epitaph()
+                    epitaph, killed = worker.epitaph(), worker.process.poll() == -signal.SIGKILL
                     worker = None
                     self._check_open()
                     if attempt == 2:
+                        if killed:
+                            self._forgive(os.fsdecode(job.get("path") or job.get("source") or b""))
                         return {"error": "killed", "text": epitaph}
                     _log.warning("a media worker ended in the middle of a job (%s); trying once more", epitaph)
                     continue
@@ -373,6 +379,18 @@ class WorkerPool:
             raise AssertionError("not reached")
         finally:
             slots.put(worker)
+
+    def _forgive(self, path: str) -> None:
+        """Raise OSError (ENOMEM) for a file whose workers were killed: the kernel kills what it likes when memory is
+        short, whatever the file is. A file that keeps being there when it happens is at fault after all."""
+        with self._lock:
+            times = self._killed.pop(path, 0) + 1
+            if times >= KILLS_FORGIVEN:
+                return
+            self._killed[path] = times
+            if len(self._killed) > 1000:
+                del self._killed[next(iter(self._killed))]
+        raise OSError(errno.ENOMEM, "The processes that read it were killed; memory may be short", path)
 
     def _ready(self, worker: _Worker | None, idle: bool) -> _Worker:
         self._check_open()

@@ -15,8 +15,10 @@ import errno
 import fcntl
 import os
 import platform
+import stat
+import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 REFUSED = errno.ENOSYS
 """What a call answers that is not allowed."""
@@ -57,6 +59,14 @@ class _Comparison(ctypes.Structure):
     )  # fmt: skip
 
 
+# What a reader of foreign layouts needs beside: its socket, and SQLite's private copies. Where those may be is
+# Landlock's to say.
+READER = (
+    "sendto recvfrom sendmsg recvmsg openat open pwrite64 ftruncate fsync fdatasync unlink unlinkat mkdir mkdirat "
+    "rmdir fchmod fchown fchownat utimensat statfs fstatfs umask fcntl "
+)
+
+
 def _conditional() -> Iterator[tuple[str, _Comparison]]:
     """Calls that are allowed with some arguments only."""
     yield "open", _Comparison(1, _CMP_MASKED_EQ, _OPEN_MASK, os.O_RDONLY)
@@ -75,8 +85,10 @@ def _conditional() -> Iterator[tuple[str, _Comparison]]:
         yield "fcntl", _Comparison(1, _CMP_EQ, command, 0)
 
 
-def restrict() -> str:
+def restrict(more: str = "") -> str:
     """Restrict this process, for good. Returns an empty text, or why it is as free as before, for a human.
+
+    `more` are names of calls that are allowed whatever their arguments.
 
     For the thread that calls and those that it starts: call it before there are others.
     """
@@ -91,10 +103,11 @@ def restrict() -> str:
     if not context:
         return f"{LIBRARY} makes no filter"
     try:
-        for name in _ALLOWED.split():
+        for name in (*_ALLOWED.split(), *more.split()):
             _allow(library, context, name)
         for name, comparison in _conditional():
-            _allow(library, context, name, comparison)
+            if name not in more.split():
+                _allow(library, context, name, comparison)
         failed = library.seccomp_load(context)
     except OSError as error:
         return str(error)
@@ -113,3 +126,65 @@ def _allow(library: ctypes.CDLL, context: ctypes.c_void_p, name: str, *compariso
     )
     if failed:
         raise OSError(-failed, f"{LIBRARY} takes no rule for {name}")
+
+
+# -- Landlock: which files may be opened at all. From linux/landlock.h; the numbers are the same on all machines.
+
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+# All rights of version 1 but IOCTL and TRUNCATE, which came later: execute, read, write, list, remove, make.
+_VERSION_1 = (1 << 13) - 1
+_REFER, _TRUNCATE = 1 << 13, 1 << 14
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("handled_access_fs", ctypes.c_uint64),)
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+def restrict_paths(readable: Iterable[str], writable: str) -> str:
+    """Let this process open files below `readable` for reading, and anything below `writable`; for good.
+
+    Python's own modules and the system's libraries stay readable, so does what is open already. Returns an empty text,
+    or why nothing is restricted, for a human. Call it before there are other threads, and before `restrict`.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
+    if version < 1:
+        return f"this kernel has no Landlock ({os.strerror(ctypes.get_errno())})"
+    handled = _VERSION_1 | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    ruleset = _Ruleset(handled)
+    fd = libc.syscall(_LANDLOCK_CREATE, ctypes.byref(ruleset), ctypes.c_size_t(8), ctypes.c_uint32(0))
+    if fd < 0:
+        return f"Landlock takes no rules ({os.strerror(ctypes.get_errno())})"
+    try:
+        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        own = {sys.prefix, sys.base_prefix, sys.exec_prefix, package, *filter(None, map(os.path.abspath, sys.path))}
+        system = ("/usr", "/lib", "/lib64", "/etc/localtime", "/etc/ld.so.cache", "/dev/null", "/dev/urandom")
+        for path in {*own, *system, *readable}:
+            _allow_below(libc, fd, path, _READ_FILE | _READ_DIR)
+        _allow_below(libc, fd, writable, handled & ~1)
+        if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(_LANDLOCK_RESTRICT, fd, ctypes.c_uint32(0)):
+            return f"Landlock can't be used ({os.strerror(ctypes.get_errno())})"
+    finally:
+        os.close(fd)
+    return ""
+
+
+def _allow_below(libc: ctypes.CDLL, ruleset: int, path: str, access: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # It is not there, and so can't be read either.
+    try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            access &= _READ_FILE
+        rule = _PathBeneath(access, fd)
+        libc.syscall(_LANDLOCK_ADD, ruleset, 1, ctypes.byref(rule), ctypes.c_uint32(0))
+    finally:
+        os.close(fd)

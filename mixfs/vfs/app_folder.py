@@ -17,6 +17,7 @@ from mixfs.index.dentries import Dentry
 from mixfs.library import canvas_json
 from mixfs.library.app_files import AppFiles
 from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS, file_at
+from mixfs.modes import create_file, make_directory
 from mixfs.vfs import saving
 from mixfs.vfs.bases import Owner
 from mixfs.vfs.handles import Handle
@@ -116,8 +117,8 @@ async def create_kept(tree: Tree, directory: bytes, name: bytes) -> bytes:
     path = path_of(tree.context, key)
 
     def make() -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        make_directory(path.parent, parents=True, exist_ok=True)
+        os.close(create_file(path, os.O_WRONLY))
 
     await tree.in_thread(make)
     return key
@@ -155,7 +156,7 @@ async def sync_kept(tree: Tree, handle: Handle) -> None:
 async def make_kept_directory(tree: Tree, directory: bytes, name: bytes) -> None:
     """mkdir(2) in thumbnails/."""
     path = path_of(tree.context, directory) / os.fsdecode(name)
-    await tree.in_thread(lambda: path.mkdir(mode=0o700, parents=True))
+    await tree.in_thread(lambda: make_directory(path, parents=True))
 
 
 async def remove_kept_directory(tree: Tree, key: bytes) -> None:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixfs import clock
-from mixfs.errors import InvalidValue, NoAttribute, NotFoundError, NotSupported, ReadOnlyError
+from mixfs.errors import NoAttribute, NotFoundError, NotSupported, ReadOnlyError
 from mixfs.ids import Digest
 from mixfs.index.dentries import Dentry
 from mixfs.library import editing
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
+from mixfs.library.xattrs import ANNOTATION, LONGEST, MEDIA_TYPE, OWN, check_room, field_of
 from mixfs.records import Annotation, Entry, Folder, Generation, ImportFolder, Placement, Receipt, Session
 from mixfs.vfs.bases import NOBODY, Owner
 from mixfs.vfs.files import keep_deleted, truncate
@@ -26,8 +27,6 @@ from mixfs.vfs.naming import READ_ONLY
 from mixfs.vfs.records_of import folder_record
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.trash import trashed_digest
-
-XATTR_LIMIT = 64 << 10
 
 
 async def set_attributes(
@@ -58,9 +57,9 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
         tree.staging.note(staged)
         return
     tag = key[:1]
-    if tag in (b"S", b"V", b"K", b"k"):
-        # A session's folder, and what is in storage-v2/, has the times and mode that it has; copying programs need not
-        # know.
+    if tag in (b"V", b"K", b"k") or (tag == b"S" and mode is None):
+        # A session's folder has the time that it has, and what is in storage-v2/ its mode too; copying programs need
+        # not know.
         return
     if tag == b"d":
         with tree.library.read() as view:
@@ -73,7 +72,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
         tree.changed_at[key] = clock.now_ns()
         if mode is None:
             return
-    elif tag not in (b"P", b"R", b"p"):
+    elif tag not in (b"P", b"R", b"p", b"S"):
         with tree.library.read() as view:
             tree.attr(view, key)
         raise ReadOnlyError(READ_ONLY)
@@ -84,6 +83,8 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
             record = folder_record(txn, key)
         elif tag == b"p":
             record = txn.get_raw(Folder, key[1:])
+        elif tag == b"S":
+            record = txn.get_raw(Session, key[1:])
         else:
             record = txn.get_raw(Receipt if tag == b"R" else Placement, key[1:])
         if record is None:
@@ -91,7 +92,7 @@ async def _set(tree: Tree, key: bytes, mode: int | None, atime_ns: int | None, m
                 return
             raise NotFoundError("It was deleted.")
         changed = record if mode is None else dataclasses.replace(record, mode=mode)
-        if mtime_ns is not None and tag != b"p":
+        if mtime_ns is not None and tag not in (b"p", b"S"):
             changed = dataclasses.replace(changed, mtime_ns=mtime_ns)
         if isinstance(changed, Receipt):
             changed = dataclasses.replace(
@@ -193,8 +194,6 @@ _SHOWN: dict[str, Callable[[About], Any]] = {
     "user.xdg.comment": _annotation("comment"),
     "user.baloo.rating": _annotation("rating"),
 }
-_ANNOTATION = {"user.xdg.tags": "tags", "user.xdg.comment": "comment", "user.baloo.rating": "rating"}
-_OWN = "user.mixfs."
 # The tags of nodes that have attributes.
 _HAVING = (b"P", b"R", b"J", b"D", b"d", b"U")
 
@@ -203,7 +202,7 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
     data = str(value).encode("utf-8", "surrogateescape")
-    return data if len(data) <= XATTR_LIMIT else data[:XATTR_LIMIT]
+    return data[:LONGEST]
 
 
 def get(tree: Tree, view: View, key: bytes, name: str) -> bytes:
@@ -251,27 +250,24 @@ async def remove(tree: Tree, key: bytes, name: str) -> None:
 
 
 async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> None:
-    if name.startswith(_OWN) or name == "user.mime_type":
+    if name.startswith(OWN) or name == MEDIA_TYPE:
         return
     tag = key[:1]
     await keep_deleted(tree, key)
     async with tree.lock:
         staged = tree.staging.by_key(key)
         if staged is not None:
-            staged.xattrs.pop(name, None)
             if value is not None:
-                staged.xattrs[name] = value
-            staged.set_times()
-            staged.changed()
-            tree.staging.note(staged)
+                check_room(staged.xattrs, name, value)
+            tree.staging.set_xattr(staged, name, value)
             return
         with tree.library.read() as view:
             about = About(tree, view, key)
-        if name in _ANNOTATION:
+        if name in ANNOTATION:
             digest = about.digest
             if digest is None:
                 raise ReadOnlyError("Only pictures have tags, ratings and comments.")
-            fields = annotation_fields({name: value})
+            fields = {ANNOTATION[name]: field_of(name, value)}
             await tree.commit(lambda txn: editing.annotate(txn, digest, **fields))
             return
         if tag not in (b"P", b"R", b"d"):
@@ -287,34 +283,13 @@ async def _change(tree: Tree, key: bytes, name: str, value: bytes | None) -> Non
                 raise NotFoundError("It was deleted.")
             kept = {other: held for other, held in record.xattrs.items() if other != name}
             if value is not None:
+                check_room(kept, name, value)
                 kept[name] = value
+            if kept == record.xattrs:
+                return
             changed = dataclasses.replace(record, xattrs=kept)
             txn.put(dataclasses.replace(changed, ctime_ns=txn.now_ns) if isinstance(changed, Receipt) else changed)
 
         await tree.commit(write)
         if tag == b"d":
             tree.changed_at[key] = clock.now_ns()
-
-
-def annotation_fields(xattrs: Mapping[str, bytes | None]) -> dict[str, Any]:
-    """The annotation that attributes say. Raises InvalidValue for a rating that is no number from 0 to 10."""
-    out: dict[str, Any] = {}
-    for name, field in _ANNOTATION.items():
-        if name not in xattrs:
-            continue
-        value = xattrs[name]
-        text = value.decode("utf-8", "replace") if value is not None else ""
-        if field == "tags":
-            out["tags"] = text.split(",")
-        elif field == "comment":
-            out["comment"] = text or None
-        elif not text.strip():
-            out["rating"] = None
-        else:
-            try:
-                out["rating"] = int(text)
-            except ValueError:
-                out["rating"] = -1
-            if not 0 <= out["rating"] <= 10:
-                raise InvalidValue(f"user.baloo.rating must be a whole number from 0 to 10, not {text!r:.40}.")
-    return out

@@ -376,6 +376,7 @@ def _new_version(tree: Tree, node: OpenNode, copy: Intake | None) -> Staged:
                 place.directory, place.name, node.key[:1], place.mode, key=node.key, intake=copy
             )
             staged.replaces, staged.xattrs = place.placement_id, dict(place.xattrs)
+            staged.xattrs_noted = False
         elif node.attr is not None:
             # Deleted: who has it open goes on with a file of their own.
             staged = tree.staging.create_nameless(node.key, node.attr.mode & 0o7777, intake=copy)

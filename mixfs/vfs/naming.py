@@ -379,7 +379,7 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
                 raise ExistsError("The name is taken.")
         staged = tree.staging.create(directory, name, b"R", dentry.mode & 0o7777, intake=made)
         staged.xattrs = dict(source.xattrs if source is not None else place.xattrs if place is not None else {})
-        staged.closed = True
+        staged.closed, staged.xattrs_noted = True, False
         tree.staging.note(staged)
         note_change(tree, directory)
         tree.wake()

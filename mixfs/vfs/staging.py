@@ -37,6 +37,7 @@ from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.journal import frames
 from mixfs.journal.files import fsync_directory
 from mixfs.library.staging import LOG, StagingArea, abandoned
+from mixfs.modes import create_file
 
 _COMPACT_AT = 8 << 20
 # How many versions of a name, and how many bytes, are kept in a day when they are overwritten before they are taken in.
@@ -50,7 +51,9 @@ class Staged:
 
     def __init__(self, staged_id: str, key: bytes, directory: bytes, name: bytes, mode: int) -> None:
         self.id, self.key, self.directory, self.name, self.mode = staged_id, key, directory, name, mode
+        # Changed by `Staging.set_xattr`, or given before it is noted first.
         self.xattrs: dict[str, bytes] = {}
+        self.xattrs_noted = False
         # The placement whose bytes these are a new version of.
         self.replaces: str | None = None
         # Renamed since: the placement moves along when these are taken in.
@@ -116,11 +119,11 @@ class Staged:
             links=int(self.linked),
         )  # fmt: skip
 
-    def state(self) -> dict[str, Any]:
-        """What the log keeps of it."""
-        return {
+    def state(self, *, whole: bool = True) -> dict[str, Any]:
+        """What the log keeps of it; its attributes only when it is `whole`."""
+        return ({"xattrs": self.xattrs} if whole else {}) | {
             "id": self.id, "key": self.key, "directory": self.directory, "name": self.name, "mode": self.mode,
-            "xattrs": self.xattrs, "replaces": self.replaces, "moved": self.moved, "closed": self.closed,
+            "replaces": self.replaces, "moved": self.moved, "closed": self.closed,
         } | ({"aside": list(self.aside)} if self.aside is not None else {})  # fmt: skip
 
 
@@ -180,10 +183,12 @@ class Recovered(NamedTuple):
 class Staging:
     """All files of this mount that are being written, by directory and name, and by node key."""
 
-    def __init__(self, area: StagingArea) -> None:
+    def __init__(self, area: StagingArea, *, read_only: bool = False) -> None:
+        """With `read_only` nothing is made on the disk: nothing is ever written."""
         self._area = area
-        self.path = area.open()
-        self._log = os.open(self.path / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.path = area.directory if read_only else area.open()
+        log = Path(os.devnull) if read_only else self.path / LOG
+        self._log = create_file(log, os.O_WRONLY | os.O_APPEND)
         # Sorted: a listing of a hundred thousand goes on from any name.
         self._names: dict[bytes, SortedDict] = {}
         self._keys: dict[bytes, Staged] = {}
@@ -191,6 +196,8 @@ class Staging:
         # What was closed and overwritten or removed before it was taken in, by id; and what is left for each name.
         self._versions: dict[str, Staged] = {}
         self._budgets: dict[tuple[bytes, bytes], Budget] = {}
+        # How long the log was when it was written anew.
+        self._compacted = 0
         # Files that are gone, of which the log could not be told yet.
         self._owed: list[str] = []
         # The times of folders of import/ that are not in their records yet.
@@ -458,9 +465,23 @@ class Staging:
     # -- the log
 
     def note(self, staged: Staged) -> None:
-        """Write down what it is now."""
+        """Write down what it is now; attributes that were written down already are not written again."""
         if staged.linked:
-            self._append(staged.state())
+            self._append(staged.state(whole=not staged.xattrs_noted))
+            staged.xattrs_noted = True
+            self._compact_if_possible()
+
+    def set_xattr(self, staged: Staged, name: str, value: bytes | None) -> None:
+        """Set or remove (None) one attribute, and write down just that."""
+        if staged.xattrs.get(name) != value:
+            if staged.linked and staged.xattrs_noted:
+                self._append({"id": staged.id, "xattr": name, "value": value})
+            staged.xattrs.pop(name, None)
+            if value is not None:
+                staged.xattrs[name] = value
+            self._compact_if_possible()
+        staged.set_times()
+        staged.changed()
 
     def _append_gone(self, staged: Staged) -> None:
         """Write down that it is gone. On a full disk too: what is owed is written with the next item."""
@@ -496,16 +517,21 @@ class Staging:
         os.fdatasync(self._log)
         fsync_directory(self.path)
 
+    def _compact_if_possible(self) -> None:
+        """Once what is in memory is what the log says."""
+        with contextlib.suppress(OSError):
+            self._compact()
+
     def _compact(self) -> None:
         """Write the log anew once it mostly tells of files that are gone."""
-        if os.fstat(self._log).st_size < _COMPACT_AT + 1024 * len(self._keys):
+        if os.fstat(self._log).st_size < _COMPACT_AT + 1024 * len(self._keys) + 2 * self._compacted:
             return
         fresh = self.path / f"{LOG}.new"
         items = [staged.state() for staged in self if staged.linked] + [each.state() for each in self.versions]
         items += [_folder_item(*item) for item in self.folder_times.items()]
         items += [_removed_item(*item) for item in self.removed.items()]
         data = _framed(items, 0)
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = create_file(fresh, os.O_RDWR | os.O_TRUNC | os.O_APPEND)
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
@@ -513,7 +539,9 @@ class Staging:
         os.fdatasync(fd)
         os.rename(fresh, self.path / LOG)
         os.close(self._log)
-        self._log = fd
+        self._log, self._compacted = fd, len(data)
+        for staged in self:
+            staged.xattrs_noted |= staged.linked
 
     def close(self) -> None:
         """Close everything; what waits stays for the next mount."""
@@ -551,10 +579,7 @@ class Staging:
         stream = None if data.startswith(frames.PLAIN_MAGIC) else b""
         for item in frames.scan(memoryview(data), 0, stream):
             if item.payload is not None:
-                state = cbor2.loads(item.payload)
-                states.pop(state["id"], None)
-                if not state.get("gone"):
-                    states[state["id"]] = state
+                _apply(states, cbor2.loads(item.payload))
         taken: list[Staged] = []
         for state in states.values():
             if "folder" in state:
@@ -569,6 +594,7 @@ class Staging:
                 continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
             staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
+            staged.xattrs_noted = True
             staged.closed, staged.moved = state["closed"], state.get("moved", False)
             # It may have been fsynced: nobody can say any more.
             staged.synced = True
@@ -640,6 +666,20 @@ def _framed(items: Iterable[dict[str, Any]], offset: int) -> bytes:
     for item in items:
         data += frames.encode_at(cbor2.dumps(item), offset + len(data))
     return bytes(data)
+
+
+def _apply(states: dict[str, dict[str, Any]], item: dict[str, Any]) -> None:
+    """What an item of the log changes in what is known of all files."""
+    known = states.get(item["id"])
+    if item.get("gone"):
+        states.pop(item["id"], None)
+    elif "xattr" not in item:
+        # The newest last, as they were written.
+        states.pop(item["id"], None)
+        states[item["id"]] = (known or {}) | item
+    elif known is not None:
+        others = {name: value for name, value in known["xattrs"].items() if name != item["xattr"]}
+        known["xattrs"] = others if item["value"] is None else others | {item["xattr"]: item["value"]}
 
 
 def _folder_item(directory: bytes, mtime_ns: int) -> dict[str, Any]:

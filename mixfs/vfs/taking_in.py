@@ -27,7 +27,7 @@ from mixfs.errors import BlobMissing, MixfsError, NotFoundError, os_words
 from mixfs.formats.quick import may_be_layout, may_be_part
 from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
-from mixfs.library import editing
+from mixfs.library import editing, xattrs
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.library.transaction import Txn
@@ -36,7 +36,6 @@ from mixfs.media.sniff import HEAD_SIZE, IMAGE_TYPES, sniff
 from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs import versions
-from mixfs.vfs.attributes import annotation_fields
 from mixfs.vfs.content import BlobContent
 from mixfs.vfs.recognising import Job, Recognising
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, taken_in_from, waits
@@ -60,7 +59,6 @@ _LOOKED_AT_ONCE = 100
 # How often gc may take away what is about to be named.
 GC_TRIES = 5
 THREADS = 4
-_ANNOTATION_XATTRS = ("user.xdg.tags", "user.xdg.comment", "user.baloo.rating")
 
 log = structlog.get_logger("mixfs.taking_in")
 
@@ -543,9 +541,6 @@ class TakingIn:
                     ctime_ns=item.ctime_ns, atime_ns=item.atime_ns,
                 )
             )  # fmt: skip
-        fields = annotation_fields({name: staged.xattrs.get(name) for name in staged.xattrs})
-        if fields:
-            editing.annotate(txn, item.digest, **fields)
 
     def _admit_in_session(self, txn: Txn, staged: Staged, incoming: Incoming) -> None:
         session_id, folder_id = image_folder(txn, staged.directory)
@@ -575,10 +570,10 @@ class TakingIn:
 def _incoming(item: Looked) -> Incoming:
     """A file as what it is taken in as."""
     staged = item.staged
-    kept = {name: value for name, value in staged.xattrs.items() if name not in _ANNOTATION_XATTRS}
+    kept, annotation = xattrs.split(staged.xattrs)
     return Incoming(
         digest=item.digest, size=item.size, name=staged.name, mtime_ns=item.mtime_ns, mode=stat.S_IMODE(staged.mode),
-        xattrs=kept, inspection=item.inspection, sums=item.sums,
+        xattrs=kept, inspection=item.inspection, sums=item.sums, annotation=annotation,
     )  # fmt: skip
 
 

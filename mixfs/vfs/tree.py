@@ -13,6 +13,7 @@ Concurrency contract
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,7 +32,6 @@ from mixfs.library.storage_v2 import IMAGES, ROOT, SESSIONS
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT
 from mixfs.library.view import View
-from mixfs.media.pool import WorkerStartError
 from mixfs.names import MAX_NAME
 from mixfs.vfs.ahead import Ahead
 from mixfs.vfs.bases import Bases
@@ -42,6 +42,7 @@ from mixfs.vfs.records_of import lies_below, take_receipt_away
 from mixfs.vfs.removals import Removals
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
 from mixfs.vfs.staging import Staging
+from mixfs.vfs.views.base import file
 
 T = TypeVar("T")
 
@@ -193,27 +194,32 @@ class Tree:
             for dentry, _ in self._staged_entry(directory, name):
                 yield dentry, b"\0" + name
 
-    async def lookup_thumbnail(self, directory: bytes, name: bytes, timeout_s: float = 2.0) -> Dentry | None:
-        """A thumbnail that isn't made yet is made when it is asked for by name, within `timeout_s`."""
-        with self.library.read() as view:
-            digest = THUMBNAILS.unmade(view, directory, name)
-        if digest is None:
-            return None
-        thumbnails = self.library.thumbnails
+    def unmade_thumbnail(self, view: View, directory: bytes, name: bytes) -> Dentry | None:
+        """The name of a thumbnail that isn't made yet; its size is known once it is (`thumbnail_made`)."""
+        digest = THUMBNAILS.unmade(view, directory, name)
+        return None if digest is None else file(name, b"T" + digest, 0, 0)
 
-        def make() -> None:
-            try:
-                row = thumbnails.make(digest)
-            except WorkerStartError:
-                # As when there is no time: the name is not there yet.
-                return
-            if row is not None:
-                thumbnails.record({digest: row})
+    async def thumbnail_made(self, key: bytes, timeout_s: float = 2.0) -> bool:
+        """Have the thumbnail of a node made, if it isn't yet, within `timeout_s`; whether there is one.
 
-        with trio.move_on_after(timeout_s):
-            await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=self._readers)
+        No thread waits for it, and no lookup: of these the kernel asks one at a time in a folder.
+        """
+        digest = Digest(key[1:])
         with self.library.read() as view:
-            return self.lookup(view, directory, name)
+            row = view.thumbnail(digest)
+        if row is None:
+            made, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+            def tell() -> None:
+                with contextlib.suppress(trio.RunFinishedError):
+                    token.run_sync_soon(made.set)
+
+            self.library.thumbnails.ask(digest, tell)
+            with trio.move_on_after(timeout_s):
+                await made.wait()
+            with self.library.read() as view:
+                row = view.thumbnail(digest)
+        return row is not None and bool(row[0])
 
     # -- committing
 

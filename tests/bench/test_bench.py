@@ -22,7 +22,7 @@ FIGURES = {
     ("thumbnails", "PNG"), ("thumbnails", "JPEG"),
     ("scale", "mount ready"), ("scale", "lookup"), ("scale", "view by date, an entry"),
     ("scale", "rebuild-index, a million images"),
-    ("coherence", "invalidations"), ("latency", "lstat, p99"),
+    ("coherence", "invalidations"), ("latency", "lstat, p99"), ("background", "listing with sizes"),
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from mixfs.errors import MixfsError
+from mixfs.journal import Journal
 from mixfs.library import compaction, fsck, gc, importing, lost, repairing
 from mixfs.library.api import Library
 from mixfs.media.samples import make_sample
@@ -207,7 +208,7 @@ def adopt(attempt: Attempt) -> None:
 
 def compact(attempt: Attempt) -> None:
     with Library.open(attempt.root) as library:
-        compaction.compact(library, keep_days=0)
+        compaction.compact(library, keep_days=1)
         attempt.say("compacted")
 
 
@@ -229,6 +230,10 @@ OPERATIONS: dict[str, Callable[[Attempt], None]] = {
 def look(attempt: Attempt, operation: str, before: dict[str, Any]) -> None:
     """All that was acknowledged is there, nothing is torn, the library opens by itself and goes on."""
     said = attempt.said()
+    if operation not in ("create", "repair"):
+        # As it lies there, before anybody opens it and repairs it.
+        report = fsck.check(attempt.root)
+        assert report.clean, report.problems
     if operation == "repair":
         # Whatever a killed one left, the next one goes on from there.
         _, report = repairing.repair(attempt.root, [attempt.source])
@@ -274,6 +279,11 @@ def look(attempt: Attempt, operation: str, before: dict[str, Any]) -> None:
             assert not gone or (operation == "delete" and len(trashed) > len(before["trash"]))
     report = fsck.check(attempt.root)
     assert report.clean, report.problems
+    if operation == "compact":
+        with Library.open(attempt.root) as library:
+            held = rows(library)
+            library.store.rebuild_index()
+            assert rows(library) == held, "the journal says otherwise than the index"
     assert not any("journal" in line for line in report.notes), report.notes
     leftovers = list(attempt.root.glob("index.*"))
     assert not leftovers, leftovers
@@ -288,6 +298,12 @@ def originals(root: Path, *folders: str) -> set[str]:
     paths = (path for folder in folders or ("blobs", "lost") for path in (root / folder).rglob("*") if path.is_file())
     named = ((path.parent.name + path.name, path) for path in paths)
     return {name for name, path in named if sha256(path.read_bytes()) == name}
+
+
+def rows(library: Library) -> dict[bytes, bytes]:
+    """All rows of the index but those that count commits."""
+    with library.read() as view:
+        return {key: value for key, value in view.txn.scan(b"\0", b"\xff") if key[:1] not in (b"e", b"m")}
 
 
 def prepare(directory: Path, operation: str) -> dict[str, Any]:
@@ -317,6 +333,14 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
             if operation in ("adopt", "empty-lost"):
                 gc.collect(library, trash_days=0, grace_hours=0)
 
+    def work_on() -> None:
+        with Library.open(attempt.root) as library:
+            for n in range(6):
+                session = library.create_session(f"Later {n}")
+                library.import_bytes(b"later %d" % n, f"{n}.txt", session_id=session.id)
+                if n % 2:
+                    library.delete_session(session.id)
+
     if operation == "create":
         return {"placements": [], "trash": []}
     assert ended(fork(make)) == 0
@@ -324,6 +348,10 @@ def prepare(directory: Path, operation: str) -> dict[str, Any]:
         damage(attempt)
     if operation in ("gc", "compact", "restore", "adopt", "empty-lost"):
         assert ended(fork(throw_away)) == 0
+    if operation == "compact":
+        # Several segments, and times that a compaction kept.
+        assert ended(fork(lambda: compact(attempt))) == 0
+        assert ended(fork(work_on)) == 0
     found: dict[str, Any] = json.loads((directory / "before").read_text())
     found["originals"] = list(originals(attempt.root))
     return found
@@ -344,6 +372,8 @@ def damage(attempt: Attempt) -> None:
 
 def attempts(mode: str, operation: str, base: Path, step: int = 1) -> dict[str, Any]:
     """Strike at call 1, 1 + step, … until the operation comes through untouched."""
+    if operation == "compact":
+        Journal.__init__.__kwdefaults__["segment_limit"] = 2048
     template = base / "template"
     template.mkdir(parents=True)
     before = prepare(template, operation)

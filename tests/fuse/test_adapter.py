@@ -7,20 +7,29 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
 import pytest
 import structlog
+import trio
+import trio.testing
 
+from mixfs import Library
 from mixfs.errors import NotFoundError, Outdated, ReadOnlyError
 from mixfs.fuse import operations as operations_module
 from mixfs.fuse.operations import Operations
-from mixfs.ids import ino_of
+from mixfs.ids import ino_of, key16
 from mixfs.index.dentries import READ_ONLY_DIR_MODE, READ_ONLY_FILE_MODE, Dentry, fixed
+from mixfs.library.staging import StagingArea
+from mixfs.media.samples import make_sample
 from mixfs.vfs import inodes as inodes_module
+from mixfs.vfs.context import Context
 from mixfs.vfs.inodes import ROOT_INO, Inodes
+from mixfs.vfs.staging import Staging
+from mixfs.vfs.tree import Tree
 
 ROOT = fixed("/")
 CONTEXT = SimpleNamespace(uid=0, gid=0, pid=1, umask=0)
@@ -38,6 +47,7 @@ class FakeTree:
         self.dentries = list(dentries)
         self.fail: BaseException | None = None
         self.context = SimpleNamespace(uid=1, gid=2)
+        self.open_nodes: dict[bytes, object] = {}
         self.library = SimpleNamespace(read=lambda: contextlib.nullcontext(object()), root="/")
 
     def _check(self) -> None:
@@ -277,3 +287,37 @@ async def test_a_read_only_mount_refuses_changes(flags: int):
         with pytest.raises(pyfuse3.FUSEError) as caught:
             await request
         assert caught.value.errno == errno.EROFS
+
+
+async def test_thumbnails_that_are_waited_for_keep_neither_a_folder_nor_the_writers_waiting(tmp_path: Path):
+    """The kernel has one lookup at a time in a folder, and writers have sixteen threads: none of these waits."""
+    with Library.open(tmp_path / "library", map_size=1 << 22) as library:
+        session = library.create_session("s")
+        for n in range(20):
+            library.import_bytes(make_sample("a1111")[1] + bytes([n]), f"{n}.png", session_id=session.id)
+        context = Context(library.root, 0)
+        tree = Tree(library, context, Staging(StagingArea(library.root / "staging")))
+        ops = Operations(tree, Inodes(ROOT))
+        folder = b"t" + key16(session.id)
+        ops.inodes.remember(77, folder)
+        found = [await ops.lookup(77, b"%d.png.png" % n, CONTEXT) for n in range(20)]
+        assert all(entry.attr_timeout == entry.entry_timeout == 0 for entry in found)
+        sizes: dict[int, int] = {}
+
+        async def ask(ino: int) -> None:
+            sizes[ino] = (await ops.getattr(ino, CONTEXT)).st_size
+
+        async with trio.open_nursery() as nursery:
+            for entry in found:
+                nursery.start_soon(ask, entry.st_ino)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await tree.in_thread(lambda: 1) == 1 and not sizes
+            made = {}
+            while (digest := library.thumbnails.next_asked(wait=False)) is not None:
+                row = library.thumbnails.make(digest)
+                assert row is not None
+                made[digest] = row
+            library.thumbnails.record(made)
+            library.thumbnails.tell(made)
+        assert len(sizes) == 20 and all(sizes.values())
+        tree.close()

@@ -34,7 +34,7 @@ from mixfs.index.engine import prefix_end
 from mixfs.journal import frames
 from mixfs.library import editing
 from mixfs.library.api import Library
-from mixfs.records import Entry, Placement, Trash
+from mixfs.records import Entry, Placement
 
 MAP = 1 << 20
 TITLES = st.sampled_from(["Trip", "trip", "Trip (2)", "a/b", ".", "x" * 300, "Ünïcödé", "Inbox"])
@@ -278,7 +278,7 @@ class Dictionary(RuleBasedStateMachine):
         stats = library.stats()
         assert (stats.sessions, stats.placements) == (len(model.sessions), len(model.placements))
         with library.read() as view:
-            assert sum(1 for _ in view.records(Trash)) == model.trashed
+            assert sum(1 for _ in view.deletions()) == model.trashed
             listed = Counter(
                 dentry.key
                 for session_id in model.sessions

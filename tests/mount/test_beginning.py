@@ -15,6 +15,7 @@ from live import DEADLINE_S, environment, needs_fuse, python
 from mixfs.cli import launch
 from mixfs.daemon import mounts
 from mixfs.errors import MountError
+from mixfs.process import arguments_of
 
 pytestmark = needs_fuse
 
@@ -43,7 +44,7 @@ class User:
         """Of this mount point, those that are begun and those that serve."""
         return [
             pid for pid in mounts._pids()
-            if str(self.point) in (words := mounts._arguments(pid)) and "mixfs.daemon" in words
+            if str(self.point) in (words := arguments_of(pid)) and "mixfs.daemon" in words
         ]  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def _ends(pid: int) -> None:
 def test_the_daemon_that_was_begun_is_the_one_that_serves(user: User) -> None:
     user.mount()
     [pid] = user.daemons()
-    assert "--wait" in mounts._arguments(pid)
+    assert "--wait" in arguments_of(pid)
     assert mounts.find_daemon(str(user.point)) == mounts.Served(pid, str(user.point), str(user.library))
     [log] = (user.state / "mixfs").iterdir()
     # As a daemon is that was started with its log.
@@ -100,7 +101,7 @@ def test_what_was_begun_in_vain_leaves_nothing(user: User) -> None:
 def test_what_is_not_plain_is_not_begun(user: User) -> None:
     user.mount("--", code=0)
     [pid] = user.daemons()
-    assert "--wait" not in mounts._arguments(pid)
+    assert "--wait" not in arguments_of(pid)
 
 
 def _begin(monkeypatch: pytest.MonkeyPatch, code: str) -> list[str]:

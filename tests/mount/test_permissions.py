@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
@@ -14,6 +15,8 @@ import pytest
 from box import png
 from live import Live, environment, living, needs_fuse, until
 from test_users import NOBODY, as_nobody
+
+from mixfs.media.samples import make_sample
 
 pytestmark = [pytest.mark.mount, needs_fuse]
 
@@ -109,6 +112,57 @@ def test_allow_other_only_when_it_is_asked_for(live: Live) -> None:
     assert attempt(other, MAKE, live.point / "import" / "mine") == "PermissionError"
     assert attempt(other, MAKE, live.point / "sessions" / "Trip" / "images" / "mine") == "PermissionError"
     assert attempt(other, LOOK, live.library) == "PermissionError"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can become another user")
+@pytest.mark.parametrize("hidden", ["file", "folder", "session"])
+def test_what_another_user_may_not_read_is_nowhere_else_either(live: Live, hidden: str) -> None:
+    """By its date, its digest, its generation, its metadata, and from the trash."""
+
+    def read_by_nobody() -> dict[str, bool]:
+        """Which files below the mount another user may read, by path."""
+        code = (
+            "import os, sys\n"
+            "for top, folders, names in os.walk(sys.argv[1]):\n"
+            "    for name in names:\n"
+            "        try: open(os.path.join(top, name), 'rb').read(1); word = 'read'\n"
+            "        except PermissionError: word = 'refused'\n"
+            "        print(word, os.path.relpath(os.path.join(top, name), sys.argv[1]))\n"
+        )
+        done = subprocess.run(
+            ["/usr/bin/python3", "-S", "-c", code, live.point], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return {path: word == "read" for word, path in (line.split(" ", 1) for line in done.stdout.splitlines())}
+
+    live.start("allow_other")
+    name, data = make_sample("a1111")
+    for folder, content in (("Secret/below", data), ("Open", png())):
+        (live.point / "import" / folder).mkdir(parents=True)
+        (live.point / "import" / folder / name).write_bytes(content)
+    live.take_in()
+    secret = live.point / "sessions" / "Secret"
+    picture = secret / "images" / "below" / name
+    before = read_by_nobody()
+    assert all(before.values())
+    {"file": picture, "folder": picture.parent, "session": secret}[hidden].chmod(0o600 if hidden == "file" else 0o700)
+    after = read_by_nobody()
+    digest = hashlib.sha256(data).hexdigest()
+    by_date = next(path for path in before if path.startswith("by-date/") and (live.point / path).read_bytes() == data)
+    inside = {path.relative_to(live.point).as_posix() for path in live.point.glob(f"sessions/Secret/*/below/{name}*")}
+    inside |= {path.relative_to(live.point).as_posix() for path in live.point.glob("sessions/Secret/generations/*/*")}
+    inside |= {path.relative_to(live.point).as_posix() for path in live.point.glob("sessions/Secret/generations/*/*/*")}
+    pictures = {by_date, f"images/{digest[:2]}/{digest}.png", f"import/Secret/below/{name}"} | inside
+    assert {path for path in pictures if after.get(path, False)} == set()
+    assert all(readable for path, readable in after.items() if "/Open/" in path), "what is open stays so"
+    assert sum(after.values()) > len(before) / 3
+    assert (live.point / by_date).read_bytes() == data, "its owner reads it everywhere"
+    picture.unlink()
+    assert not any(readable for path, readable in read_by_nobody().items() if path == f"trash/Secret/{name}")
+    # The same picture in a session that all may read.
+    (live.point / "sessions" / "Open" / "images" / "copy.png").write_bytes(data)
+    live.take_in()
+    assert read_by_nobody()[f"images/{digest[:2]}/{digest}.png"]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from mixfs.errors import InvalidValue
 from mixfs.formats.base import Asset, FoundFile, Piece, Problem, Refused, Skipped, Source, TooLarge, split_off
 from mixfs.formats.base import number as a_number
 from mixfs.formats.base import text as a_text
-from mixfs.formats.fetching import NotFetched, fetch
+from mixfs.formats.fetching import NotFetched
 from mixfs.formats.source_urls import web
 from mixfs.formats.workflow_package.parts import COLUMNS, EDGE_FIELDS, NAME, NODE_FIELDS, OURS, VERSION, check_asset
 from mixfs.formats.zips import open_checked
@@ -144,8 +144,7 @@ class _Reader:
             self.skipped.append(Skipped(where, f"It would be downloaded: {web(url):.200}"))
             return
         try:
-            with fetch(url, private=self._source.options.fetch_private) as download:
-                taken = self._source.take_stream(download)
+            taken = self._source.fetch(url)
             check_asset(where, asset, taken)
         except (NotFetched, Refused) as error:
             # The URL is kept; what it names may be had another time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 
 from mixfs.errors import NotFoundError, Outdated
@@ -29,7 +30,7 @@ class SessionFolder:
     def attr(self, context: Context, view: View, key: bytes) -> Dentry:
         session = require(view, key)
         row = view.session_row(session.id)
-        return directory(session.name, key, row.mtime_ns, DIR_MODE)
+        return directory(session.name, key, row.mtime_ns, stat.S_IFDIR | session.mode)
 
     def _names(self, context: Context, view: View, key: bytes) -> dict[bytes, Dentry]:
         session = view.get_raw(Session, key[1:])

@@ -259,7 +259,7 @@ def test_doctor(filled: Home) -> None:
     assert ran.code == (0 if ran.json["healthy"] else 1)
     names = [finding["name"] for finding in ran.json["findings"]]
     assert names == ["fuse-device", "fusermount3", "user-allow-other", "workers", "file-system", "disk", "library",
-                     "clock", "lost", "mounts", "health"]  # fmt: skip
+                     "clock", "leftovers", "lost", "mounts", "health"]  # fmt: skip
     assert all(finding.keys() == {"name", "state", "text", "remedy"} for finding in ran.json["findings"])
     assert "has format 1" in filled.run("doctor", code=None).out
 

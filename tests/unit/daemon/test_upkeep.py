@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -211,3 +213,23 @@ def test_it_ends_at_once(library: Library, keep: Callable[..., Upkeep]) -> None:
     # Else it would sleep for an hour.
     keeping.close()
     assert saved(library).keys() == {"collected", "scrub_began", "scrubbed"}
+
+
+def test_the_scrub_reads_in_the_idle_class(
+    library: Library, keep: Callable[..., Upkeep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = {"x86_64": 252, "aarch64": 31}.get(platform.machine())
+    if number is None:
+        pytest.skip("NOT RUN: the number of ioprio_get(2) is not known on this machine")
+    classes: list[int] = []
+
+    def check(library: Library, digest: Digest) -> None:
+        # Of the calling thread: the class stands in the bits from 13 on, and 3 is idle.
+        classes.append(ctypes.CDLL(None).syscall(number, 1, 0) >> 13)
+
+    monkeypatch.setattr(healing, "quarantine_if_damaged", check)
+    keep(collected=time.time(), scrub_began=time.time(), scrubbed="")
+    end = time.monotonic() + WAIT_S
+    while not classes and time.monotonic() < end:
+        time.sleep(0.01)
+    assert classes and set(classes) == {3}

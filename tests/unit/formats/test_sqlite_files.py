@@ -70,6 +70,7 @@ def is_kitchen(library: Library) -> None:
 
 
 @pytest.mark.parametrize("mode", ["delete", "truncate", "persist", "wal"])
+@pytest.mark.reader_process
 def test_what_a_killed_writer_left_is_rolled_back_in_a_copy(library: Library, database: Path, mode: str) -> None:
     sqlite3.connect(database).execute(f"PRAGMA journal_mode = {mode}").connection.close()
     killed(database)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -130,9 +131,12 @@ def test_another_process_compacts_it_again_and_again_while_this_one_looks_on(lib
     [*itertools.product(("rename", "fsync", "pwrite"), range(1, 4)), ("unlink", 1), ("unlink", 2)],
 )
 def test_cut_short_it_changes_nothing(
-    library: Library, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     library.store.journal.segment_limit = 2048
+    # One compaction before: the times that it kept must not be set again by the next one.
+    compact(library, keep_days=-1)
+    work(library, 3)
     before = rows(library)
     real, calls = getattr(os, call), []
 
@@ -145,10 +149,24 @@ def test_cut_short_it_changes_nothing(
 
     monkeypatch.setattr(os, call, failing)
     with pytest.raises(OSError):
-        compact(library, keep_days=-1)
+        # What is younger is copied, with the times that the first one kept.
+        compact(library, keep_days=1)
     monkeypatch.undo()
+    # As a kill would have left it.
+    shutil.copytree(library.root, tmp_path / "killed")
+    report = fsck.check(tmp_path / "killed")
+    assert report.clean, report.problems
+    # Whoever has it open goes on, and so does who opens it.
+    library.create_session("live")
+    check_same(library, rows(library))
     root = library.root
     library.close()
+    shutil.rmtree(root)
+    (tmp_path / "killed").rename(root)
+    text = (root / "format").read_text()
+    bound = text.split('bound_to = "')[1].split('"')[0]
+    # A library that was copied would be another replica.
+    (root / "format").write_text(text.replace(bound, f"{bound.rpartition(':')[0]}:{root.stat().st_ino}"))
     with Library.open(root) as again:
         check_same(again, before)
         again.create_session("goes on")

@@ -123,8 +123,13 @@ def test_a_worker_killed_in_the_middle_is_tried_once_more(pool: WorkerPool, samp
     try:
         limit = 1
         assert pool.inspect(sample).problem is None
+        for _ in range(pool_module.KILLS_FORGIVEN - 1):
+            # Perhaps by a kernel that wanted memory back: not the picture's fault, at first.
+            kills.clear()
+            limit = 2
+            with pytest.raises(OSError, match="memory may be short"):
+                pool.inspect(sample)
         kills.clear()
-        limit = 2
         found = pool.inspect(sample)
     finally:
         pool_module._Worker.run = original  # type: ignore[method-assign]
