@@ -143,6 +143,9 @@ class Daemon:
                 nursery.start_soon(_stay_alive)
                 for kept in (self.tree.staging, self.operations.inodes):
                     nursery.start_soon(supervise, "memory", partial(memory.give_back, kept))
+                requests = self.operations.counts.total
+                give_back = partial(memory.give_back_when_idle, self.library.store, requests)
+                nursery.start_soon(supervise, "idle memory", give_back)
                 await self.mount.serve()
                 nursery.cancel_scope.cancel()
         finally:

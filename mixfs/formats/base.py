@@ -8,6 +8,7 @@ Readers never change what they read, and put nothing into the library: `taking.p
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import hashlib
 import os
@@ -24,7 +25,7 @@ from mixfs.blobs.intake import CHUNK
 from mixfs.errors import ExistsError, InvalidValue, MixfsError
 from mixfs.formats.fetching import fetch
 from mixfs.ids import Digest
-from mixfs.journal.files import fsync_directory
+from mixfs.library.exporting import publish_file
 from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, sniff
 from mixfs.records import Edge, Entry, Generation, Session
@@ -208,11 +209,11 @@ class Source:
             os.fsync(fd)
             umask = os.umask(0)
             os.umask(umask)
-            os.fchmod(fd, 0o666 & ~umask)
+            with contextlib.suppress(PermissionError):  # of file systems without modes
+                os.fchmod(fd, 0o666 & ~umask)
         finally:
             os.close(fd)
-        os.link(written, target)
-        fsync_directory(Path(os.path.abspath(target)).parent)
+        publish_file(Path(written), Path(os.path.abspath(target)))
 
     def tick(self) -> None:
         """A reader calls it where it works for long without yielding anything."""

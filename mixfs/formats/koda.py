@@ -48,7 +48,7 @@ from mixfs.formats.sqlite_files import open_sqlite
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
-from mixfs.library.exporting import new_folder
+from mixfs.library.exporting import new_folder, size_of
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
@@ -415,7 +415,9 @@ def write(library: Library, session_ids: list[str], target: str) -> Written:
         added = write_server(target, rows)
         written.files = sum(added.values())
         return written
-    with new_folder(library.root, Path(local(target))) as folder:
+    with library.read() as view:
+        size = size_of((each.digest, each.size) for own_id in session_ids for each in view.members(Placement, own_id))
+    with new_folder(library.root, Path(local(target)), size) as folder:
         with library.read() as view:
             rows = _Rows(library, view, folder, written).of(session_ids)
         write_sqlite(folder / "koda.db", rows)

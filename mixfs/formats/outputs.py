@@ -35,7 +35,7 @@ from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.documents import iso_ns, iso_offset_s
-from mixfs.library.exporting import new_folder
+from mixfs.library.exporting import new_folder, size_of
 from mixfs.library.importing import OWN, TEMPORARY
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
@@ -321,7 +321,9 @@ def write(library: Library, session_ids: list[str], target: Path, template: str 
     """
     check_template(template)
     written = Written()
-    with new_folder(library.root, target) as folder:
+    with library.read() as view:
+        size = size_of((each.digest, each.size) for own_id in session_ids for each in view.members(Placement, own_id))
+    with new_folder(library.root, target, size) as folder:
         root = folder / BELOW
         root.mkdir(parents=True)
         taken: set[Path] = set()

@@ -36,7 +36,7 @@ from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
 from mixfs.library.api import Library
 from mixfs.library.documents import iso_ns
-from mixfs.library.exporting import new_folder
+from mixfs.library.exporting import new_folder, size_of
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
@@ -518,7 +518,9 @@ def write(library: Library, session_ids: list[str], target: Path) -> Written:
 
     Raises NotFoundError, ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, OSError.
     """
-    with new_folder(library.root, target) as folder:
+    with library.read() as view:
+        size = size_of((each.digest, each.size) for own_id in session_ids for each in view.members(Placement, own_id))
+    with new_folder(library.root, target, size) as folder:
         with library.read() as view:
             writer = _Writer(library, view, folder, GivenBack(view, session_ids))
             for session_id in session_ids:

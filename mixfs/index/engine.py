@@ -53,6 +53,9 @@ class Engine(Protocol):
     def readers(self) -> int:
         """How many places for readers are taken, by all processes: one that is never given back keeps old pages."""
 
+    def release_pages(self) -> None:
+        """Give back memory that only repeats what is on the disk."""
+
     def close(self) -> None:
         """Give everything back. Waits for transactions that other threads have open."""
 

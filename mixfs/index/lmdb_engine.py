@@ -13,6 +13,7 @@ the length is checked when the file is opened and by `is_current`, not at each r
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -39,6 +40,8 @@ from mixfs.modes import create_file, make_directory
 INITIAL_MAP = 1 << 30
 # How long a read may take before a commit that must make the map larger gives up on it.
 READ_S = 60.0
+# sys/mman.h
+_MADV_DONTNEED = 4
 # The indexes (device, inode) that this process has open.
 _OPEN: set[tuple[int, int]] = set()
 
@@ -334,6 +337,16 @@ class LmdbEngine:
         except lmdb.Error as error:
             raise _translate(error, self.path) from error
 
+    def release_pages(self) -> None:
+        """Take the map's pages off this process's account: they stay in the page cache, and are mapped when read again.
+
+        A process that reads all of a large index once would else look as large as that for as long as it lives.
+        """
+        # Within a transaction the map stays where it is.
+        with self.read():
+            for start, end in _maps_of(self._inode):
+                _madvise(start, end - start, _MADV_DONTNEED)
+
     def close(self) -> None:
         if threading.get_ident() in self._open_by:
             # It would wait for itself.
@@ -372,6 +385,22 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _maps_of(inode: int) -> Iterator[tuple[int, int]]:
+    """The shared maps that this process has of a data.mdb: beginning and end."""
+    for line in Path("/proc/self/maps").read_bytes().splitlines():
+        fields = line.split(None, 5)
+        # Private ones hold what was written into them.
+        if len(fields) > 5 and fields[1] == b"r--s" and fields[4] == b"%d" % inode and b"data.mdb" in fields[5]:
+            start, _, end = fields[0].partition(b"-")
+            yield int(start, 16), int(end, 16)
+
+
+def _madvise(start: int, size: int, advice: int) -> None:
+    madvise = getattr(ctypes.CDLL(None), "madvise", None)
+    if madvise is not None:
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), advice)
 
 
 def _signature(path: Path) -> tuple[int, int, int] | None:

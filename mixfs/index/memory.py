@@ -107,3 +107,6 @@ class MemoryEngine:
 
     def retire(self) -> None:
         pass
+
+    def release_pages(self) -> None:
+        pass

@@ -239,6 +239,10 @@ class Store:
         """How many places for readers of the index are taken, by all processes."""
         return self._engine.readers()
 
+    def release_pages(self) -> None:
+        """Give back memory that the index's map takes up. For a process that lives long, when it has nothing to do."""
+        self._engine.release_pages()
+
     def is_current(self) -> bool:
         """False when the index was replaced or deleted under our feet, or failed: `refresh` then reopens it.
 

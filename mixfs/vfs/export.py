@@ -18,7 +18,7 @@ from mixfs.errors import BlobDamaged, InvalidValue
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
 from mixfs.library.api import Library
-from mixfs.library.exporting import new_folder
+from mixfs.library.exporting import check_fits, check_room, new_folder
 from mixfs.library.view import View
 from mixfs.names import is_name
 from mixfs.records import Placement
@@ -52,6 +52,7 @@ class _Writer:
         self._library, self._target = library, target
         self._context = Context(library.root, clock.now_ns())
         self._copies: list[tuple[Path, Dentry, Digest, Mapping[str, bytes]]] = []
+        self._documents: list[tuple[Path, Dentry, bytes]] = []
         self._thumbnails: list[tuple[Path, Dentry, Path]] = []
         self._folders: list[tuple[Path, Dentry]] = []
         self._done = Exported()
@@ -59,6 +60,15 @@ class _Writer:
     def write(self, key: bytes) -> Exported:
         with self._library.read() as view:
             self._tree(view, key, self._target)
+        files = [(path, len(data)) for path, _, data in self._documents]
+        files += [(path, dentry.size) for path, dentry, _, _ in self._copies]
+        files += [(path, dentry.size) for path, dentry, _ in self._thumbnails]
+        check_room(self._target.parent, sum(size for _, size in files), len(files))
+        check_fits(self._target, ((str(path.relative_to(self._target)), size) for path, size in files))
+        for folder, _ in self._folders:
+            folder.mkdir()
+        for path, dentry, data in self._documents:
+            self._put(path, dentry, data)
         for path, dentry, digest, xattrs in self._copies:
             self._copy_blob(path, dentry, digest)
             for name, value in xattrs.items():
@@ -84,7 +94,6 @@ class _Writer:
                 )
             path = folder / os.fsdecode(dentry.name)
             if dentry.is_directory:
-                path.mkdir()
                 self._folders.append((path, dentry))
                 self._tree(view, dentry.key, path)
                 continue
@@ -92,7 +101,7 @@ class _Writer:
             if isinstance(content, BlobContent):
                 self._copies.append((path, dentry, content.digest, self._xattrs(view, dentry)))
             elif isinstance(content, BytesContent):
-                self._put(path, dentry, content.data)
+                self._documents.append((path, dentry, content.data))
             else:
                 self._thumbnails.append((path, dentry, content.path))
 
@@ -144,4 +153,6 @@ class _Writer:
 
 
 def _set_time(path: Path, dentry: Dentry) -> None:
-    os.utime(path, ns=(dentry.mtime_ns, dentry.mtime_ns))
+    # Not every file system lets anybody set them; the bytes are what matters.
+    with contextlib.suppress(PermissionError):
+        os.utime(path, ns=(dentry.mtime_ns, dentry.mtime_ns))

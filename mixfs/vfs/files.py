@@ -33,6 +33,8 @@ _NOWAIT = os.RWF_NOWAIT
 # A document that is longer is rendered in a thread.
 LONG = 256 << 10
 # canvas.json and generations.json of a session: of others an open must not ask twice what they are.
+# The first byte of the keys of README.txt and the files of .mixfs/.
+_FIXED = b"."
 _LONG_DOCUMENTS = (b"DC", b"DH")
 IMPORTED = status_key("imported")
 # Who asks for so much at the beginning of a file reads it to its end.
@@ -85,6 +87,10 @@ def open_file(tree: Tree, view: View, key: bytes, flags: int, owner: Owner = NOB
     """Open a file. Raises ReadOnlyError for writing what is generated. Never awaits."""
     writable = flags & os.O_ACCMODE != os.O_RDONLY
     node = tree.open_nodes.get(key)
+    if node is not None and node.live and key[:1] == _FIXED:
+        # Of .mixfs/: whoever opens it sees what it says now, also while another program keeps it open.
+        node = None
+        tree.open_nodes.pop(key)
     if node is None or not saving.is_usable(tree, view, node):
         # What was written under this key is in the kernel's cache.
         bypass = node is not None

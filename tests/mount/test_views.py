@@ -194,3 +194,37 @@ def test_by_views_follow_what_is_known(box: Box):
 def view_date(top: Path, name: str) -> str:
     [path] = (top / "by-date").glob(f"*/*/{name}")
     return path.parent.name
+
+
+def test_what_dot_mixfs_says_is_fresh_at_each_open_while_others_keep_it_open(box: Box):
+    """`tail -f` and indexers keep such files open; a program that opens one sees what it says now."""
+    status = box.point / ".mixfs"
+    before = {}
+    box.inbox.mkdir()
+    box.imported("first.png", damaged_png() + b"\0")
+    with (
+        (status / "stats.json").open("rb") as kept, (status / "problems.jsonl").open("rb") as log,
+        (status / "imported").open("rb") as waiting,
+    ):  # fmt: skip
+        for file in (kept, log, waiting):
+            before[file] = file.read()
+        box.imported("a.png", damaged_png())
+        # And by another process.
+        for name, file in (("stats.json", kept), ("imported", waiting), ("problems.jsonl", log)):
+            assert run("cat", status / name).stdout != before[file], name
+            assert (status / name).read_bytes() != before[file], name
+        log.seek(len(before[log]))
+        assert log.read()
+        box.library.store.problems.path.rename(box.library.root / "problems.jsonl.old")
+        assert (status / "problems.jsonl").read_bytes() == b""
+
+
+def test_an_export_into_the_mount_is_refused(box: Box, tmp_path: Path):
+    box.inbox.mkdir()
+    box.imported("a.png")
+    (tmp_path / "link").symlink_to(box.point / "import")
+    for place in (box.point / "import" / "out", tmp_path / "link" / "out"):
+        for layout in ("folder", "workflow-package"):
+            done = box.live.mixfs("export", box.title, place, "--format", layout, check=False)
+            assert done.returncode == 4 and "inside the MixFS mount" in done.stderr
+            assert not place.exists()

@@ -30,9 +30,9 @@ from mixfs.formats.workflow_package.parts import (
     digest_of,
 )
 from mixfs.ids import Digest
-from mixfs.journal.files import fsync_directory
 from mixfs.library import documents, editing
 from mixfs.library.api import Library
+from mixfs.library.exporting import check_outside, check_room, publish_file, size_of
 from mixfs.library.view import View
 from mixfs.media.sniff import HEAD_SIZE, extension, sniff
 from mixfs.records import Edge, Entry, Generation, Placement
@@ -73,6 +73,10 @@ def write(
         raise ExistsError(f"{target} exists: choose another name.")
     if not target.parent.is_dir():
         raise NotFoundError(f"There is no folder {target.parent} to write {target.name} in.")
+    check_outside(library.root, target.parent)
+    with library.read() as view:
+        size = size_of((each.digest, each.size) for each in view.members(Placement, session_id))
+    check_room(target.parent, size)
     written = Written()
     fd, beside = tempfile.mkstemp(prefix=f".{target.name[:60]}.", suffix=".part", dir=target.parent)
     try:
@@ -83,10 +87,9 @@ def write(
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(beside, 0o666 & ~umask)
-        # link(2) never replaces what somebody else has put there meanwhile.
-        os.link(beside, target)
-        fsync_directory(target.parent)
+        with contextlib.suppress(PermissionError):  # of file systems without modes
+            os.chmod(beside, 0o666 & ~umask)
+        publish_file(Path(beside), target)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
