@@ -9,6 +9,7 @@ Concurrency: `note` is called under the library's flock.
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from pathlib import Path
@@ -29,11 +30,18 @@ class HighWater:
         self._noted: Position | None = None
 
     def read(self) -> Position:
-        """The mark; `START` when there is none, or it is not what was written."""
+        """The mark; `START` when there is none, or it is not what was written.
+
+        Raises OSError where the process can open nothing more: without the mark, damage would pass for a torn tail.
+        """
         try:
             words = self._path.read_bytes().split()
             segment, offset, crc = (int(word) for word in words)
-        except (OSError, ValueError):
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            return START
+        except ValueError:
             return START
         return Position(segment, offset) if crc == _crc(Position(segment, offset)) else START
 
@@ -46,7 +54,10 @@ class HighWater:
 
     def note(self, position: Position) -> None:
         """Raise the mark to `position`. Never raises: a full disk only leaves an older mark."""
-        if position <= self.known:
+        try:
+            if position <= self.known:
+                return
+        except OSError:
             return
         line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
         try:

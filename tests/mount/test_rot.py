@@ -15,7 +15,10 @@ from box import png
 from live import Live, living, needs_fuse, until
 
 from mixfs.blobs.sums import BLOCK
+from mixfs.ids import Digest
 from mixfs.library.api import Library
+from mixfs.library.fsck import check
+from mixfs.library.healing import give_up
 
 pytestmark = [pytest.mark.mount, needs_fuse]
 
@@ -177,3 +180,32 @@ def test_a_damaged_picture_is_not_shown_in_views_either(live: Live) -> None:
     with pytest.raises(OSError) as error:
         (live.point / "images" / name[:2] / name).read_bytes()
     assert error.value.errno == errno.EIO
+
+
+def test_what_lies_in_lost_is_served_and_comes_back(live: Live) -> None:
+    data = os.urandom(3 * BLOCK + 5)
+    blob = bring_in(live, "a.bin", data)
+    live.start()
+    aside = live.library / "lost" / blob.parent.name / blob.name
+    aside.parent.mkdir(parents=True)
+    blob.rename(aside)
+    assert shown(live, "a.bin").read_bytes() == data
+    assert blob.exists() and not aside.exists()
+
+
+def test_what_is_given_up_stays_listed_until_the_same_bytes_come(live: Live) -> None:
+    data = os.urandom(BLOCK + 5)
+    blob = bring_in(live, "a.bin", data)
+    blob.unlink()
+    with Library.open(live.library) as library:
+        give_up(library, Digest(hashlib.sha256(data).digest()))
+    live.start()
+    assert shown(live, "a.bin").stat().st_size == len(data)
+    with pytest.raises(OSError) as error:
+        shown(live, "a.bin").read_bytes()
+    assert error.value.errno == errno.EIO
+    (live.point / "import" / "Trip" / "again.bin").write_bytes(data)
+    live.take_in()
+    assert shown(live, "a.bin").read_bytes() == data
+    live.stop()
+    assert check(live.library).notes == []

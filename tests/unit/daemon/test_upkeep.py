@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import platform
 import time
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mixfs.daemon import upkeep
 from mixfs.daemon.upkeep import DAY_S, SCRUB_EVERY_S, SCRUB_SHARE, Upkeep
+from mixfs.errors import LibraryIncomplete
 from mixfs.ids import Digest
 from mixfs.library import gc, healing
 from mixfs.library.api import Library
@@ -147,6 +150,42 @@ def test_a_gc_that_fails_stops_nothing(
     wait_for(lambda: failed)
     keeping.damaged(first)
     wait_for(lambda: not library.blobs.path(first).exists())
+
+
+def test_a_gc_that_is_refused_says_so(
+    library: Library, keep: Callable[..., Upkeep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(library: Library, *, trash_days: float) -> gc.Freed:
+        raise LibraryIncomplete("Segment 3 is missing.")
+
+    monkeypatch.setattr(gc, "collect", refuse)
+    keeping = keep(collected=0, scrub_began=time.time(), scrubbed="done")
+    wait_for(lambda: keeping.status()["refused"])
+    assert keeping.status()["refused"] == "Segment 3 is missing."
+    assert "gc-refused" in library.store.problems.path.read_text()
+
+
+def test_what_could_not_be_read_is_tried_again_and_stays_where_it_is(
+    library: Library, keep: Callable[..., Upkeep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_RETRY_S", 0.05)
+    (library.root / "upkeep.json").unlink(missing_ok=True)
+    every, check, fails = digests(library), library.blobs.check, [3]
+    damage(library, every[4])
+
+    def failing(digest: Digest) -> None:
+        if digest == every[1] and fails[0]:
+            fails[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        check(digest)
+
+    monkeypatch.setattr(library.blobs, "check", failing)
+    keeping = keep()
+    wait_for(lambda: keeping.status()["scrubbed"] == 1.0)
+    assert fails == [0] and digests(library) == every[:4], "the damaged one alone was moved"
+    keeping.close()
+    assert "unchecked" not in saved(library)
+    assert library.store.problems.path.read_text().count("originals-unchecked") == 1
 
 
 def test_a_new_library_is_scrubbed_once(

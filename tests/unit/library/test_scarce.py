@@ -46,6 +46,21 @@ def tried(function, *arguments):
         return error
 """
 
+JOURNAL = """
+# A frame at the end that was acknowledged, and is not what was written: damage, and no torn tail that may be cut.
+from mixfs.journal import HighWater, Journal, START
+from mixfs.library import place
+replica = place.read_format(root).replica
+for more in range(6):
+    scarce(more)
+    mark = tried(HighWater(root, replica).read)
+    items = tried(lambda: list(Journal(root / "journal", replica).read()))
+    plenty()
+    assert isinstance(mark, OSError) or mark != START, more
+    if isinstance(items, list):
+        assert items and all(item.payload is not None for item in items), more
+"""
+
 CHECKS = """
 for more in range(20):
     scarce(more)
@@ -136,7 +151,7 @@ def state(root: Path) -> tuple[dict[str, str], int, list[str]]:
     return blobs, (root / "index" / "data.mdb").stat().st_ino, aside
 
 
-@pytest.mark.parametrize("what", ["CHECKS", "REPAIRS", "OPENS", "READS", "IMPORTS"])
+@pytest.mark.parametrize("what", ["JOURNAL", "CHECKS", "REPAIRS", "OPENS", "READS", "IMPORTS"])
 def test_without_descriptors_nothing_is_damaged(root: Path, tmp_path: Path, what: str) -> None:
     before = state(root)
     (tmp_path / "extra").mkdir()
