@@ -22,7 +22,8 @@ FIGURES = {
     ("thumbnails", "PNG"), ("thumbnails", "JPEG"),
     ("scale", "mount ready"), ("scale", "lookup"), ("scale", "view by date, an entry"),
     ("scale", "rebuild-index, a million images"),
-    ("coherence", "invalidations"), ("latency", "lstat, p99"), ("background", "listing with sizes"),
+    ("coherence", "invalidations"), ("latency", "lstat, p99"),
+    ("large", "commit (mkdir, rmdir), longest"), ("background", "listing with sizes"),
 }  # fmt: skip
 
 

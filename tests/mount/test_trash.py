@@ -11,7 +11,7 @@ from box import Box, run
 from live import needs_fuse, sha256, until
 
 from mixfs.media.samples import make_sample
-from mixfs.records import Trash
+from mixfs.records import Entry, Trash
 
 pytestmark = [pytest.mark.mount, needs_fuse]
 
@@ -226,3 +226,55 @@ def test_a_session_that_the_api_deleted_is_taken_apart_piece_by_piece(box: Box, 
     assert sorted(os.listdir(box.images)) == ["2.png", "3.png"] and os.listdir(other / "images") == ["1.png"]
     with box.library.read() as view:
         assert not [kept for kept in view.records(Trash) if kept.session_title == box.title]
+
+
+def fill_canvas(box: Box, entries: int) -> None:
+    """More on a session's canvas than one commit moves."""
+    box.live.api(
+        "from mixfs.records import Entry\n"
+        "library.commit(lambda txn: [txn.put(Entry(id=f'{sys.argv[2]} {n}', session_id=sys.argv[2], type='text', "
+        f"text=str(n))) for n in range({entries})])",
+        box.record().id,
+    )
+
+
+def unfinished(box: Box) -> list[str]:
+    with box.library.read() as view:
+        return view.unfinished_deletions()
+
+
+def test_a_large_session_is_gone_and_back_at_once_and_the_rest_follows(box: Box, trash: Path) -> None:
+    data = box.imported("a.png").read_bytes()
+    session = box.record()
+    fill_canvas(box, 450)
+    run("rm", "-r", box.session)
+    assert not box.session.exists()
+    until(lambda: not unfinished(box), "all of it is in the trash", 20)
+    with box.library.read() as view:
+        assert next(view.members(Entry, session.id), None) is None
+        [head] = [head for head, *_ in view.deletions() if head.session_id == session.id]
+    assert all(len(item.records) <= 64 for item in box.trash())
+    run("mv", trash, box.point / "sessions")
+    assert (box.images / "a.png").read_bytes() == data and box.record().id == session.id == head.session_id
+    until(lambda: not unfinished(box), "all of it is back", 20)
+    assert len(os.listdir(box.session / "canvas")) == 450 and not trash.exists()
+
+
+def test_a_deletion_that_was_killed_is_finished_by_whoever_opens_the_library(box: Box, trash: Path) -> None:
+    box.imported("a.png")
+    session_id = box.record().id
+    fill_canvas(box, 450)
+    box.live.api(
+        "import os\nfrom mixfs.library import editing\n"
+        "library.store.commit(lambda txn: editing.delete_session(txn, sys.argv[2]))\nos._exit(0)",
+        session_id,
+    )
+    until(lambda: not box.session.exists(), "the session is gone", 20)
+    assert unfinished(box)
+    with box.library.read() as view:
+        assert next(view.members(Entry, session_id), None) is not None
+    box.live.api("pass")
+    assert not unfinished(box)
+    box.live.mixfs("restore", box.title)
+    until(lambda: box.session.exists(), "the session is back", 20)
+    assert len(os.listdir(box.session / "canvas")) == 450 and os.listdir(box.images) == ["a.png"]
