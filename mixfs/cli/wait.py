@@ -54,7 +54,7 @@ def _mounted(option: Path | None) -> str:
 def _imported(point: str) -> list[str]:
     """Have the daemon finish (fsync), then read what it says is left. Raises MountError."""
     from mixfs.daemon import mounts
-    from mixfs.errors import MixfsError, MountError, os_words
+    from mixfs.errors import LibraryReplaced, MixfsError, MountError, os_words
 
     path = os.path.join(point, ".mixfs", "imported")
     try:
@@ -75,4 +75,8 @@ def _imported(point: str) -> list[str]:
         raise MixfsError(f"Not everything could be taken in. {words or os_words(error)}") from error
     except ValueError as error:
         raise MountError(f"{path} makes no sense: {error}.") from error
+    for trouble in mounts.troubles(point):
+        if trouble["kind"] == "library-replaced":
+            # Nothing waits, because nothing was accepted any more.
+            raise LibraryReplaced(f"{trouble['text']} {trouble['remedy']}")
     return [str(name) for name in answer.get("waiting", [])]

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixfs.blobs import Intake
+from mixfs.errors import LibraryReplaced
 from mixfs.ids import new_id
 from mixfs.journal.files import fsync_directory, make_directory_durably
 from mixfs.modes import create_file
@@ -54,8 +55,27 @@ class StagingArea:
         return self.directory
 
     def intake(self) -> Intake:
-        """A new empty file to write into."""
-        return Intake(self.open() / new_id())
+        """A new empty file to write into. Raises LibraryReplaced, OSError."""
+        directory = self.open()
+        self.require_in_place()
+        return Intake(directory / new_id())
+
+    def require_in_place(self) -> None:
+        """Raise LibraryReplaced when the path of the open directory leads to another library's by now.
+
+        A file that is made there would lie where no log tells of it.
+        """
+        try:
+            there = os.stat(self.directory / "lock")
+            held = os.fstat(self._lock_fd)
+            if (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino):
+                return
+        except FileNotFoundError:
+            pass
+        raise LibraryReplaced(
+            f"{self.directory} is not the directory that was opened here: nothing is written. Put {self.root.parent} back "
+            "where it was, or unmount it and open what lies there now."
+        )
 
     def close(self, *, keep: bool = False) -> None:
         """Give the lock back; the directory goes too, unless `keep` (a mount that leaves files for the next one)."""

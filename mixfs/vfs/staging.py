@@ -243,6 +243,7 @@ class Staging:
         return copy
 
     def _placed(self, staged_id: str, copy: Intake | None) -> Intake:
+        self._area.require_in_place()
         path = self.path / staged_id
         if copy is None:
             return Intake(path)
@@ -369,6 +370,7 @@ class Staging:
         return path, False
 
     def _copy(self, staged: Staged, path: Path) -> Intake:
+        self._area.require_in_place()
         path.unlink(missing_ok=True)
         source, copy = staged.intake, Intake(path)
         assert source is not None
@@ -451,6 +453,7 @@ class Staging:
 
     def keep(self, kept: KeptDocument) -> None:
         """Keep a document until `forget_kept`; a newer one takes its place. Blocks: any thread may call it."""
+        self._area.require_in_place()
         beside = self.path / f".{new_id()}"
         beside.write_bytes(kept.data)
         os.rename(beside, self.path / kept.file_name)

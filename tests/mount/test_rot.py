@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import mmap
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -209,3 +211,33 @@ def test_what_is_given_up_stays_listed_until_the_same_bytes_come(live: Live) -> 
     assert shown(live, "a.bin").read_bytes() == data
     live.stop()
     assert check(live.library).notes == []
+
+
+def test_a_library_that_is_replaced_under_a_mount_loses_nothing(live: Live) -> None:
+    """A backup put at its path by mv and cp, while programs go on writing."""
+    bring_in(live, "before.txt", b"made before the backup")
+    live.start()
+    old = live.library.with_name("old")
+    live.library.rename(old)
+    shutil.copytree(old, live.library)
+    acknowledged = []
+    for n in range(3):
+        with contextlib.suppress(OSError):
+            (live.point / "import" / "Trip" / f"after-{n}.txt").write_bytes(b"made after it %d" % n)
+            acknowledged.append(n)
+    with contextlib.suppress(OSError):
+        os.mkdir(live.point / "sessions" / "Another")
+    waited = live.mixfs("wait", live.point, check=False)
+    assert waited.returncode and "is not what was opened here" in waited.stderr, waited
+    health = json.loads((live.point / ".mixfs" / "health.json").read_text())
+    assert health["status"] == "problems" and health["problems"][0]["kind"] == "library-replaced"
+    assert shown(live, "before.txt").read_bytes() == b"made before the backup"
+    live.kill()
+    assert check(live.library).clean, "nothing was written to the backup"
+    shutil.rmtree(live.library)
+    old.rename(live.library)
+    live.start()
+    live.take_in()
+    for n in acknowledged:
+        assert shown(live, f"after-{n}.txt").read_bytes() == b"made after it %d" % n
+    assert check(live.library).clean
