@@ -119,6 +119,18 @@ class NoRoomForAttributes(MixfsError):
     errno = _errno.ENOSPC
 
 
+class StillWaiting(MixfsError):
+    """What is asked for takes longer than the asking program waits at once."""
+
+    errno = _errno.EAGAIN
+
+
+class TooLong(MixfsError):
+    """A file that is longer than a library keeps."""
+
+    errno = _errno.EFBIG
+
+
 class NoAttribute(MixfsError):
     errno = _errno.ENODATA
 

@@ -7,8 +7,10 @@ goes back, or a truncation, makes `digest` read the file again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mixfs.blobs.copying import copy_data
@@ -17,6 +19,9 @@ from mixfs.ids import Digest
 from mixfs.modes import create_file
 
 CHUNK = 1 << 20
+_ZEROS = memoryview(bytes(CHUNK))
+# The longest file that is kept: its block sums are 32 MiB of one record.
+MAX_SIZE = 1 << 38
 
 
 class Intake:
@@ -92,13 +97,38 @@ class Intake:
         elif size != self._hashed:
             self._hashed = -1
 
-    def digest(self) -> Digest:
-        """The SHA-256 of the file as it is now."""
-        if self._hashed != self.size:
+    @property
+    def hashed(self) -> int:
+        """How far the digest has come. Any thread may ask."""
+        return max(0, self._hashed)
+
+    def digest(self, go_on: Callable[[], None] = lambda: None) -> Digest:
+        """The SHA-256 of the file as it is now.
+
+        `go_on` is called now and then and may raise: the next call goes on from there.
+        """
+        size = self.size
+        if not 0 <= self._hashed <= size:
             self._begin_again()
-            while chunk := os.pread(self.fd, CHUNK, self._hashed):
+        data_at = self._hashed
+        while self._hashed < size:
+            go_on()
+            if data_at <= self._hashed:
+                data_at = self._next_data(self._hashed, size)
+            if data_at > self._hashed:
+                # Holes are not read.
+                self._take(_ZEROS[: data_at - self._hashed])
+            elif chunk := os.pread(self.fd, CHUNK, self._hashed):
                 self._take(chunk)
+            else:
+                break
         return Digest(self._hash.digest())
+
+    def _next_data(self, at: int, size: int) -> int:
+        try:
+            return os.lseek(self.fd, at, os.SEEK_DATA)
+        except OSError as error:
+            return size if error.errno == errno.ENXIO else at
 
     def sums(self) -> bytes:
         """The block sums of the file as it is now (`mixfs.blobs.sums`)."""

@@ -25,7 +25,7 @@ def wait(
     """Wait until what was copied in is taken in and safe.
 
     Covers every file that was closed before the call. Files under temporary names (.part, .tmp, a leading dot, …) and
-    empty ones go on waiting for a real name or for content: those are listed.
+    empty ones go on waiting for a real name or for content: those are listed. Ctrl-C ends the wait and not the intake.
     """
     from mixfs.daemon import mounts
 
@@ -51,6 +51,41 @@ def _mounted(option: Path | None) -> str:
     return served.mountpoint
 
 
+def _answer(path: str) -> dict[str, Any]:
+    # Opened anew: the content of a file in .mixfs/ is that of the moment of its opening.
+    with open(path, "rb") as file:
+        answer: dict[str, Any] = json_module.loads(file.read() or b"{}")
+    return answer
+
+
+def _until_all_is_in(fd: int, path: str) -> None:
+    """Ask until the answer is yes; what takes long is named, once each tenth of it."""
+    told: dict[str, int] = {}
+    try:
+        while True:
+            try:
+                os.fsync(fd)
+                return
+            except BlockingIOError:
+                for name, tenths, text in _long_files(path):
+                    if told.get(name) != tenths:
+                        told[name] = tenths
+                        typer.echo(f"Taking in {text}", err=True)
+    except KeyboardInterrupt:
+        left = [text for _, _, text in _long_files(path)]
+        typer.echo(f"Not in the library yet: {', '.join(left) or 'some files'}. The mount goes on with it.", err=True)
+        raise
+
+
+def _long_files(path: str) -> list[tuple[str, int, str]]:
+    out = []
+    for each in _answer(path).get("under_way", []):
+        done, size = int(each["bytes"]), max(1, int(each["size"]))
+        text = f"{plain(each['name'])} ({100 * done // size} % of {size:,} bytes)"
+        out.append((each["name"], 10 * done // size, text))
+    return out
+
+
 def _imported(point: str) -> list[str]:
     """Have the daemon finish (fsync), then read what it says is left. Raises MountError."""
     from mixfs.daemon import mounts
@@ -58,14 +93,13 @@ def _imported(point: str) -> list[str]:
 
     path = os.path.join(point, ".mixfs", "imported")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Not to wait in the kernel for long, where nothing interrupts a program.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            _until_all_is_in(fd, path)
         finally:
             os.close(fd)
-        # Opened anew: the content of a file in .mixfs/ is that of the moment of its opening.
-        with open(path, "rb") as file:
-            answer: dict[str, Any] = json_module.loads(file.read() or b"{}")
+        answer = _answer(path)
     except OSError as error:
         if error.errno == errno.ENOTCONN:
             raise MountError(f"The daemon of {point} is gone. `mixfs mount {point}` heals that.") from error

@@ -55,9 +55,12 @@ SEARCH_REST_S = 0.03
 SEARCH_AHEAD = 5000
 # Thumbnails that are asked for and recorded at once: whoever waits for the first of them waits for all.
 ASKED_TOGETHER = 8
-# Requests a second from which on somebody is looking at the mount, and how long each maker of thumbnails rests then.
+# Requests a second from which on somebody is looking at the mount, and how long each maker of thumbnails rests then
+# before it makes one.
 BUSY_RATE = 100.0
-BUSY_REST_S = 0.25
+BUSY_REST_S, BUSY_RESTS = 0.25, 4
+# How long thumbnails that were made may wait to be noted in the index, for many at once.
+RECORD_S, BUSY_RECORD_S = 0.5, 5.0
 # Between two beginnings of a background task that fails.
 LONGEST_PAUSE_S = 60.0
 
@@ -193,9 +196,7 @@ class Daemon:
         since = time.monotonic()
         is_busy = self._rate()
         while True:
-            if is_busy():
-                # The workers have an idle priority; what is done here has not.
-                thumbnails.rest(BUSY_REST_S)
+            was_busy = self._let_others_first(is_busy)
             digest = thumbnails.next_wish(0.2 if made else None)
             if digest is not None:
                 try:
@@ -210,7 +211,8 @@ class Daemon:
                     continue
                 if row is not None:
                     made[digest] = row
-            if made and (digest is None or len(made) >= 64 or time.monotonic() - since > 0.5):
+            due_s = BUSY_RECORD_S if was_busy else RECORD_S
+            if made and (digest is None or len(made) >= 64 or time.monotonic() - since > due_s):
                 try:
                     thumbnails.record(made)
                 except Exception as error:
@@ -248,6 +250,17 @@ class Daemon:
                 if thumbnails.closed:
                     return
 
+    def _let_others_first(self, is_busy: Callable[[], bool]) -> bool:
+        """Rest while the mount is asked for much, but not for ever; whether it was.
+
+        Workers have an idle priority; what is done in this process has not.
+        """
+        for rests in range(BUSY_RESTS):
+            if self.library.thumbnails.closed or not is_busy():
+                return rests > 0
+            self.library.thumbnails.rest(BUSY_REST_S)
+        return True
+
     def _rate(self) -> Callable[[], bool]:
         """What tells whether the mount was asked for much since it was called last."""
         last = time.monotonic(), sum(self.operations.counts.values())
@@ -265,8 +278,7 @@ class Daemon:
         self._answers.wait()
         is_busy = self._rate()
         while not thumbnails.closed:
-            if is_busy():
-                thumbnails.rest(BUSY_REST_S)
+            self._let_others_first(is_busy)
             try:
                 after = thumbnails.wish_missing(after)
             except Exception as error:

@@ -92,6 +92,8 @@ class Status:
                 "library": str(self._library.root),
                 "library_id": self._library.store.format.library_id,
                 "free_bytes": free.f_bavail * free.f_frsize,
+                # Long files that are being taken in: name, bytes so far, size.
+                "taking_in": self._taking_in.under_way() if self._taking_in is not None else [],
                 "held": self._held(),
                 "clock": self._library.store.steadiness.words() or "steady",
                 "upkeep": self._upkeep.status() if self._upkeep is not None else {},
@@ -135,4 +137,5 @@ class Status:
     def _imported(self) -> Content:
         waiting = self._taking_in.waiting() if self._taking_in is not None else []
         taken = self._taking_in.taken if self._taking_in is not None else 0
-        return _json({"taken_in": taken, "waiting": waiting})
+        under_way = self._taking_in.under_way() if self._taking_in is not None else []
+        return _json({"taken_in": taken, "waiting": waiting, "under_way": under_way})

@@ -419,9 +419,12 @@ class _ReaderTable:
 
     @classmethod
     def of(cls, path: Path) -> _ReaderTable | None:
+        """None where another process has the index open: what it says of itself must not come back later."""
         try:
-            status = os.stat(path)
-            return cls(path, path.read_bytes(), (status.st_atime_ns, status.st_mtime_ns))
+            with open(path, "r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                status = os.fstat(file.fileno())
+                return cls(path, file.read(), (status.st_atime_ns, status.st_mtime_ns))
         except OSError:
             return None
 

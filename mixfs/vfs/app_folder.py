@@ -71,7 +71,7 @@ async def read_whole(tree: Tree, staged: Staged) -> bytes:
         intake = staged.intake
         return os.pread(intake.fd, canvas_json.LIMIT + 1, 0) if intake is not None else b""
 
-    async with staged.io:
+    async with staged.in_use():
         return await tree.in_thread(read)
 
 

@@ -13,8 +13,9 @@ from functools import partial
 
 from mixfs.blobs import Intake
 from mixfs.blobs.cached import open_cached
+from mixfs.blobs.intake import MAX_SIZE
 from mixfs.blobs.sums import blocks_around, checked_sums, first_bad_block
-from mixfs.errors import BadHandle, BlobDamaged, MixfsError, NotFoundError, Outdated, ReadOnlyError
+from mixfs.errors import BadHandle, BlobDamaged, MixfsError, NotFoundError, Outdated, ReadOnlyError, TooLong
 from mixfs.ids import Digest
 from mixfs.library.storage_v2 import is_file
 from mixfs.library.view import View
@@ -98,6 +99,7 @@ def open_file(tree: Tree, view: View, key: bytes, flags: int, owner: Owner = NOB
         node.live |= bypass
         tree.open_nodes[key] = node
     handle = Handle(node, writable, append=bool(flags & os.O_APPEND), owner=owner)
+    handle.is_impatient = bool(flags & os.O_NONBLOCK)
     if writable:
         if saving.is_document(key):
             saving.begin(node)
@@ -278,9 +280,10 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
         return await app_folder.write_kept(tree, handle, offset, data)
     if node.edit is not None:
         return saving.write(handle, offset, data)
+    _check_size(offset + len(data))
     while True:
         staged = await writable(tree, node)
-        async with staged.io:
+        async with staged.in_use():
             intake = staged.intake
             if intake is None or node.staged is not staged or staged.digest is not None:
                 # Taken in while we waited: begin a new version.
@@ -298,6 +301,11 @@ async def write(tree: Tree, handle: Handle, offset: int, data: bytes) -> int:
                 # The program wrote it again.
                 staged.broken_at = None
             return written
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_SIZE:
+        raise TooLong(f"A file may have {MAX_SIZE >> 30} GiB.")
 
 
 async def _reopened(tree: Tree, staged: Staged, *, empty: bool = False) -> Intake:
@@ -365,7 +373,7 @@ async def bring_back(tree: Tree, staged: Staged) -> None:
             return
         staged.comes_back = True
     try:
-        async with staged.io:
+        async with staged.in_use():
             if staged.digest is not None and staged.intake is not None:
                 await tree.in_thread(lambda: tree.staging.copy_back(staged))
                 tree.staging.come_back(staged)
@@ -446,9 +454,10 @@ async def _truncate(tree: Tree, handle: Handle, size: int) -> None:
     if node.edit is not None:
         saving.truncate(handle, size)
         return
+    _check_size(size)
     while True:
         staged = await writable(tree, node, empty=size == 0)
-        async with staged.io:
+        async with staged.in_use():
             intake = staged.intake
             if intake is None or node.staged is not staged or staged.digest is not None:
                 continue
@@ -522,7 +531,7 @@ async def fsync(tree: Tree, handle: Handle) -> None:
     """Make a staged file's bytes, and that it exists, durable."""
     node = handle.node
     if node.key == IMPORTED and tree.take_all_in is not None:
-        await tree.take_all_in()
+        await tree.take_all_in(handle)
         return
     if handle.fd >= 0 or node.edit is not None:
         await flush(tree, handle)
@@ -530,7 +539,7 @@ async def fsync(tree: Tree, handle: Handle) -> None:
     staged = node.staged
     if staged is None:
         return
-    async with staged.io:
+    async with staged.in_use():
         intake = staged.intake
         if intake is None:
             return

@@ -68,6 +68,14 @@ class OpenNode:
         return self.fd
 
 
+class Asked:
+    """A wait for all that is closed, on behalf of a handle."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: BaseException | None = None
+
+
 @dataclass(slots=True, eq=False)
 class Handle:
     """One open(2)."""
@@ -80,3 +88,6 @@ class Handle:
     # The process that opened it, and whether a document was written to through this handle since it was saved.
     owner: Owner = NOBODY
     edited: bool = False
+    # Opened with O_NONBLOCK: fsync of .mixfs/imported answers EAGAIN after a second; and what it asked for then.
+    is_impatient: bool = False
+    asked: Asked | None = None

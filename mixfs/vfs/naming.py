@@ -370,7 +370,7 @@ async def link(tree: Tree, key: bytes, directory: bytes, name: bytes) -> Dentry:
         return made
 
     # Without the tree's lock: others change names while a long file is copied.
-    async with source.io if source is not None else contextlib.nullcontext():
+    async with source.in_use() if source is not None else contextlib.nullcontext():
         made = await tree.in_thread(copy)
     async with tree.lock:
         with tree.library.read() as view:

@@ -22,7 +22,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -84,6 +84,21 @@ class Staged:
         self.touched = time.monotonic()
         self.retry_at = 0.0
         self.io = trio.Lock()
+        # How many programs wait for `io`: the intake lets them go first.
+        self.wanted = 0
+
+    @contextlib.asynccontextmanager
+    async def in_use(self) -> AsyncIterator[None]:
+        """Hold `io` for a program: a long digest is broken off for it."""
+        self.wanted += 1
+        try:
+            await self.io.acquire()
+        finally:
+            self.wanted -= 1
+        try:
+            yield
+        finally:
+            self.io.release()
 
     def changed(self) -> None:
         self.version += 1

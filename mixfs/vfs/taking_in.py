@@ -23,7 +23,8 @@ from typing import TypeVar
 import structlog
 import trio
 
-from mixfs.errors import BlobMissing, MixfsError, NotFoundError, os_words
+from mixfs.blobs.intake import MAX_SIZE
+from mixfs.errors import BlobMissing, MixfsError, NotFoundError, StillWaiting, TooLong, os_words
 from mixfs.formats.quick import may_be_layout, may_be_part
 from mixfs.formats.storage_v2_saving import file_came
 from mixfs.ids import Digest, id_of_key
@@ -37,6 +38,7 @@ from mixfs.media.types import Inspection
 from mixfs.records import Placement, Receipt
 from mixfs.vfs import versions
 from mixfs.vfs.content import BlobContent
+from mixfs.vfs.handles import Asked, Handle
 from mixfs.vfs.recognising import Job, Recognising
 from mixfs.vfs.records_of import bind, folder_record, image_folder, import_folder, taken_in_from, waits
 from mixfs.vfs.staging import Staged, Staging
@@ -59,6 +61,10 @@ _LOOKED_AT_ONCE = 100
 # How often gc may take away what is about to be named.
 GC_TRIES = 5
 THREADS = 4
+# Longer files are digested apart, so many at a time: they keep no other file waiting.
+LONG_FILE_OF_ITS_OWN, LONG_FILES_AT_ONCE = 64 << 20, 2
+# How long fsync of .mixfs/imported waits at once for a program that asked for that.
+PATIENCE_S = 1.0
 
 log = structlog.get_logger("mixfs.taking_in")
 
@@ -91,11 +97,16 @@ class TakingIn:
         # Its own: many files that are looked at must not keep those waiting who write.
         self._threads = trio.CapacityLimiter(THREADS)
         self._publisher = trio.CapacityLimiter(1)
+        # Long files that are being taken in, each by a task of its own.
+        self._long: dict[str, Staged] = {}
+        self._long_threads = trio.CapacityLimiter(LONG_FILES_AT_ONCE)
+        self._long_done = trio.Event()
+        self._nursery: trio.Nursery | None = None
         self._rewrites: dict[tuple[bytes, bytes], tuple[int, float]] = {}
         self.taken = 0
         self.recognising = Recognising(tree, lambda staged: bool(self._writers(staged)) or self._candidate(staged))
         tree.wake = self._woken
-        tree.take_all_in = self.take_all
+        tree.take_all_in = self.asked
 
     def _woken(self) -> None:
         self._wake.set()
@@ -167,22 +178,29 @@ class TakingIn:
 
     async def run(self) -> None:
         """Take in whatever is due, for as long as the mount lives."""
-        ready = False
         async with trio.open_nursery() as nursery:
-            while True:
-                self._wake = trio.Event()
-                began = time.monotonic()
-                pause = await self._take_due()
-                took = time.monotonic() - began
-                with trio.move_on_after(pause):
-                    await self._wake.wait()
-                    if not ready:
-                        # While more files come: workers take a moment to start.
-                        ready = True
-                        nursery.start_soon(trio.to_thread.run_sync, self._tree.library.pool.start)
-                    # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
-                    # a longer one where very many wait for a real name, and looking at them takes its time.
-                    await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
+            self._nursery = nursery
+            try:
+                await self._run(nursery)
+            finally:
+                self._nursery = None
+
+    async def _run(self, nursery: trio.Nursery) -> None:
+        ready = False
+        while True:
+            self._wake = trio.Event()
+            began = time.monotonic()
+            pause = await self._take_due()
+            took = time.monotonic() - began
+            with trio.move_on_after(pause):
+                await self._wake.wait()
+                if not ready:
+                    # While more files come: workers take a moment to start.
+                    ready = True
+                    nursery.start_soon(trio.to_thread.run_sync, self._tree.library.pool.start)
+                # Let one quiet period pass before looking again, or a storm of releases would be a storm of looks:
+                # a longer one where very many wait for a real name, and looking at them takes its time.
+                await trio.sleep(min(LONGEST_PAUSE_S, max(0.05, 10 * took)))
 
     async def _settle(self) -> None:
         """Commit the receipts that were removed; on a full disk they stay hidden until the next commit."""
@@ -212,18 +230,27 @@ class TakingIn:
                     due = self._due_at(staged)
                     if due > now:
                         next_due = min(next_due, due)
-                    elif not waits(view, staged.directory, staged.name) and self._candidate(staged):
+                    elif (
+                        staged.id not in self._long
+                        and not waits(view, staged.directory, staged.name)
+                        and self._candidate(staged)
+                    ):
                         ready.append(staged)
             # Where a hundred thousand wait, requests go on in between.
             await trio.lowlevel.checkpoint()
         for version in self._tree.staging.versions:
             if version.retry_at <= now:
-                ready.append(version)
+                if version.id not in self._long:
+                    ready.append(version)
             else:
                 next_due = min(next_due, version.retry_at)
-        if ready:
+        for staged in ready:
+            if self._is_long(staged):
+                await self._begin_long(staged)
+        short = [staged for staged in ready if staged.id not in self._long]
+        if short:
             async with self._round:
-                await self._take(ready)
+                await self._take(short)
         return max(0.01, next_due - time.monotonic()) if not ready else 0.01
 
     async def take_all(self) -> list[str]:
@@ -234,13 +261,16 @@ class TakingIn:
         async with self._round:
             await self._settle()
             closed = self._all_closed()
+            long = [staged for staged in closed if self._is_long(staged)]
+            short = [staged for staged in closed if not self._is_long(staged)]
             for _ in range(RELEASE_TRIES):
-                ready = [staged for staged in closed if self._candidate(staged)]
+                ready = [staged for staged in short if self._candidate(staged)]
                 await self._take(ready)
                 # A release that comes while a file is looked at makes it be looked at again.
-                if not any(self._closed(staged) and not staged.failed for staged in closed):
+                if not any(self._closed(staged) and not staged.failed for staged in short):
                     break
                 await trio.sleep(RELEASE_PAUSE_S)
+        await self._take_all_long(long)
         # Beside the rounds: what is being recognised keeps no other file waiting.
         await self.recognising.settle()
         for staged in closed:
@@ -255,6 +285,90 @@ class TakingIn:
                 for staged in self._tree.staging
                 if self._closed(staged) and not waits(view, staged.directory, staged.name)
             ] + self._tree.staging.versions
+
+    async def asked(self, handle: Handle) -> None:
+        """fsync(2) of .mixfs/imported: as `take_all`, but a handle that is impatient is told to ask again.
+
+        A program that waits for an answer can't be interrupted. Raises StillWaiting.
+        """
+        if not handle.is_impatient or self._nursery is None:
+            await self.take_all()
+            return
+        if handle.asked is None:
+            handle.asked = Asked()
+            self._nursery.start_soon(self._answer, handle.asked)
+        asked = handle.asked
+        with trio.move_on_after(PATIENCE_S):
+            await asked.done.wait()
+        if not asked.done.is_set():
+            raise StillWaiting("Not everything is in the library yet.")
+        handle.asked = None
+        if asked.error is not None:
+            raise asked.error
+
+    async def _answer(self, asked: Asked) -> None:
+        asked.error = StillWaiting("The intake was begun again.")
+        try:
+            await self.take_all()
+            asked.error = None
+        except (OSError, MixfsError) as error:
+            asked.error = error
+        finally:
+            asked.done.set()
+
+    # -- long files
+
+    def _is_long(self, staged: Staged) -> bool:
+        return staged.id in self._long or (staged.intake is not None and staged.intake.size > LONG_FILE_OF_ITS_OWN)
+
+    def under_way(self) -> list[dict[str, object]]:
+        """The long files that are being taken in, and how far each has come."""
+        return [
+            {
+                "name": staged.name.decode("utf-8", "replace"), "bytes": staged.intake.hashed,
+                "size": staged.intake.size,
+            }
+            for staged in self._long.values() if staged.intake is not None
+        ]  # fmt: skip
+
+    async def _begin_long(self, staged: Staged) -> None:
+        """Take a long file in: beside everything else, where there is a task that lives as long as the mount."""
+        self._long[staged.id] = staged
+        if self._nursery is not None:
+            self._nursery.start_soon(self._take_long, staged)
+        else:
+            await self._take_long(staged)
+
+    async def _take_long(self, staged: Staged) -> None:
+        try:
+            item = await self._look(staged, self._long_threads)
+            if item is not None:
+                async with self._tree.lock:
+                    if self._unchanged(item) and self._is_kept(item):
+                        await self._publish_and_commit([item])
+        except Exception as error:  # noqa: BLE001 - as in `_look`
+            self._failed(staged, error)
+        finally:
+            self._long.pop(staged.id, None)
+            self._long_done.set()
+            self._long_done = trio.Event()
+            self._woken()
+
+    async def _take_all_long(self, long: list[Staged]) -> None:
+        begun: set[str] = set()
+        for _ in range(RELEASE_TRIES):
+            while True:
+                for staged in long:
+                    is_due = staged.id not in begun or not staged.failed
+                    if staged.id not in self._long and is_due and self._candidate(staged):
+                        begun.add(staged.id)
+                        await self._begin_long(staged)
+                if not any(staged.id in self._long for staged in long):
+                    break
+                await self._long_done.wait()
+            if not any(self._closed(staged) and not staged.failed for staged in long):
+                return
+            await trio.sleep(RELEASE_PAUSE_S)
 
     # -- by batches
 
@@ -305,13 +419,19 @@ class TakingIn:
     def _unchanged(self, item: Looked) -> bool:
         return item.staged.version == item.version and self._candidate(item.staged)
 
-    async def _look(self, staged: Staged) -> Looked | None:
+    async def _look(self, staged: Staged, limiter: trio.CapacityLimiter | None = None) -> Looked | None:
         """Digest and inspect a file that may still change; None when it did, or can't be read now."""
+        threads = limiter or self._threads
         version = staged.version
         library = self._tree.library
         if staged.intake is None:
             # Taken in by an earlier round than the one that chose it.
             return None
+
+        def go_on() -> None:
+            trio.from_thread.check_cancelled()
+            if staged.version != version or staged.wanted:
+                raise StillWaiting("A program is at work with it.")
 
         def measure() -> tuple[Path, Digest, os.stat_result, bytes, bytes]:
             intake = staged.intake
@@ -319,7 +439,9 @@ class TakingIn:
                 raise NotFoundError("It was removed meanwhile.")
             # Before it is read, which may change its access time, and linked, which changes its ctime.
             status = os.fstat(intake.fd)
-            found = intake.path, intake.digest(), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
+            if status.st_size > MAX_SIZE:
+                raise TooLong(f"A file may have {MAX_SIZE >> 30} GiB.")
+            found = intake.path, intake.digest(go_on), status, intake.sums(), os.pread(intake.fd, HEAD_SIZE, 0)
             if status.st_size > LONG_FILE and not staged.needs_copy:
                 # What grows with the file is done before the tree's lock is taken.
                 library.blobs.prepare(intake)
@@ -327,11 +449,15 @@ class TakingIn:
 
         try:
             async with staged.io:
-                path, digest, status, sums, head = await self._in_thread(measure)
+                path, digest, status, sums, head = await trio.to_thread.run_sync(measure, limiter=threads)
             if staged.key not in self._tree.open_nodes:
                 staged.park()
             # Without `io`: a decoder may take its time, and who writes meanwhile must not wait for it.
-            inspection = await self._in_thread(lambda: library.inspect_unknown(digest, path))
+            inspection = await trio.to_thread.run_sync(
+                lambda: library.inspect_unknown(digest, path), limiter=threads
+            )
+        except StillWaiting:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever one file meets, the others are taken in
             if staged.version == version:
                 self._failed(staged, error)

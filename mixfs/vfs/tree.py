@@ -37,7 +37,7 @@ from mixfs.vfs.ahead import Ahead
 from mixfs.vfs.bases import Bases
 from mixfs.vfs.content import Content
 from mixfs.vfs.context import Context
-from mixfs.vfs.handles import OpenNode
+from mixfs.vfs.handles import Handle, OpenNode
 from mixfs.vfs.records_of import lies_below, take_receipt_away
 from mixfs.vfs.removals import Removals
 from mixfs.vfs.routes import THUMBNAILS, directory_view, view_of
@@ -79,7 +79,7 @@ class Tree:
     # Called when there may be something to take in.
     wake: Callable[[], None] = lambda: None
     # `sync` on .mixfs/imported: takes in all that was closed.
-    take_all_in: Callable[[], Awaitable[object]] | None = None
+    take_all_in: Callable[[Handle], Awaitable[object]] | None = None
     # Names that were just left by a rename to a temporary name: the file that comes next is a new version.
     vacated: dict[tuple[bytes, bytes], tuple[str, float]] = field(default_factory=dict)
     # The ctimes of the folders of import/ that were changed through this mount; no record keeps those.

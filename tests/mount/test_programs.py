@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import zipfile
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from box import Box, png, run, same
-from live import environment, needs_fuse, python, sha256
+from live import environment, needs_fuse, python, sha256, until
 from PIL import Image
 
 pytestmark = [pytest.mark.mount, needs_fuse]
@@ -147,6 +149,27 @@ def test_mixfs_wait_returns_when_all_is_in_the_library(box: Box):
     assert "waiting.png.part" in done.stdout
     assert len(box.placements()) == len(NAMES)
     os.unlink(box.inbox / "waiting.png.part")
+
+
+def test_mixfs_wait_names_what_takes_long_and_can_be_interrupted(box: Box):
+    huge = box.put("huge.bin", b"begins", where=box.inbox)
+    os.truncate(huge, 200 << 30)
+    words = python("-m", "mixfs.cli.main", "wait", box.point)
+    env = environment() | {"MIXFS_LIBRARY": str(box.live.library)}
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("Taking in huge.bin (")
+        # The others don't wait for it.
+        small = box.put("a.png", where=box.inbox)
+        until(lambda: (box.images / "a.png").exists(), "the small file")
+        same(small, box.images / "a.png")
+        health = json.loads((box.point / ".mixfs" / "health.json").read_bytes())
+        assert [each["name"] for each in health["taking_in"]] == ["huge.bin"]
+        waiting.send_signal(signal.SIGINT)
+        _, told = waiting.communicate(timeout=30)
+    assert waiting.returncode == 130 and "Not in the library yet: huge.bin" in told
+    huge.unlink()
+    box.take_in()
 
 
 def test_sync_on_imported_waits_as_well(box: Box):
