@@ -73,8 +73,8 @@ class StagingArea:
         except FileNotFoundError:
             pass
         raise LibraryReplaced(
-            f"{self.directory} is not the directory that was opened here: nothing is written. Put {self.root.parent} back "
-            "where it was, or unmount it and open what lies there now."
+            f"{self.directory} is not the directory that was opened here: nothing is written. Put {self.root.parent} "
+            "back where it was, or unmount it and open what lies there now."
         )
 
     def close(self, *, keep: bool = False) -> None:
