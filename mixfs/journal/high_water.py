@@ -61,8 +61,11 @@ class HighWater:
             return
         line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
         try:
-            make_directory_durably(self._path.parent)
-            fd = create_file(self._path, os.O_WRONLY)
+            try:
+                fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                make_directory_durably(self._path.parent)
+                fd = create_file(self._path, os.O_WRONLY)
             try:
                 os.write(fd, line)
             finally:

@@ -68,6 +68,7 @@ class Journal:
         self.segment_limit = segment_limit
         self._fd = -1
         self._segment = 0
+        self._path = self._next_path = ""
         self._known = 0  # bytes of the open segment that were seen or written: it never gets shorter
         self._stream: bytes | None = None
         self._failed: tuple[int, bytes] | None = None  # set after a failed write: the last durable length, the frame
@@ -160,7 +161,9 @@ class Journal:
         if header:
             self._check_format(segments[-1], header)
         self._segment = segments[-1]
-        self._fd = os.open(self.path(self._segment), os.O_RDWR | os.O_CLOEXEC)
+        # Looked at by each commit, so they are spelled once.
+        self._path, self._next_path = str(self.path(self._segment)), str(self.path(self._segment + 1))
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._known = os.fstat(self._fd).st_size
         self._stream = self._stream_of(self._segment, header)
 
@@ -171,19 +174,19 @@ class Journal:
             if segments and segments[-1] > self._segment:
                 return True
         try:
-            there = os.stat(self.path(self._segment))
+            there = os.stat(self._path)
         except FileNotFoundError:
             there = None
         if there is None or (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
             raise JournalReplaced(
-                f"{self.path(self._segment)} was taken away or replaced while it was open here: nothing is written. "
+                f"{self._path} was taken away or replaced while it was open here: nothing is written. "
                 "Close or unmount the library, put its own files back, and open it again."
             )
-        if self.path(self._segment + 1).exists():
+        if os.path.exists(self._next_path):
             return True
         if status.st_size < self._known and self._failed is None:
             raise JournalReplaced(
-                f"{self.path(self._segment)} had {self._known} bytes and has {status.st_size} now: nothing is written. "
+                f"{self._path} had {self._known} bytes and has {status.st_size} now: nothing is written. "
                 "Close or unmount the library and restore the segment from a backup."
             )
         self._known = status.st_size

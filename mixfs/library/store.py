@@ -513,9 +513,11 @@ class Store:
     def _catch_up(self) -> None:
         """Replay what the index has not seen, and cut a torn tail."""
         written = self._written()
-        noted = self._seen(self.journal)
+        with self._engine.read() as txn:
+            noted = noted_position(txn, self.journal.replica)
         if noted == written and self._high_water.known <= written:
             return
+        noted = self._seen(self.journal)
         known = max(noted, self._high_water.read())
         if known > written:
             raise JournalDamaged(
