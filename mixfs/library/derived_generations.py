@@ -21,7 +21,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mixfs.ids import Digest, derived_id
+from mixfs.ids import Digest, generation_id_for
 from mixfs.library.documents import text_of
 from mixfs.library.storage_v2 import PLACE
 from mixfs.records import Generation, ImageRef, Metadata, Placement, Session, Trash, from_map, problem_of, to_map
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 
 # Where a generation keeps the JSON file that lay beside its picture (`mixfs.formats.outputs`).
 _SIDECAR = "outputs"
-
-
-def generation_id_for(digest: Digest, session_id: str) -> str:
-    """The id of the derived generation of a picture in a session."""
-    return derived_id(b"generation", digest, session_id.encode())
 
 
 def picture_of(generation: Generation) -> Digest | None:

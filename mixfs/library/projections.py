@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 10
+DERIVATION = 11
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
