@@ -78,6 +78,11 @@ def derived_id(*parts: bytes) -> str:
     return id_of_key(bytes(raw))
 
 
+def generation_id_for(digest: Digest, session_id: str) -> str:
+    """The id of the derived generation of a picture in a session (`mixfs.library.derived_generations`)."""
+    return derived_id(b"generation", digest, session_id.encode())
+
+
 def new_replica_id() -> ReplicaId:
     """Eight random bytes; the name of a replica's journal directory is their hex."""
     return ReplicaId(os.urandom(8))

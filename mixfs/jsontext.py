@@ -421,23 +421,26 @@ def refuse(value: Any) -> Any:
     raise InvalidValue(f"{value!r:.60} is of a kind that JSON has no word for.")
 
 
-def dumps(value: Any, *, indent: int | None = None, ascii: bool = False, default: Default = plain) -> str:
+def dumps(
+    value: Any, *, indent: int | None = None, ascii: bool = False, default: Default = plain, marks: bool = True
+) -> str:
     """Strict JSON of any value: NaN and its like as texts, marked texts as the JSON that they stand for.
 
-    It can be written as UTF-8.
+    It can be written as UTF-8. Of a value that is not from a record (`marks` False) an object that looks like a marked
+    text is just that.
     """
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False, default=default)
     except (ValueError, TypeError, RecursionError):
         text = None
     if text is None or _QUOTED_MARK in text:
-        text = _with_raw(value, indent, ascii, default)
+        text = _with_raw(value, indent, ascii, default, marks)
     if ascii:
         return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text) if "\\ud" in text else text
     return text if text.isascii() else _HALF.sub("\ufffd", text)
 
 
-def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default) -> str:
+def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default, marks: bool) -> str:
     raw: list[str] = []
     token = secrets.token_hex(16)
 
@@ -452,11 +455,11 @@ def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default) -> 
             return f"{value:#x}"
         if isinstance(value, str | int | float) or value is None:
             return value
-        if is_marked(value):
-            text = _text_of(value, ascii)
-            return value if text is None else put(text)
+        text = _text_of(value, ascii) if isinstance(value, Marked) or (marks and is_marked(value)) else None
+        if text is not None:
+            return put(text)
         if isinstance(value, Mapping | list | tuple) and not room:
-            return put(_compact(value, default, ascii, marks=True))
+            return put(_compact(value, default, ascii, marks))
         if isinstance(value, Mapping):
             return {_key(key): plainly(item, room - 1) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -208,31 +208,34 @@ class LocalBlobs:
 
     def _is_there(self, target: Path, intake: Intake) -> bool:
         """Whether the same bytes lie there. What is not what was imported goes to quarantine: here is a good copy."""
-        for cold in (False, True):
-            if not target.exists() and not self.removal.bring_back(intake.digest()):
-                return False
-            try:
-                fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return False
-            try:
-                status = os.fstat(fd)
-                compared = self._compared.pop(intake.digest(), None)
-                if os.path.samestat(status, os.fstat(intake.fd)):
-                    return True
-                if compared == (status.st_ino, status.st_size, status.st_mtime_ns):
-                    return True
-                if cold:
-                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                if sums_of(fd) == intake.sums():
-                    return True
-            except OSError as error:
-                # A disk that can't read it back: as good as gone.
-                if not is_damage(error):
-                    raise
-            finally:
-                os.close(fd)
-        self.quarantine(intake.digest(), "It was not what was imported when the same file came again.")
+        digest = intake.digest()
+        if not target.exists() and not self.removal.bring_back(digest):
+            return False
+        try:
+            fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            status = os.fstat(fd)
+            compared = self._compared.pop(digest, None)
+            if os.path.samestat(status, os.fstat(intake.fd)):
+                return True
+            if compared == (status.st_ino, status.st_size, status.st_mtime_ns):
+                return True
+            if sums_of(fd) == intake.sums():
+                return True
+        except OSError as error:
+            # A disk that can't read it back: as good as gone.
+            if not is_damage(error):
+                raise
+        finally:
+            os.close(fd)
+        try:
+            if not self._wrong(digest, cold=True):
+                return True
+        except BlobMissing:
+            return False
+        self.quarantine(digest, "It was not what was imported when the same file came again.")
         return False
 
     def quarantine(self, digest: Digest, reason: str) -> Path | None:

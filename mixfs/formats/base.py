@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import urllib.parse
@@ -323,16 +324,15 @@ def data_uri(uri: str, *, may_be_empty: bool = False) -> bytes:
     head, comma, body = uri.partition(",")
     if not comma:
         raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
-    if not head.lower().endswith(";base64"):
+    if head.lower().rpartition(";")[2].strip() != "base64":
         data = urllib.parse.unquote_to_bytes(body)
     else:
+        # As browsers do: percent-encoded, with spaces, and without padding too.
+        plain = b"".join(urllib.parse.unquote_to_bytes(body).split()).rstrip(b"=")
         try:
-            data = base64.b64decode(body, validate=True)
+            data = base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
         except ValueError as error:
-            spaces = body.split(None, 1)
-            if len(spaces) < 2:
-                raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
-            return data_uri(f"{head},{''.join(body.split())}", may_be_empty=may_be_empty)
+            raise InvalidValue(f"The data URI {uri!r:.40} is no valid base64: {error}.") from None
     if not data and not may_be_empty:
         raise InvalidValue(f"The data URI {uri!r:.40} has no data.")
     return data
@@ -340,8 +340,10 @@ def data_uri(uri: str, *, may_be_empty: bool = False) -> bytes:
 
 def beside(root: Path, relative: str) -> Path:
     """A file below a folder, by a path that a layout says. Raises InvalidValue when it leads out, also by a link."""
-    parts = relative.split("/")
-    if "\0" in relative or "\\" in relative or any(part in ("", ".", "..") for part in parts):
+    # A folder that was written on Windows has backslashes, unless there is a file of such a name here.
+    separators = r"/" if "\\" in relative and os.path.lexists(root / relative) else r"[/\\]"
+    parts = [part for part in re.split(separators, relative) if part not in ("", ".")]
+    if "\0" in relative or relative.startswith(("/", "\\")) or ".." in parts or not parts:
         raise InvalidValue(f"The path {relative!r:.120} leads out of {root}.")
     path = root.joinpath(*parts)
     if not os.path.realpath(path).startswith(os.path.realpath(root) + "/"):

@@ -26,10 +26,10 @@ from mixfs.formats.base import Asset, Known, Options, Problem, Report
 from mixfs.formats.layouts import find
 from mixfs.formats.reader_process import ReaderProcess
 from mixfs.formats.taking import Taking
+from mixfs.ids import generation_id_for
 from mixfs.index import keys
 from mixfs.library import editing
 from mixfs.library.api import Library
-from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.documents import text_of
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View

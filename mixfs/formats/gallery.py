@@ -42,8 +42,8 @@ FILE = "gallery_data.json"
 _LEVELS = jsontext.DEPTH - 4
 _BATCH_FILES, _BATCH_BYTES = 32, 16 << 20
 _MIGRATED = re.compile(r"/api/(images/sessions/[^/]+/[^/]+)")
-# How far `detect` looks for the first list of pictures.
-_DETECT_EVENTS = 5000
+# How far `detect` looks for the first list of pictures: what a session says before it may be long.
+_DETECT_EVENTS = 100_000
 
 
 def _file(path: Path) -> Path:

@@ -29,11 +29,10 @@ from mixfs.formats.base import (
     text,
 )
 from mixfs.formats.lost import NAMES, Lost
-from mixfs.ids import derived_id
+from mixfs.ids import derived_id, generation_id_for
 from mixfs.library import canvas_json, documents
 from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
-from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.documents import iso_ns, iso_offset_s
 from mixfs.library.exporting import new_folder, size_of
 from mixfs.library.importing import OWN, TEMPORARY

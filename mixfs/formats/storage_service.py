@@ -151,7 +151,7 @@ class StorageService:
         given = [(CANVAS, canvas), (GENERATIONS, generations)]
         # Through JSON, so that what is kept is what a folder would keep.
         parsed = [
-            (suffix, canvas_json.parse(jsontext.dumps(document, default=jsontext.refuse).encode()))
+            (suffix, canvas_json.parse(jsontext.dumps(document, default=jsontext.refuse, marks=False).encode()))
             for suffix, document in given if document is not None
         ]  # fmt: skip
         for suffix, document in parsed:
@@ -199,7 +199,7 @@ class StorageService:
             "message": message, "context": dict(context or {}),
         }  # fmt: skip
         try:
-            data = jsontext.dumps(line, default=jsontext.refuse).encode()
+            data = jsontext.dumps(line, default=jsontext.refuse, marks=False).encode()
         except InvalidValue as error:
             raise InvalidValue(f"The log line can't be written as JSON: {error}") from None
         self._library.app_files.append([data])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,9 +261,9 @@ class _Reader:
                 problems.append(Problem(f"images.{alias}", words, str(self._root / REGISTRY)))
             return None
         files[alias] = FoundFile(
-            id=alias, place=place, asset=asset, name=safe_name(path.rpartition("/")[2], "image"), role=role,
+            id=alias, place=place, asset=asset, name=safe_name(re.split(r"[/\\]", path)[-1], "image"), role=role,
             mtime_ns=iso_ns(info.get("imported_at")),
-            foreign={NAME: {"hash": alias, "file": path.rpartition("/")[2], "info": info}},
+            foreign={NAME: {"hash": alias, "file": re.split(r"[/\\]", path)[-1], "info": info}},
         )  # fmt: skip
         return files[alias]
 

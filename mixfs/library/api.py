@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import inotify_simple
 
 from mixfs import clock
-from mixfs.blobs import LocalBlobs
+from mixfs.blobs import Intake, LocalBlobs
 from mixfs.errors import BlobMissing, IndexFailed, InvalidValue, NameTooLong, NotALibrary, NotFoundError
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.index.lmdb_engine import INITIAL_MAP
@@ -274,10 +274,10 @@ class Library:
         intake = self.staging.intake()
         try:
             intake.write(data, 0)
-            digest, _ = self.blobs.receive(intake)
+            self.blobs.receive(intake)
 
             def place_blob() -> Placement:
-                return self._place_blob(digest, intake.sums(), len(data), raw_name, session_id, role, mtime_ns)
+                return self._place_blob(intake, raw_name, session_id, role, mtime_ns)
 
             try:
                 placement = place_blob()
@@ -290,12 +290,13 @@ class Library:
         return placement
 
     def _place_blob(
-        self, digest: Digest, sums: bytes, size: int, name: bytes, session_id: str | None, role: str,
-        mtime_ns: int | None,
-    ) -> Placement:  # fmt: skip
+        self, intake: Intake, name: bytes, session_id: str | None, role: str, mtime_ns: int | None
+    ) -> Placement:
+        digest = intake.digest()
         incoming = Incoming(
-            digest=digest, size=size, name=name, mtime_ns=mtime_ns or clock.now_ns(), role=role,
-            inspection=self.inspect_unknown(digest), sums=sums,
+            digest=digest, size=intake.size, name=name, mtime_ns=mtime_ns or clock.now_ns(), role=role,
+            # By its name in staging: until the commit, gc may move the blob.
+            inspection=self.inspect_unknown(digest, intake.path), sums=intake.sums(),
         )  # fmt: skip
 
         def write(txn: Txn) -> Placement:

@@ -14,7 +14,7 @@ from mixfs.records import Placement, Trash
 if TYPE_CHECKING:
     from mixfs.library.api import Library
 
-_BATCH = 200
+_BATCH = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mixfs.ids import Digest, derived_id
+from mixfs.ids import Digest, generation_id_for
 from mixfs.library.documents import text_of
-from mixfs.library.storage_v2 import PLACE
+from mixfs.library.storage_v2 import PLACE, POOL_ID
 from mixfs.records import Generation, ImageRef, Metadata, Placement, Session, Trash, from_map, problem_of, to_map
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 
 # Where a generation keeps the JSON file that lay beside its picture (`mixfs.formats.outputs`).
 _SIDECAR = "outputs"
-
-
-def generation_id_for(digest: Digest, session_id: str) -> str:
-    """The id of the derived generation of a picture in a session."""
-    return derived_id(b"generation", digest, session_id.encode())
 
 
 def picture_of(generation: Generation) -> Digest | None:
@@ -80,19 +75,22 @@ def marked_if_changed(existing: Generation | None, generation: Generation) -> Ge
 # -- at the end of a commit
 
 
-def settle(txn: Txn, had: Mapping[tuple[Digest, str], bool], deleted: Iterable[Generation]) -> None:
+def settle(
+    txn: Txn, had: Mapping[tuple[Digest, str], bool], deleted: Iterable[Generation], *, restores: bool
+) -> None:  # fmt: skip
     """Make derived generations follow the pictures that this commit placed or removed.
 
     `had` tells of each (picture, session) that a placement changed in whether the session had the picture before;
-    `deleted` are the generations that the commit deleted.
+    `deleted` are the generations that the commit deleted; `restores` tells whether anything leaves the trash.
     """
     has = {pair: txn.has_picture(pair[1], pair[0]) for pair in had}
     left = [pair for pair in had if had[pair] and not has[pair]]
     for digest, session_id in (pair for pair in had if has[pair] and not had[pair]):
         if txn.is_member(Generation, session_id, generation_id_for(digest, session_id)):
             continue
-        source = next(_sources(txn, digest, session_id, [old for moved, old in left if moved == digest]), None)
-        if source is not None:
+        sources = _sources(txn, digest, session_id, [old for moved, old in left if moved == digest], restores)
+        source = next(sources, None)
+        if source is not None and not (source.derived and _has_own(txn, digest, session_id)):
             _derive(txn, source, digest, session_id)
     for digest, session_id in left:
         generation = txn.get(Generation, generation_id_for(digest, session_id))
@@ -101,13 +99,18 @@ def settle(txn: Txn, had: Mapping[tuple[Digest, str], bool], deleted: Iterable[G
     keep_for_other_sessions(txn, (each for each in deleted if txn.get(Session, each.session_id) is None))
 
 
-def _sources(txn: Txn, digest: Digest, session_id: str, left: list[str]) -> Iterator[Generation]:
+def _sources(
+    txn: Txn, digest: Digest, session_id: str, left: list[str], restores: bool
+) -> Iterator[Generation]:  # fmt: skip
     """Where a derived generation can be copied from, the best source first; `left` are sessions the picture leaves."""
     for other in left:
         generation = txn.get(Generation, generation_id_for(digest, other))
         if generation is not None:
             yield generation
     saved = _saved(txn, digest)
+    if saved is not None and saved.reader is None and not restores:
+        # An import reads the same from the picture again, but not from a file beside it, or from an app.
+        saved = None
     if saved is not None and saved.session_id == session_id:
         yield saved
     living = [each for each in txn.generations_of(digest) if picture_of(each) == digest]
@@ -116,6 +119,12 @@ def _sources(txn: Txn, digest: Digest, session_id: str, left: list[str]) -> Iter
         yield saved
     # Earlier versions put it into the trash with its session.
     yield from (each for each in _in_trash(txn, digest) if picture_of(each) == digest)
+
+
+def _has_own(txn: Txn, digest: Digest, session_id: str) -> bool:
+    """Whether a session has a generation of a picture, or gets it back in a later piece of the restore at hand."""
+    found = itertools.chain(txn.generations_of(digest), _in_trash(txn, digest))
+    return any(each.session_id == session_id for each in found)
 
 
 def _derive(txn: Txn, source: Generation, digest: Digest, session_id: str) -> None:
@@ -177,6 +186,9 @@ def keep_for_other_sessions(txn: Txn, generations: Iterable[Generation]) -> None
         for digest in dict.fromkeys(ref.digest for ref in generation.outputs if ref.digest is not None):
             if not txn.generations_of(digest):
                 for session_id in txn.sessions_with(digest):
+                    if session_id == POOL_ID:
+                        # No session of the app's: its pictures are there in case one of them is restored.
+                        continue
                     _derive(txn, dataclasses.replace(generation, canvas_state=None, inputs=()), digest, session_id)
 
 

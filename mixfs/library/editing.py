@@ -42,7 +42,7 @@ SESSIONS = dentries.fixed("/sessions")
 INBOX = "Inbox"
 
 # As many members of a session as one commit moves to the trash or out of it: others write between two commits.
-PIECE = 200
+PIECE = 100
 # And as much of a document as one item of the trash holds.
 PAGE_RECORDS = 64
 PAGE_BYTES = 256 << 10

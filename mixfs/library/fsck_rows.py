@@ -81,7 +81,7 @@ def _row_words(key: bytes) -> str:
     name = _ROWS.get(key[:1], "row")
     if key[:1] == b"d":
         return f"{name} {key[18:].decode('utf-8', 'backslashreplace')!r} in {key[1:18].hex()}"
-    if key[:1] == b"r" and key[1] in KINDS:
+    if key[:1] == b"r" and len(key) > 1 and key[1] in KINDS:
         return f"{KINDS[key[1]].__name__} {key[2:].hex()}"
     return f"{name} {key[1:].hex()}"
 

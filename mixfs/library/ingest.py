@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixfs.errors import BlobMissing
-from mixfs.ids import Digest, new_id
+from mixfs.ids import Digest, generation_id_for, new_id
 from mixfs.library import documents, editing
-from mixfs.library.derived_generations import generation_id_for
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES

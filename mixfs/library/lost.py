@@ -330,7 +330,9 @@ def _raw_name(name: Mapping[str, Any]) -> bytes:
 def _admit(library: Library, batch: list[Incoming]) -> list[Adopted]:
     def write(txn: Txn) -> list[Placement]:
         session = editing.session_titled(txn, RECOVERED)
-        return [admit(txn, incoming, session.id, None, library.has_blob)[0] for incoming in batch]
+        # A gc beside us may have moved them again; it can't before this commit ends.
+        there = library.blobs.removal.bring_back
+        return [admit(txn, incoming, session.id, None, there)[0] for incoming in batch]
 
     if not batch:
         return []

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 # How long a piece is to take, and how many records it is made of at most and at least.
 PIECE_S = 0.05
-LARGEST, SMALLEST = editing.PIECE, 10
+LARGEST, SMALLEST = 200, 10
 # What opening a library does at most of what a killed process left; a mount, and the next opening, do the rest.
 AT_OPEN = 20
-# How long to leave the lock to others after each piece.
-REST_S = 0.01
+# How long to leave the lock to others after each piece: half as long as it took, within these. On a busy machine those
+# who wait are slow to wake.
+REST_S, LONGEST_REST_S = 0.01, 0.05
 
 
 class Pieces:
@@ -38,7 +39,8 @@ class Pieces:
         self.records: list[Record] = []  # what came back
         self.own: set[bytes] = set()
         self._after = b""
-        self._size = LARGEST
+        self._size = min(LARGEST, editing.PIECE // 2)
+        self.rest_s = REST_S  # after the last piece
 
     def restore(self, library: Library, group_id: str) -> list[Record]:
         """Put back a whole deletion, or one item of the trash; returns the records. Raises NotFoundError."""
@@ -56,7 +58,7 @@ class Pieces:
         """Do what is left, or some pieces of it."""
         while (at_most is None or at_most > 0) and self.step(library):
             at_most = at_most - 1 if at_most is not None else None
-            rest()
+            time.sleep(self.rest_s)
 
     def step(self, library: Library) -> bool:
         """One piece, if there is one left; True when there may be more."""
@@ -74,6 +76,7 @@ class Pieces:
         records, self._after, more = library.store.commit(write)
         self.records += records
         took = max(time.monotonic() - began, 1e-6)
+        self.rest_s = max(REST_S, min(LONGEST_REST_S, took / 2))
         self._size = max(SMALLEST, min(LARGEST, int(self._size * PIECE_S / took)))
         return more
 

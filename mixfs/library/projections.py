@@ -57,7 +57,7 @@ from mixfs.records import (
 )
 
 # Raise it whenever rows or documents would come out differently: an index of another derivation is made again.
-DERIVATION = 10
+DERIVATION = 11
 
 SESSION_DOCUMENTS = ("session.json", "canvas.json", "generations.json")
 
@@ -88,6 +88,7 @@ class Projector:
         # any had.
         self.had: dict[tuple[Digest, str], bool] = {}
         self._was_placed: dict[Digest, bool] = {}
+        self.leaves_trash = False
         self.deleted_generations: list[Generation] = []
         self._entries: dict[str, Entry | None] = {}  # id -> as before this commit
         self._sessions: dict[str, SessionRow] = {}
@@ -438,6 +439,7 @@ class Projector:
     def _trash(self, old: Trash | None, new: Trash | None) -> None:
         """What lies in the trash keeps its blobs, and is listed in trash/."""
         self._count("trash", old, new)
+        self.leaves_trash |= new is None
         before, after = (set(named_digests(record)) if record else set() for record in (old, new))
         trash_id = (new or old).id  # type: ignore[union-attr]
         for digest in before - after:

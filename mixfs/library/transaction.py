@@ -156,7 +156,10 @@ class Txn(View):
 
     def settle(self) -> None:
         """Add the changes that follow from those made so far: derived generations follow their pictures."""
-        derived_generations.settle(self, self._projector.had, self._projector.deleted_generations)
+        projector = self._projector
+        derived_generations.settle(
+            self, projector.had, projector.deleted_generations, restores=projector.leaves_trash
+        )  # fmt: skip
 
     def finish(self) -> Projector:
         """Complete the rows that follow from the changes."""

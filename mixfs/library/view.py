@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import cbor2
 
-from mixfs.ids import Digest, Stamp, key16
+from mixfs.ids import Digest, Stamp, generation_id_for, key16
 from mixfs.index import keys
 from mixfs.index.dentries import Dentry, DirectoryRow, get_dentry, get_directory_row, scan_dentries
 from mixfs.index.engine import ReadTxn, prefix_end
@@ -29,6 +30,9 @@ from mixfs.records import (
 )
 
 R = TypeVar("R", bound=Record)
+
+# How many of the generations that gave one picture are looked at: what a commit costs must not grow with them.
+MOST_TOLD = 64
 
 
 class SessionRow:
@@ -221,8 +225,10 @@ class View:
                 yield key[len(prefix) :]
 
     def generations_of(self, digest: Digest) -> list[Generation]:
-        """The generations that gave out an image, in order of ids."""
-        found = sorted(self.named_in(digest, keys.GIVES, keys.GIVES | keys.BY_ALIAS))
+        """The generations that gave out an image, in order of ids: the first MOST_TOLD of them."""
+        kinds = (keys.GIVES, keys.GIVES | keys.BY_ALIAS)
+        found = sorted(raw for kind in kinds for raw in itertools.islice(self.named_in(digest, kind), MOST_TOLD))
+        found = found[:MOST_TOLD]
         return [g for raw in found if (g := self.get_raw(Generation, raw)) is not None]
 
     def generation_of(
@@ -233,7 +239,10 @@ class View:
         `known` are all of them, where the caller has looked them up.
         """
         found = self.generations_of(digest) if known is None else known
-        return next((g for g in found if g.session_id == session_id), found[0] if found else None)
+        own = next((g for g in found if g.session_id == session_id), None)
+        if own is None and session_id is not None and len(found) == MOST_TOLD:
+            own = self.get(Generation, generation_id_for(digest, session_id))
+        return own or (found[0] if found else None)
 
     def about(self, placement: Placement, generations: list[Generation] | None = None) -> documents.About | None:
         """What the documents of a placement are made of; None when it is no picture."""

@@ -259,7 +259,7 @@ class Tree:
             while left:
                 work = pieces.Pieces(left[0])
                 while await trio.to_thread.run_sync(work.step, self.library, limiter=self._writer):
-                    await trio.sleep(pieces.REST_S)
+                    await trio.sleep(work.rest_s)
                 del left[0]
             await more.wait()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from box import Box
 from live import Live, living
+from strict_json import check_mount
 
 from mixfs.library.api import Library
 
@@ -24,6 +25,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         live.start()
         pid = live.pid
         yield live
+        check_mount(live.point)
         live.stop()
     assert not os.path.ismount(live.point)
     assert not os.path.exists(f"/proc/{pid}")

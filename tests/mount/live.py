@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from strict_json import check_output
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 30.0
@@ -140,6 +141,7 @@ class Live:
         env = environment() | {"MIXFS_LIBRARY": str(self.library)}
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
+        check_output(words, done.stdout)
         return done
 
     def api(self, program: str, *words: str) -> None:

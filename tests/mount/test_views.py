@@ -191,6 +191,57 @@ def test_by_views_follow_what_is_known(box: Box):
              folder / other)  # fmt: skip
 
 
+def test_what_was_read_from_a_picture_goes_where_real_programs_move_it(box: Box):
+    name, data = make_sample("a1111")
+    data += box.title.encode()
+    box.inbox.mkdir()
+    box.imported(name, data)
+    other = box.session.with_name(f"{box.title} other")
+    other.mkdir()
+    [generation] = os.listdir(box.session / "generations")
+    output = box.session / "generations" / generation / "outputs" / name
+    assert output.read_bytes() == data and os.listdir(output.parent) == [name]
+
+    def counted(session: Path) -> tuple[int, int, int]:
+        said = json.loads((session / "session.json").read_bytes())
+        return said["images"], said["generations"], len(os.listdir(session / "generations"))
+
+    run("cp", box.images / name, other / "images" / "copy.png")
+    until(lambda: counted(other) == (1, 1, 1), "the copy's generation", SEEN_S)
+    assert counted(box.session) == (1, 1, 1)
+    (other / "images" / "copy.png").unlink()
+    assert counted(other) == (0, 0, 0)
+    run("mv", box.images / name, other / "images" / "moved.png")
+    assert counted(other) == (1, 1, 1) and counted(box.session) == (0, 0, 0)
+    assert not output.exists()
+
+    # An app's account stays where it is, and shows the picture only while its session has it.
+    digest, session_id = box.placements(other.name)[b"moved.png"].digest, box.record(other.name)
+    assert session_id is not None
+    box.live.api(ADD_GENERATION, session_id.id, f"model of {box.title}", digest.hex(), "0", "out.png")
+    [added] = [each for each in os.listdir(other / "generations") if each.startswith("1970")]
+    output = other / "generations" / added / "outputs" / "out.png"
+    box.take_in()
+    folder = os.open(output.parent, os.O_RDONLY)
+    try:
+        # The kernel may remember the name, and must ask all the same.
+        assert os.stat("out.png", dir_fd=folder).st_size == len(data)
+        run("mv", other / "images" / "moved.png", box.images / "back.png")
+        with pytest.raises(FileNotFoundError):
+            os.stat("out.png", dir_fd=folder)
+    finally:
+        os.close(folder)
+    assert not output.exists() and os.listdir(output.parent) == []
+    assert json.loads((output.parent.parent / "generation.json").read_bytes())["outputs"][0]["digest"] == digest.hex()
+    run("rm", "-r", other)
+    assert counted(box.session) == (1, 1, 1)
+    run("rm", box.images / "back.png")
+    assert counted(box.session) == (0, 0, 0)
+    run("mv", box.point / "trash" / box.title / "back.png", box.images)
+    assert counted(box.session) == (1, 1, 1)
+    assert os.getxattr(box.images / "back.png", "user.mixfs.prompt")
+
+
 def view_date(top: Path, name: str) -> str:
     [path] = (top / "by-date").glob(f"*/*/{name}")
     return path.parent.name

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from odd_json import Odd, odd_json, same, texts
+from strict_json import strict
 
 from mixfs import jsontext
 from mixfs.errors import InvalidValue
-
-sys.path.insert(0, __file__.rpartition("/")[0])
-
-from odd_json import odd_json, same, strict, texts  # noqa: E402
 
 
 def levels(value: Any) -> int:
@@ -27,7 +24,7 @@ def levels(value: Any) -> int:
 
 @given(odd_json())
 @settings(max_examples=30, deadline=None)
-def test_what_comes_in_goes_out_again_strictly_and_equal(odd: tuple[str, Any]) -> None:
+def test_what_comes_in_goes_out_again_strictly_and_equal(odd: Odd) -> None:
     text, value = odd
     whole = jsontext.loads(text, whole=True)
     assert same(whole, value)
@@ -46,7 +43,7 @@ def test_what_comes_in_goes_out_again_strictly_and_equal(odd: tuple[str, Any]) -
 
 @given(odd_json(), st.integers(1, 7))
 @settings(max_examples=25, deadline=None)
-def test_the_parts_of_a_stream_are_those_of_the_text(odd: tuple[str, Any], size: int) -> None:
+def test_the_parts_of_a_stream_are_those_of_the_text(odd: Odd, size: int) -> None:
     text, value = odd
     at = iter(range(0, len(text), size))
     found = jsontext.events(lambda _: text[(n := next(at, len(text))) : n + size])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from strict_json import check_output
 
 from mixfs.media.samples import make_sample
 
@@ -58,6 +59,7 @@ class Home:
             self.command(*words), env=self.env | (env or {}), cwd=self.path, capture_output=True, text=True,
             errors="surrogateescape", timeout=120, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
+        check_output(words, done.stdout)
         assert "Traceback" not in done.stderr + done.stdout, done.stderr
         assert code is None or done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         return Ran(done.returncode, done.stdout, done.stderr)

@@ -120,7 +120,7 @@ def test_a_file_by_itself_goes_to_inbox_under_whatever_name(home: Home) -> None:
     # No escape sequence from a file's name reaches the terminal.
     assert "caf\\xe9\\x1b[31m.txt" in shown and "\x1b" not in shown
     names = [item["name"] for item in home.run("show", "Inbox", "--json").json["placements"]]
-    assert [os.fsencode(found) for found in names] == [b"caf\xe9\x1b[31m.txt"]
+    assert names == ["caf\ufffd\x1b[31m.txt"]
     home.run("show", "Inbox", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
     assert json.loads(home.run("show", "Inbox", "--json", env={"PYTHONIOENCODING": "ascii"}).out)["placements"]
 

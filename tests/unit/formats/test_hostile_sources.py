@@ -13,7 +13,9 @@ from cli_home import Home
 from format_home import package, picture, take, write_package
 
 from mixfs import regular_files
+from mixfs.errors import InvalidValue
 from mixfs.formats import outputs, storage_v2
+from mixfs.formats.base import data_uri
 from mixfs.library.api import Library
 
 HUGE = 1_500_000_000
@@ -135,3 +137,23 @@ def test_a_file_that_changes_while_it_is_read_is_read_again_or_named(
     assert (taken, reasons) == (1, "")
     [placement] = [each for session in library.sessions() for each in library.placements(session.id)]
     assert library.read_image(placement.digest) == picture(7) + bytes(7)
+
+
+@pytest.mark.parametrize("said", ["images\\a.png", "./images/a.png", "images//a.png"])
+def test_paths_as_other_systems_write_them(library: Library, tmp_path: Path, said: str) -> None:
+    source = storage(tmp_path / "storage")
+    (source / "image_registry.json").write_text(json.dumps({"version": "2.0", "images": {"a": {"file_path": said}}}))
+    report = take(library, source)
+    assert (report.taken["pictures"], report.not_taken) == (1, [])
+    [placement] = library.placements(library.find_session("Trip").id)
+    assert placement.name == b"a.png"
+
+
+def test_data_uris_as_browsers_take_them() -> None:
+    data = b"\xff\xfe\xfd\xfc>"
+    for uri in ("//79/D4=", "//79/D4", "%2F%2F79%2FD4%3D", "//79\n /D4="):
+        assert data_uri(f"data:image/png; base64,{uri}") == data_uri(f"data:;BASE64,{uri}") == data
+    assert data_uri("data:text/plain,a%20b") == b"a b"
+    for uri in ("@@@", "A", "//79/D4=x", ""):
+        with pytest.raises(InvalidValue):
+            data_uri(f"data:image/png;base64,{uri}")

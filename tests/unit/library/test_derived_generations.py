@@ -19,6 +19,7 @@ from mixfs.ids import digest_from_hex, key16
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
 from mixfs.library import editing, gc, restoring
+from mixfs.library import view as view_module
 from mixfs.library.catalogue import groups
 from mixfs.library.derived_generations import is_derived
 from mixfs.library.view import View
@@ -337,6 +338,24 @@ def test_what_an_app_knew_of_a_picture_outlives_its_session(library: Library) ->
     assert [each.prompt for each in library.generations(two.b)] == ["of the app"]
 
 
+@pytest.mark.parametrize("piece", [200, 1])
+def test_a_restored_session_has_what_its_app_knew_once(
+    library: Library, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    two = Two(library)
+    bare = png_bytes(Image.new("RGB", (8, 8), "teal"), {})
+    here = library.import_bytes(bare, "bare.png", session_id=two.a)
+    library.import_bytes(bare, "bare.png", session_id=two.b)
+    library.put_generation(
+        Generation(id="run", session_id=two.a, prompt="of the app", outputs=(ImageRef(digest=here.digest),))
+    )
+    before = library.generations(two.a)
+    monkeypatch.setattr(editing, "PIECE", piece)
+    library.restore(library.delete_session(two.a).group)
+    assert library.generations(two.a) == before
+    assert [each.prompt for each in library.generations(two.b)] == ["of the app"]
+
+
 def test_what_an_app_knew_comes_out_of_the_trash_with_its_picture(library: Library) -> None:
     two = Two(library)
     bare = png_bytes(Image.new("RGB", (8, 8), "teal"), {})
@@ -373,8 +392,9 @@ def test_what_an_earlier_version_left_behind_is_put_right(library: Library) -> N
         assert view.get(Metadata, other.digest.hex()) is None
 
 
-def test_what_a_commit_costs_does_not_grow_with_the_generations_that_took_a_picture(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["inputs", "outputs"])
+def test_what_a_commit_costs_does_not_grow_with_the_generations_of_a_picture(
+    library: Library, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     two = Two(library)
     read = 0
@@ -390,14 +410,20 @@ def test_what_a_commit_costs_does_not_grow_with_the_generations_that_took_a_pict
     def put(n: int) -> int:
         nonlocal read
         ref = ImageRef(digest=two.placed.digest, name="in.png")
-        library.put_generation(Generation(id=f"run {n}", session_id=two.b, inputs=(ref,), prompt=f"run {n}"))
+        refs: dict[str, Any] = {way: (ref,)}
+        library.put_generation(Generation(id=f"run {n}", session_id=two.b, prompt=f"run {n}", **refs))
         done, read = read, 0
         return done
 
+    monkeypatch.setattr(view_module, "MOST_TOLD", 4)
     counts = [put(n) for n in range(40)]
-    assert counts[1] == counts[-1]
+    assert max(counts) < 40
     library.annotate(two.placed.digest, rating=5)
     annotated, read = read, 0
-    assert annotated < 20
+    assert annotated < 40
     with library.read() as view:
-        assert sum(1 for _ in view.named_in(two.placed.digest, keys.TAKES)) == 40
+        kind = {"inputs": keys.TAKES, "outputs": keys.GIVES}[way]
+        assert sum(1 for _ in view.named_in(two.placed.digest, kind)) == 40 + (way == "outputs")
+        # Its own is told nevertheless.
+        about = view.about(two.placed)
+        assert about is not None and about.generation is not None and about.generation.session_id == two.a

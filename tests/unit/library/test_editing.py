@@ -11,11 +11,12 @@ import pytest
 
 from mixfs import Library
 from mixfs.errors import NotFoundError
+from mixfs.ids import generation_id_for
 from mixfs.index import keys
 from mixfs.index.dentries import scan_dentries
 from mixfs.index.engine import prefix_end
-from mixfs.library import documents, editing, pieces, restoring, trashed
-from mixfs.library.derived_generations import generation_id_for, is_derived
+from mixfs.library import documents, editing, fsck, pieces, restoring, trashed
+from mixfs.library.derived_generations import is_derived
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
@@ -358,6 +359,8 @@ def test_what_a_kill_left_half_done_is_finished_at_the_next_opening(library: Lib
     assert deletion.head.pending and deletion.id == head.group
     root = library.root
     library.close()
+    found = fsck.check(root)
+    assert not found.problems, found.problems
     with Library.open(root, map_size=MAP) as again:
         if stopped == "deleting":
             (deletion,) = again.deletions()
