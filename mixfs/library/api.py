@@ -45,7 +45,6 @@ from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.pool import WorkerPool
 from mixfs.media.types import Inspection
-from mixfs.modes import make_directory
 from mixfs.names import MAX_NAME
 from mixfs.process import owner_of, start_of
 from mixfs.records import (
@@ -567,9 +566,10 @@ class Library:
         """As `changes`, then waiting for more, by whichever process, until `stop` is set (looked at each `poll_ms`)."""
         position = since if since is not None else self.store.written_end()
         with inotify_simple.INotify() as watch:
-            make_directory(self.store.journal.directory, parents=True, exist_ok=True)
             flags = inotify_simple.flags.MODIFY | inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO
-            watch.add_watch(str(self.store.journal.directory), flags)
+            # Of a library without a commit: its first is seen at the next look.
+            directory = self.store.journal.directory
+            watch.add_watch(str(directory if directory.is_dir() else directory.parent), flags)
             while stop is None or not stop.is_set():
                 for change in self.changes(position):
                     position = change.position

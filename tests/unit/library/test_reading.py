@@ -219,3 +219,14 @@ def test_a_read_elsewhere_keeps_a_commit_waiting_for_a_while_only(root: Path, mo
         end.set()
         reader.join(60)
         store.close()
+
+
+def test_an_empty_library_is_followed_without_a_change_to_it(tmp_path: Path) -> None:
+    root = tmp_path / "library"
+    Library.open(root).close()
+    before, stop = contents(root), threading.Event()
+    with Library.open(root, read_only=True) as reader:
+        changes = reader.follow_changes(stop=stop, poll_ms=10)
+        stop.set()
+        assert list(changes) == []
+    assert contents(root) == before
