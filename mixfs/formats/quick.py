@@ -26,11 +26,10 @@ def may_be_read(head: bytes) -> bool:
     return head[:2] == b"PK" or may_be_part(head)
 
 
-def may_be_layout(head: bytes, name: bytes) -> bool:
-    """Whether a single file may be in a layout, by its name and its first `HEAD_SIZE` bytes."""
-    if head[:2] == b"PK":
-        return b"manifest.json" in head or name.lower().endswith(b".genaiw.zip")
-    if head.startswith(b"SQLite format 3\0"):
+def may_be_layout(head: bytes) -> bool:
+    """Whether a single file may be in a layout, by its first `HEAD_SIZE` bytes."""
+    # The manifest of a package may stand anywhere in it, and browsers rename what they download.
+    if head.startswith((b"PK", b"SQLite format 3\0")):
         return True
     if not may_be_part(head):
         return False

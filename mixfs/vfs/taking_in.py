@@ -467,7 +467,7 @@ class TakingIn:
         times = status.st_mtime_ns, status.st_ctime_ns, status.st_atime_ns
         return Looked(
             staged, version, status.st_size, *times, inspection, digest, sums, sniff(head) in IMAGE_TYPES,
-            may_be_layout(head, staged.name), may_be_part(head),
+            may_be_layout(head), may_be_part(head),
         )  # fmt: skip
 
     def _failed(self, staged: Staged, error: BaseException) -> None:

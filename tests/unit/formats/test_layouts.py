@@ -25,9 +25,9 @@ def test_a_quick_look_sees_every_single_file_layout(tmp_path: Path) -> None:
     path = write_package(tmp_path / "x.bin", package())
     v1 = json.dumps({"session_id": "s", "canvas_images": [{"id": "c", "dataUri": "data:"}]}).encode()
     for data in (path.read_bytes(), json.dumps(gallery()).encode(), v1, b"SQLite format 3\0"):
-        assert may_be_layout(data[:HEAD_SIZE], b"x.bin")
-    for data in (picture(1), b"{}", b"[]", b"", b"PK\3\4", b'x "sessions"', b'{"canvas_images": []}'):
-        assert not may_be_layout(data[:HEAD_SIZE], b"x.json")
+        assert may_be_layout(data[:HEAD_SIZE])
+    for data in (picture(1), b"{}", b"[]", b"", b'x "sessions"', b'{"canvas_images": []}'):
+        assert not may_be_layout(data[:HEAD_SIZE])
 
 
 def receipt_of(library: Library, placement: Placement, name: bytes) -> str:
