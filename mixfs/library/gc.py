@@ -1,9 +1,9 @@
 """Garbage collection: lets trash expire, moves originals that nothing references to lost/, and deletes them from there.
 
-An original is referenced by placements and trash records. Canvas entries and generations tell of a picture and don't
-keep it; nor does a receipt in import/, which stays readable until its original is moved, and goes with it. Annotations
-stay: the same picture may come again. An original lies in lost/ for as long as a deletion lies in the trash;
-`mixfs.library.lost` takes it back.
+An original is referenced by placements and trash records. Canvas entries and generations that name one don't keep it from
+being moved to lost/, but while they do, it is not deleted there. A receipt in import/ doesn't keep one: it stays readable
+until its original is moved, and goes with it. Annotations stay: the same picture may come again. An original lies in lost/
+for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back.
 
 What must not change: nothing is moved or deleted on the word of the index alone. While the library is incomplete
 (`Store.require_whole`), or a record mentions an original that the index calls unreferenced, gc changes nothing at all.
@@ -335,6 +335,8 @@ def _empty_lost(run: _Run, before_ns: int) -> None:
     here = {each.digest for each in found}
     with library.read() as view:
         referenced = {each.digest for each in found if view.is_referenced(each.digest)}
+        # On a canvas, or in an app's generation: it is shown there no more, but nothing deletes the only copy of it.
+        mentioned = {each.digest for each in found if view.is_mentioned(each.digest)}
         # Of an original that came back; not of one that waits to be moved since a run was killed.
         needless = [
             digest for digest in removal.notes()
@@ -347,7 +349,7 @@ def _empty_lost(run: _Run, before_ns: int) -> None:
             run.freed.returned += 1
             if not run.dry_run and removal.bring_back(each.digest) and removal.delete_duplicate(each.digest):
                 removal.forget_note(each.digest)
-    due = {each.digest: each.size for each in found if each.since_ns < before_ns and each.digest not in referenced}
+    due = {each.digest: each.size for each in found if each.since_ns < before_ns and each.digest not in mentioned}
     for digest in _mentioned(library, frozenset(due)) if due else ():
         del due[digest]
     if run.dry_run:
@@ -360,7 +362,7 @@ def _empty_lost(run: _Run, before_ns: int) -> None:
         batch = waiting[at : at + _BATCH]
 
         def still(txn: Txn, batch: list[Digest] = batch) -> list[Digest]:
-            return [digest for digest in batch if not txn.is_referenced(digest)]
+            return [digest for digest in batch if not txn.is_mentioned(digest)]
 
         def delete(leaving: list[Digest]) -> None:
             removal.delete(leaving)

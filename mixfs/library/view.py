@@ -137,6 +137,11 @@ class View:
         """Whether a placement or a trash record keeps an original. Generations and canvas entries only tell of it."""
         return next(self.named_in(digest, Placement.KIND, Trash.KIND), None) is not None
 
+    def is_mentioned(self, digest: Digest) -> bool:
+        """Whether any record names an original: canvas entries and generations too."""
+        prefix = keys.referrers(digest)
+        return next(iter(self.txn.scan(prefix, prefix_end(prefix))), None) is not None
+
     def sessions_titled(self, title: str) -> Iterator[Session]:
         """The sessions of a title, the oldest first."""
         prefix = keys.titled(title)

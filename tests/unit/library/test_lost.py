@@ -24,7 +24,7 @@ from mixfs.library.fsck_report import Report
 from mixfs.library.repairing import repair
 from mixfs.library.store import Store
 from mixfs.media.samples import make_sample
-from mixfs.records import Placement
+from mixfs.records import Entry, Placement
 
 DAY_NS = 86400 * 10**9
 
@@ -106,6 +106,19 @@ def test_it_is_deleted_when_it_has_been_there_as_long_as_in_the_trash(
     assert digest.hex() in files(library, "lost")
     assert gc.collect(library, grace_hours=-1) == gc.Freed(deleted=1, deleted_bytes=8)
     assert not [path for path in (library.root / "lost").rglob("*") if path.is_file()]
+
+
+def test_what_a_canvas_still_names_is_not_deleted_from_lost(library: Library) -> None:
+    digest = lose(library, b"on a canvas", "a.txt")
+    session = library.create_session("Canvas")
+    library.put_entry(Entry(id="e", session_id=session.id, digest=digest))
+    for _ in range(3):
+        assert collect(library).deleted == 0
+    assert files(library, "lost")
+    library.delete_entry("e")
+    for _ in range(3):
+        collect(library)
+    assert not files(library, "lost")
 
 
 def test_without_a_note_it_counts_from_when_the_file_came_there(library: Library) -> None:
