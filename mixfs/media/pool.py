@@ -62,9 +62,7 @@ class ThumbnailFailed(Exception):
 
 class WorkerStartError(MixfsError):
     """A worker process did not start: the machine or the installation is at fault, not a picture. The text has its last
-    words."""
-
-    errno = errno.EAGAIN
+    words. Its errno is EIO: EAGAIN from .mixfs/imported means that files are still being taken in."""
 
 
 class PoolClosed(RuntimeError):

@@ -210,7 +210,7 @@ class Dictionary(RuleBasedStateMachine):
         segments = sorted((self.root / "journal").rglob("*.seg"))
         if segments:
             with open(segments[-1], "ab") as file:
-                file.write(frames.encode_at(b"what was never committed" * 4)[:size])
+                file.write(frames.encode_at(b"what was never committed" * 4, file.tell())[:size])
         if not open_meanwhile:
             self.library = self.opened()
 
