@@ -1,9 +1,9 @@
 """Garbage collection: lets trash expire, moves originals that nothing references to lost/, and deletes them from there.
 
-An original is referenced by placements and trash records. Canvas entries and generations that name one don't keep it from
-being moved to lost/, but while they do, it is not deleted there. A receipt in import/ doesn't keep one: it stays readable
-until its original is moved, and goes with it. Annotations stay: the same picture may come again. An original lies in lost/
-for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back.
+An original is referenced by placements and trash records. Canvas entries and generations that name one don't keep it
+from being moved to lost/, but while they do, it is not deleted there. A receipt in import/ doesn't keep one: it stays
+readable until its original is moved, and goes with it. Annotations stay: the same picture may come again. An original
+lies in lost/ for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back.
 
 What must not change: nothing is moved or deleted on the word of the index alone. While the library is incomplete
 (`Store.require_whole`), or a record mentions an original that the index calls unreferenced, gc changes nothing at all.
