@@ -9,7 +9,7 @@ Concurrency: `note` is called under the library's flock.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -32,16 +32,12 @@ class HighWater:
     def read(self) -> Position:
         """The mark; `START` when there is none, or it is not what was written.
 
-        Raises OSError where the process can open nothing more: without the mark, damage would pass for a torn tail.
+        Raises OSError when it can't be read: without the mark, damage would pass for a torn tail.
         """
         try:
             words = self._path.read_bytes().split()
             segment, offset, crc = (int(word) for word in words)
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise
-            return START
-        except ValueError:
+        except (FileNotFoundError, ValueError):
             return START
         return Position(segment, offset) if crc == _crc(Position(segment, offset)) else START
 
@@ -52,13 +48,13 @@ class HighWater:
             self._noted = self.read()
         return self._noted
 
-    def note(self, position: Position) -> None:
-        """Raise the mark to `position`. Never raises: a full disk only leaves an older mark."""
+    def note(self, position: Position) -> OSError | None:
+        """Raise the mark to `position`; returns what keeps it from that. An older mark does no harm by itself."""
         try:
             if position <= self.known:
-                return
-        except OSError:
-            return
+                return None
+        except OSError as error:
+            return error
         line = f"{position.segment} {position.offset} {_crc(position)}".encode().ljust(_SIZE - 1) + b"\n"
         try:
             try:
@@ -70,9 +66,20 @@ class HighWater:
                 os.write(fd, line)
             finally:
                 os.close(fd)
-        except OSError:
-            return
+        except OSError as error:
+            return error
         self._noted = position
+        return None
+
+
+def replicas_in(root: Path) -> set[ReplicaId]:
+    """The replicas whose journals lie in a library, or did: a mark outlives its journal."""
+    found = set()
+    for directory in (root / "journal", root / "high-water"):
+        for name in os.listdir(directory) if directory.is_dir() else []:
+            with contextlib.suppress(ValueError):
+                found.add(ReplicaId(bytes.fromhex(name)))
+    return found
 
 
 def _crc(position: Position) -> int:

@@ -109,14 +109,34 @@ class Journal:
         return numbers
 
     def settle_compaction(self) -> None:
-        """Remove the side of a compaction that does not count (`segments`). Call under the library's lock."""
-        counting = set(self.segments())
+        """Remove the side of a compaction that does not count (`segments`). Call under the library's lock.
+
+        Only while the other side is just what the compaction read or wrote: else both stay.
+        """
+        counting = self.segments()
         superfluous = [number for number in self._numbers() if number not in counting]
-        if superfluous:
+        if superfluous and self._replaces(counting, superfluous):
             # The names of those that count must be durable first.
             fsync_directory(self.directory)
             for number in reversed(superfluous):
                 os.unlink(self.path(number))
+
+    def _replaces(self, counting: list[int], superfluous: list[int]) -> bool:
+        """Whether nothing is lost with the segments that don't count."""
+        if superfluous[0] > counting[-1]:
+            # The new ones go: the old ones must be those that they were made from.
+            header = self._header(superfluous[0]) or {}
+            length = header.get(4)
+            return (
+                length is not None and self.path(counting[-1]).stat().st_size == length
+                and header.get(6) == self.digest(counting[-1], length)
+            )  # fmt: skip
+        last = int((self._header(counting[0]) or {}).get(7) or 0)
+        length = (self._header(last) or {}).get(8)
+        if length is None or self.path(last).stat().st_size < length:
+            return False
+        new = [number for number in counting if number <= last]
+        return all(item.payload is not None for number in new for item in self._read_segment(number, 0))
 
     def resume(self, position: Position) -> Position | None:
         """Where to read on after everything before `position` was seen.
@@ -374,11 +394,12 @@ class Journal:
         return ""
 
     def _read_segment(self, number: int, offset: int) -> Iterator[Item]:
+        # The successor first: what was appended to this one before it was begun is read then.
+        following = self._header(number + 1)
         try:
             data = self.path(number).read_bytes()
         except FileNotFoundError:
             return
-        following = self._header(number + 1)
         length = following.get(4) if following is not None else None
         size = len(data)
         if length is not None:

@@ -42,7 +42,7 @@ from mixfs.index import keys
 from mixfs.index.engine import Engine, ReadTxn
 from mixfs.index.lmdb_engine import LmdbEngine
 from mixfs.index.reading import open_for_reading
-from mixfs.journal import START, HighWater, Item, Journal, Position
+from mixfs.journal import START, HighWater, Item, Journal, Position, replicas_in
 from mixfs.library import place
 from mixfs.library.api import Library
 from mixfs.library.fsck_report import REBUILD, RESTORE, Report
@@ -116,15 +116,7 @@ def _check(root: Path, progress: Progress, only: Collection[Digest] | None) -> R
 
 
 def _replicas(root: Path, own: ReplicaId) -> list[Journal]:
-    directory = root / "journal"
-    names = sorted(os.listdir(directory)) if directory.is_dir() else []
-    out = []
-    for name in names:
-        with contextlib.suppress(ValueError):
-            out.append(Journal(directory, ReplicaId(bytes.fromhex(name))))
-    if all(journal.replica != own for journal in out):
-        out.append(Journal(directory, own))
-    return by_age(out)
+    return by_age(Journal(root / "journal", replica) for replica in sorted(replicas_in(root) | {own}))
 
 
 @contextlib.contextmanager

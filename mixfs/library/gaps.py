@@ -79,13 +79,14 @@ class Gaps:
         """Those whose loss nobody has accepted."""
         return [gap for gap in self.all() if not gap.accepted]
 
-    def add(self, gaps: Iterable[Gap]) -> None:
-        """Remember gaps that were met, next to those that are known."""
+    def add(self, gaps: Iterable[Gap]) -> list[Gap]:
+        """Remember gaps that were met, next to those that are known; returns those that were not."""
         known = self.all()
         places = {gap.place for gap in known}
         fresh = [gap for gap in gaps if gap.place not in places]
         if fresh:
             self._write(known + fresh)
+        return fresh
 
     def review(self, gaps: Iterable[Gap]) -> None:
         """Of a look at all journals: these are all gaps that there are. What was accepted of them stays so."""

@@ -147,8 +147,8 @@ class Identity:
         for path, inode in zip(self._paths, self._inodes, strict=True):
             try:
                 found = _inode(path)
-            except OSError as error:
-                raise self._replaced(path, error.strerror or "it can't be looked at") from error
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise self._replaced(path, error.strerror or "it is gone") from error
             if found != inode:
                 raise self._replaced(path, "another directory lies there now")
         path = self._root / "format"
@@ -159,7 +159,7 @@ class Identity:
                 if (form.library_id, form.replica) != (self._form.library_id, self._form.replica):
                     raise self._replaced(path, "it is another library's, or another copy's")
                 self._format_status = status
-        except (OSError, NotALibrary) as error:
+        except (FileNotFoundError, NotADirectoryError, NotALibrary) as error:
             raise self._replaced(path, str(error)) from error
 
     def _replaced(self, path: Path, what: str) -> LibraryReplaced:

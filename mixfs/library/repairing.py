@@ -51,7 +51,9 @@ def repair(
     Raises NotALibrary, FormatTooNew, OSError.
     """
     done, found = Repaired(), fsck.check(root, progress)
-    if any(problem.kind in ("index-damaged", "index-differs") for problem in found.problems):
+    kinds = {problem.kind for problem in found.problems}
+    # While the journal lacks something, the index may be all that still knows of it.
+    if kinds & {"index-damaged", "index-differs"} and "journal-damaged" not in kinds:
         fsck.rebuild(root)
         done.index = True
     if any(problem.kind == "thumbnail-damaged" for problem in found.problems):

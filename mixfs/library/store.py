@@ -41,14 +41,15 @@ from mixfs.errors import (
     LibraryError,
     LibraryIncomplete,
     LibraryReplaced,
+    os_words,
 )
 from mixfs.ids import ReplicaId, Stamp
 from mixfs.index import keys
-from mixfs.index.engine import Engine, ReadTxn
+from mixfs.index.engine import Engine, ReadTxn, prefix_end
 from mixfs.index.lmdb_engine import INITIAL_MAP, LmdbEngine
 from mixfs.index.memory import MemoryEngine
 from mixfs.index.reading import open_for_reading
-from mixfs.journal import START, HighWater, Item, Journal, Position
+from mixfs.journal import START, HighWater, Item, Journal, Position, replicas_in
 from mixfs.journal.compaction import Compacted
 from mixfs.journal.files import fsync_directory
 from mixfs.journal.frames import HEAD_SIZE, MAX_PAYLOAD
@@ -124,6 +125,7 @@ class Store:
         self.root = root
         self.read_only = read_only
         self.problems = Problems(root, read_only=read_only)
+        self._mark_failed = False
         self._displaced = ""  # why the journal's files are not those that were opened
         self._gaps = Gaps(root)
         self._map_size = map_size
@@ -337,7 +339,7 @@ class Store:
                         note_position(raw, self.journal.replica, after)
                         self.journal.append(payload)
                         durable = True
-                        self._high_water.note(after)
+                        self._raise_mark(after)
                 return result
             except IndexFull:
                 try:
@@ -363,6 +365,15 @@ class Store:
                 else:
                     raise
         raise IndexFull(f"{self.root / 'index'}: the map still was full after growing it 64 times.")
+
+    def _raise_mark(self, position: Position) -> None:
+        failure = self._high_water.note(position)
+        if failure is not None and not self._mark_failed:
+            self.problems.report(
+                "high-water", f"How far commits were acknowledged can't be noted: {os_words(failure)}",
+                path=str(self.root / "high-water"),
+            )  # fmt: skip
+        self._mark_failed = failure is not None
 
     def _check_room(self, size: int) -> None:
         """Raise ENOSPC before anything is written where the index could not follow the journal."""
@@ -448,12 +459,8 @@ class Store:
     def _journals(self) -> Iterator[Journal]:
         """Our own journal and those of other replicas, which nobody appends to here."""
         yield self.journal
-        directory = self.root / "journal"
-        for name in sorted(os.listdir(directory)) if directory.is_dir() else []:
-            with contextlib.suppress(ValueError):
-                replica = ReplicaId(bytes.fromhex(name))
-                if replica != self.journal.replica:
-                    yield Journal(directory, replica)
+        for replica in sorted(replicas_in(self.root) - {self.journal.replica}):
+            yield Journal(self.root / "journal", replica)
 
     def journals_by_age(self) -> list[Journal]:
         """Every journal that lies here, the one that was begun first before the others."""
@@ -497,6 +504,9 @@ class Store:
                 self._report_damage(journal, self._replay_into(self._engine, journal, noted), known)
             if known > written:
                 self._report_damage(journal, [Bad(missing_end(known, written))])
+            else:
+                with self._engine.read() as txn:
+                    high_water.note(noted_position(txn, journal.replica))
 
     def _seen(self, journal: Journal) -> Position:
         """Up to where the index has seen a journal; raises IndexDamaged when a compaction replaced what it has not."""
@@ -566,14 +576,13 @@ class Store:
         bad = [each for each in bad if not each.item.torn or each.item.start < known]
         if self.read_only or not bad:
             return
-        self._gaps.add([gap_of(journal, item, clock.now_ns(), reason) for item, reason in bad])
-        for item, reason in bad:
+        for gap in self._gaps.add(gap_of(journal, item, clock.now_ns(), reason) for item, reason in bad):
             self.problems.report(
                 "journal-damaged",
-                f"{gap_of(journal, item, 0, reason)}. What stands there is left as it is, and nothing is deleted from "
-                "the library; restore the segment from a backup and run `mixfs rebuild-index`, or accept the loss with "
-                "`mixfs fsck --accept-loss`.",
-                segment=item.start.segment, offset=item.start.offset, end=item.end.offset,
+                f"{gap}. What stands there is left as it is, and nothing is deleted from the library; restore the "
+                "segment from a backup and run `mixfs rebuild-index`, or accept the loss with `mixfs fsck "
+                "--accept-loss`.",
+                segment=gap.segment, offset=gap.offset, end=gap.end_offset,
             )  # fmt: skip
 
     # -- gaps
@@ -593,8 +602,9 @@ class Store:
         """
         if thorough:
             with self._lock:
-                self._verify_place()
-                self._written()
+                # Everything that lies in the journals must be in the index, by which references are judged.
+                self._commit_locked(lambda txn: None)
+                self._catch_up_with_others()
             for journal in self._journals():
                 # Looked up first: what is appended meanwhile is no damage.
                 known = HighWater(self.root, journal.replica).read()
@@ -678,11 +688,12 @@ class Store:
             with engine.read() as txn:
                 if txn.get(keys.META_LIBRARY) not in (None, self.format.library_id.encode()):
                     raise IndexDamaged(f"{self._index_path} is the index of another library.")
-                for journal in self._journals():
-                    noted = noted_position(txn, journal.replica)
+                for key, _ in txn.scan(keys.META_POSITION, prefix_end(keys.META_POSITION)):
+                    replica = ReplicaId(bytes.fromhex(key[len(keys.META_POSITION) :].decode()))
+                    noted = noted_position(txn, replica)
                     if not self.read_only:
                         # What this index has seen is still known when another one has taken its place.
-                        HighWater(self.root, journal.replica).note(noted)
+                        HighWater(self.root, replica).note(noted)
                 self._stamp(txn, 0)
                 return txn.get(keys.META_DERIVATION) == cbor2.dumps(DERIVATION)
         except SENSELESS as error:
@@ -738,6 +749,10 @@ class Store:
         self._note_boot(fresh)
         fsync_directory(fresh)
         old = self.root / f"index.old-{os.getpid()}"
+        kept = self.root / "quarantine" / "index"
+        if self._gaps.open() and not kept.exists():
+            # It may be all that still knows what the journal has lost.
+            old = kept
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._index_path, old)
         # Between the two renames there is no index/: whoever opens the library then waits for our lock first.

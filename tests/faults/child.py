@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from mixfs.errors import IndexDamaged
+from mixfs.errors import IndexFailed
 from mixfs.ids import Digest
 from mixfs.library import place
 from mixfs.library.store import Store
@@ -27,7 +27,7 @@ def opened(root: Path) -> Store:
         try:
             place.create(root)
             return Store(root, map_size=1 << 20)
-        except (OSError, IndexDamaged) as error:
+        except (OSError, IndexFailed) as error:
             say("unopened", type(error).__name__)
     raise SystemExit("the library could not be opened")
 
@@ -45,7 +45,7 @@ def main(root: Path, tag: str, commits: int, segment_limit: int = 1 << 20) -> No
 
         try:
             store.commit(put)
-        except (OSError, IndexDamaged) as error:
+        except (OSError, IndexFailed) as error:
             say("failed", name, error.errno)
         else:
             say("ok", name)

@@ -19,6 +19,7 @@ from mixfs.journal import journal as journal_module
 from mixfs.library import compaction, fsck, gc
 from mixfs.library.accepting import accept_loss
 from mixfs.library.gaps import Gaps
+from mixfs.library.repairing import repair
 
 MAP = 1 << 22
 
@@ -217,6 +218,35 @@ def test_a_mark_that_can_t_be_read_is_a_gap(root: Path) -> None:
     for text in ("", "{}", '{"gaps": [1]}', "[" * 100_000):
         (root / "incomplete.json").write_text(text)
         assert Gaps(root).open() and is_refused(root)
+
+
+@pytest.mark.parametrize("index", ["kept", "gone"])
+def test_the_journal_of_another_replica_that_is_gone_is_a_gap(
+    sample: Path, tmp_path: Path, index: str
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(sample, root)
+    with opened(root) as library:
+        # A copy is a replica of its own: what it was copied with lies in the other's journal.
+        library.create_session("here")
+        other = next(path for path in (root / "journal").iterdir() if path.name != library.store.journal.replica.hex())
+    other.rename(tmp_path / "away")
+    if index == "gone":
+        no_index(root)
+    assert is_refused(root)
+    fsck.rebuild(root)
+    assert is_refused(root) and not fsck.check(root).clean
+    (tmp_path / "away").rename(other)
+    fsck.rebuild(root)
+    assert not is_refused(root) and originals(root) == 24 and fsck.check(root).clean
+
+
+def test_a_repair_leaves_the_index_that_knows_more_than_the_journal(root: Path) -> None:
+    segments(root)[1].unlink()
+    done, report = repair(root)
+    assert not done.index and not report.clean
+    fsck.rebuild(root)
+    assert (root / "quarantine" / "index" / "data.mdb").exists()
 
 
 # -- the library is replaced while it is open
