@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption, existing_library, open_library
-from mixfs.cli.output import count, emit_json, human_bytes, note, plain, say
+from mixfs.cli.output import confirmed, count, emit_json, human_bytes, note, plain, say
 from mixfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,9 +53,11 @@ def fsck(
         bool,
         typer.Option(
             "--accept-loss",
-            help="Accept that part of the journal is lost, and list what has lost its place; gc works again then.",
+            help="List what is missing from the journal and what has lost its place, and ask whether to accept that; "
+            "gc works again then.",
         ),
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --accept-loss: do not ask.")] = False,
     json: JsonOption = False,
 ) -> None:  # fmt: skip
     """Check the library, and change nothing unless told to.
@@ -70,9 +72,16 @@ def fsck(
 
     if copies and not repair:
         raise UsageError("--from names copies to repair from: say --repair too.")
+    if yes and not accept_loss:
+        raise UsageError("--yes answers what --accept-loss asks: say that too.")
     root = existing_library(library)
     repaired, adoption, given_up = None, None, {}
-    acceptance = accepting.accept_loss(root) if accept_loss else None
+    acceptance = None
+    if accept_loss:
+        acceptance = accepting.accept_loss(root, (lambda found: True) if yes else _agrees)
+        if acceptance.gaps and not acceptance.accepted:
+            note("Nothing was accepted.")
+            raise typer.Exit(1)
     if adopt_lost or give_up:
         digests = [as_digest(words) for words in give_up or ()]
         with open_library(root) as opened:
@@ -123,6 +132,28 @@ def fsck(
         raise typer.Exit(1)
 
 
+def _agrees(found: Acceptance) -> bool:
+    """List what is lost, and ask. Raises UsageError where there is nobody to ask."""
+    for gap in found.gaps:
+        note(f"Lost: {plain(gap)}.")
+    for session_id in found.sessions:
+        note(f"The session {plain(session_id)} would be made again for what is left of it.")
+    for name in found.moved:
+        note(f"{plain(name)} would stand in images/: its folder is lost.")
+    for line in _unplaced(found):
+        note(line)
+    if not sys.stdin.isatty():
+        raise UsageError("Nothing was accepted: --accept-loss asks first. Say --yes to accept all that is listed.")
+    return confirmed("Accept this loss?")
+
+
+def _unplaced(acceptance: Acceptance) -> Iterator[str]:
+    for found in acceptance.unplaced:
+        yield f"Nothing references the original {found.digest} ({human_bytes(found.size)}): {plain(found.known)}."
+    if acceptance.unplaced:
+        yield "`mixfs gc` moves these originals to lost/; `mixfs fsck --adopt-lost` takes them from there."
+
+
 def _tell_accepted(acceptance: Acceptance) -> None:
     for gap in acceptance.gaps:
         say(f"Accepted as lost: {plain(gap)}.")
@@ -130,10 +161,8 @@ def _tell_accepted(acceptance: Acceptance) -> None:
         say(f"Made the session {plain(name)} again for what is left of it.")
     for name in acceptance.moved:
         say(f"{plain(name)} stands in images/ now: its folder is lost.")
-    for found in acceptance.unplaced:
-        say(f"Nothing references the original {found.digest} ({human_bytes(found.size)}): {plain(found.known)}.")
-    if acceptance.unplaced:
-        say("`mixfs gc` moves these originals to lost/; `mixfs fsck --adopt-lost` takes them from there.")
+    for line in _unplaced(acceptance):
+        say(line)
     if not acceptance.gaps:
         say("The journal is whole: there is no loss to accept.")
 

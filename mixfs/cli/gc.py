@@ -11,7 +11,7 @@ import typer
 from mixfs.cli.config import FOREVER_DAYS
 from mixfs.cli.config import trash_days as configured_trash_days
 from mixfs.cli.options import JsonOption, LibraryOption, a_length, open_library
-from mixfs.cli.output import count, emit_json, human_bytes, note, say
+from mixfs.cli.output import confirmed, count, emit_json, human_bytes, note, say
 from mixfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def _ask(would: Freed) -> None:
         raise UsageError(f"{' '.join(lines)} Say --yes to do it: --grace-hours below 1 asks first.")
     for line in lines:
         note(line)
-    print("mixfs: Do it? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if not confirmed("Do it?"):
         note("Nothing was changed.")
         raise typer.Exit(1)
 

@@ -53,6 +53,12 @@ def note(text: str) -> None:
     print(f"mixfs: {plain(text)}", file=sys.stderr)
 
 
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; no answer is No."""
+    print(f"mixfs: {question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """The result for programs. Bytes in names that are no UTF-8 come out as U+FFFD."""
     # A stream that can't say everything gets ASCII, which JSON can always be written in. There is none after `>&-`.

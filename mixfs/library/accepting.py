@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,44 +37,62 @@ class Unplaced:
 
 @dataclass(slots=True)
 class Acceptance:
-    """What was accepted as lost (`gaps`, in words), and what that leaves.
+    """What is accepted as lost (`gaps`, in words), and what that leaves.
 
-    `sessions` were made again because records of theirs are left, under the titles given here; `moved` are pictures and
-    files whose folder is gone, which stand in images/ now.
+    `sessions` are made again because records of theirs are left, under the titles given here (ids, until that is done);
+    `moved` are pictures and files whose folder is gone, which stand in images/ then. `accepted` is False while nothing
+    was done yet.
     """
 
     gaps: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     unplaced: list[Unplaced] = field(default_factory=list)
+    accepted: bool = False
 
 
-def accept_loss(root: Path) -> Acceptance:
+def accept_loss(root: Path, confirm: Callable[[Acceptance], bool] = lambda found: True) -> Acceptance:
     """Accept what is missing from the journals of the library in `root`. Nothing is deleted by that.
 
+    `confirm` is told first what there is to accept, and what follows. If it returns False, or raises, nothing is
+    accepted; what it was not told of, because it came up later, is not accepted either.
     Raises NotALibrary, FormatTooNew, OSError.
     """
     # Also where the library can't be opened because acknowledged commits are missing at the journal's end.
     fsck.rebuild(root)
-    done = Acceptance()
     with Library.open(root, create=False) as library:
-        if not library.store.gaps():
+        gaps = library.store.gaps()
+        if not gaps:
+            return Acceptance()
+        with library.read() as view:
+            missing = _missing_sessions(view)
+            folders = [each.id for each in view.records(Folder) if _is_lost(view, each.parent_id)]
+            placements = [each for each in view.records(Placement) if _is_lost(view, each.folder_id)]
+        done = Acceptance(
+            [str(gap) for gap in gaps], missing, [os.fsdecode(each.name) for each in placements],
+            list(_unplaced(library)),
+        )  # fmt: skip
+        if not confirm(done):
             return done
-        _revive_sessions(library, done)
-        _move_out_of_lost_folders(library, done)
-        done.unplaced = list(_unplaced(library))
-        done.gaps = [str(gap) for gap in library.store.accept_gaps()]
+        done.sessions = _revive(library, missing)
+        done.moved = _move_out(library, folders, [each.id for each in placements])
+        done.gaps = [str(gap) for gap in library.store.accept_gaps(gaps)]
+        done.accepted = True
     return done
 
 
-def _revive_sessions(library: Library, done: Acceptance) -> None:
-    with library.read() as view:
-        # Generations that were read from pictures go where these are, so they don't count here.
-        wanted = {each.session_id for each in view.records(Placement)}
-        wanted |= {each.session_id for each in view.records(Entry)}
-        wanted |= {each.session_id for each in view.records(Folder)}
-        missing = sorted(session_id for session_id in wanted if view.get(Session, session_id) is None)
+def _missing_sessions(view: View) -> list[str]:
+    """The ids of sessions that are gone and have records."""
+    # Generations that were read from pictures go where these are, so they don't count here.
+    wanted = {each.session_id for each in view.records(Placement)}
+    wanted |= {each.session_id for each in view.records(Entry)}
+    wanted |= {each.session_id for each in view.records(Folder)}
+    return sorted(session_id for session_id in wanted if view.get(Session, session_id) is None)
 
+
+def _revive(library: Library, missing: list[str]) -> list[str]:
+    """Make sessions again; returns their names."""
+    names = []
     for session_id in missing:
 
         def revive(txn: Txn, session_id: str = session_id) -> Session | None:
@@ -84,13 +102,13 @@ def _revive_sessions(library: Library, done: Acceptance) -> None:
 
         session = library.commit(revive)
         if session is not None:
-            done.sessions.append(os.fsdecode(session.name))
+            names.append(os.fsdecode(session.name))
+    return names
 
 
-def _move_out_of_lost_folders(library: Library, done: Acceptance) -> None:
-    with library.read() as view:
-        lost = [each.id for each in view.records(Folder) if _is_lost(view, each.parent_id)]
-        placements = [each.id for each in view.records(Placement) if _is_lost(view, each.folder_id)]
+def _move_out(library: Library, lost: list[str], placements: list[str]) -> list[str]:
+    """Move folders and placements out of folders that are gone; returns the names of the placements."""
+    moved: list[str] = []
 
     def move_folders(txn: Txn, ids: list[str]) -> None:
         for folder_id in ids:
@@ -110,9 +128,10 @@ def _move_out_of_lost_folders(library: Library, done: Acceptance) -> None:
     for at in range(0, len(lost), _BATCH):
         library.commit(lambda txn, at=at: move_folders(txn, lost[at : at + _BATCH]))  # type: ignore[misc]
     for at in range(0, len(placements), _BATCH):
-        done.moved += library.commit(
+        moved += library.commit(
             lambda txn, at=at: move_placements(txn, placements[at : at + _BATCH])  # type: ignore[misc]
         )
+    return moved
 
 
 def _is_lost(view: View, folder_id: str | None) -> bool:

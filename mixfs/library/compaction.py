@@ -37,7 +37,7 @@ from mixfs.library.fsck_report import Report
 from mixfs.library.fsck_rows import compare
 from mixfs.library.gaps import Gap, gap_of
 from mixfs.library.merging import merge_rows
-from mixfs.library.replay import apply_item, read_changes
+from mixfs.library.replay import UNAPPLICABLE, apply_item, read_changes, read_time
 from mixfs.library.view import SessionRow
 from mixfs.modes import make_directory
 from mixfs.records import KINDS
@@ -63,7 +63,8 @@ class Compaction:
 def compact(library: Library, *, keep_days: float = KEEP_DAYS) -> Compaction:
     """Write this replica's journal anew; history of the last `keep_days` stays whole.
 
-    Bad stretches whose loss was accepted are left out; their segments are kept in quarantine/.
+    Bad stretches whose loss was accepted are left out, and of items that make no sense in part the senseless changes;
+    their segments are kept in quarantine/.
     Raises JournalDamaged when the journal has others, or when what was written would not say the same; OSError.
     Nothing is changed then.
     """
@@ -151,23 +152,31 @@ def _write(engine: Engine, function: Callable[[WriteTxn], object]) -> None:
 def _items(
     journal: Journal, start: Position, end: Position, accepted: Sequence[Gap]
 ) -> Iterator[dict[int, Any]]:
-    for item in _read(journal, start, end, accepted):
-        yield cbor2.loads(item.payload or b"")
+    for _, commit in _read(journal, start, end, accepted):
+        yield commit
 
 
-def _read(journal: Journal, start: Position, end: Position, accepted: Sequence[Gap]) -> Iterator[Item]:
-    places = {gap.place for gap in accepted}
+def _read(
+    journal: Journal, start: Position, end: Position, accepted: Sequence[Gap]
+) -> Iterator[tuple[Item, dict[int, Any]]]:
+    """The items and what they hold; of those whose loss was accepted, the changes that make sense and are applied."""
+    places = {gap.place: gap for gap in accepted}
     for item in journal.read(start):
         if item.start >= end:
             return
-        if item.payload is None and gap_of(journal, item, 0).place in places:
+        gap = places.get(gap_of(journal, item, 0).place)
+        if gap is not None and (item.payload is None or UNAPPLICABLE in gap.reason):
             continue
-        if item.payload is None or read_changes(item.payload)[1]:
+        changes, problem = read_changes(item.payload) if item.payload is not None else ([], "damaged")
+        if item.payload is None or (problem and gap is None):
             raise JournalDamaged(
                 f"{journal.path(item.start.segment)}: bytes {item.start.offset} to {item.end.offset} are not what was "
                 "written, or make no sense. The journal is left as it is; `mixfs fsck` tells more."
             )
-        yield item
+        if not problem:
+            yield item, cbor2.loads(item.payload)
+        elif changes:
+            yield item, {1: [list(change) for change in changes], 3: read_time(item.payload)}
 
 
 # -- the newest change of each entity
@@ -183,8 +192,7 @@ def _fold_until(
         _write(fold, lambda txn: _fold(txn, journal.replica, batch))
         batch.clear()
 
-    for item in _read(journal, START, end, accepted):
-        commit = cbor2.loads(item.payload or b"")
+    for item, commit in _read(journal, START, end, accepted):
         # A time that is yet to come is that of a clock which was wrong.
         if commit[1] and horizon <= (commit.get(3) or commit[1][0][2]) <= now_ns:
             flush()

@@ -18,13 +18,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mixfs.ids import Digest, generation_id_for
 from mixfs.library.documents import text_of
 from mixfs.library.storage_v2 import PLACE, POOL_ID
-from mixfs.records import Generation, ImageRef, Metadata, Placement, Session, Trash, from_map, problem_of, to_map
+from mixfs.records import (
+    Generation,
+    ImageRef,
+    Metadata,
+    Placement,
+    Record,
+    Session,
+    Trash,
+    from_map,
+    problem_of,
+    to_map,
+)
 
 if TYPE_CHECKING:
     from mixfs.library.transaction import Txn
@@ -190,6 +201,48 @@ def keep_for_other_sessions(txn: Txn, generations: Iterable[Generation]) -> None
                         # No session of the app's: its pictures are there in case one of them is restored.
                         continue
                     _derive(txn, dataclasses.replace(generation, canvas_state=None, inputs=()), digest, session_id)
+
+
+def give_back(txn: Txn, digest: Digest, records: Sequence[Record]) -> None:
+    """For a picture that lies in a session again after its records were deleted: what these, the newest last, told of
+    how it was made. Records that live stay as they are."""
+    metadata = next((each for each in reversed(records) if isinstance(each, Metadata) and each.digest == digest), None)
+    living = txn.get(Metadata, digest.hex())
+    if metadata is not None and (living is None or (metadata.generation and not living.generation)):
+        txn.put(metadata if living is None else dataclasses.replace(living, generation=metadata.generation))
+    generations = {
+        each.id: each for each in records
+        if isinstance(each, Generation) and any(ref.digest == digest for ref in each.outputs)
+    }  # fmt: skip
+    newest = list(reversed(generations.values()))
+    for generation in newest:
+        if not is_derived(generation):
+            _put_back(txn, generation, digest)
+    source = _saved(txn, digest) or next(filter(is_derived, newest), None)
+    if source is None:
+        return
+    for session_id in txn.sessions_with(digest):
+        has_derived = txn.is_member(Generation, session_id, generation_id_for(digest, session_id))
+        if session_id != POOL_ID and not has_derived and not (source.derived and _has_own(txn, digest, session_id)):
+            _derive(txn, source, digest, session_id)
+
+
+def _put_back(txn: Txn, generation: Generation, digest: Digest) -> None:
+    """Give a session that has a picture a generation that an app or a person made, unless it lives."""
+    sessions = [each for each in txn.sessions_with(digest) if each != POOL_ID]
+    if not sessions:
+        return
+    session_id = generation.session_id if generation.session_id in sessions else sessions[0]
+    own_id = generation_id_for(digest, session_id) if picture_of(generation) == digest else generation.id
+    living = txn.get(Generation, own_id)
+    if living is not None and not is_derived(living):
+        return
+    placement = next(each for each in txn.referrers(Placement, digest) if each.session_id == session_id)
+    outputs = tuple(
+        dataclasses.replace(ref, placement_id=placement.id) if ref.digest == digest else ref
+        for ref in generation.outputs
+    )
+    txn.put(dataclasses.replace(generation, id=own_id, session_id=session_id, outputs=outputs, derived=False))
 
 
 def bring_from_trash(txn: Txn, digest: Digest) -> None:

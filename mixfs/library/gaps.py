@@ -95,11 +95,12 @@ class Gaps:
         if current != list(known.values()):
             self._write(current)
 
-    def accept(self, now_ns: int) -> list[Gap]:
-        """Accept the loss of all that is open; returns it."""
-        accepted = self.open()
+    def accept(self, gaps: Iterable[Gap], now_ns: int) -> list[Gap]:
+        """Accept the loss of these gaps, and of no other; returns those that were still open."""
+        places = {gap.place for gap in gaps}
+        accepted = [gap for gap in self.open() if gap.place in places]
         if accepted:
-            self._write([gap if gap.accepted else replace(gap, accepted=iso(now_ns)) for gap in self.all()])
+            self._write([replace(gap, accepted=iso(now_ns)) if gap in accepted else gap for gap in self.all()])
         return accepted
 
     def _write(self, gaps: list[Gap]) -> None:

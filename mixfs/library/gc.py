@@ -33,7 +33,7 @@ from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
 from mixfs.library import derived_generations, pieces
-from mixfs.library.lost import Notes, digests_in, lost, redate
+from mixfs.library.lost import Notes, digests_in, lost, redate, settle_notes
 from mixfs.library.steadiness import JUMP_S
 from mixfs.library.transaction import Txn
 from mixfs.library.view import View
@@ -316,9 +316,9 @@ def _move(run: _Run, batch: dict[Digest, int], receipts: dict[Digest, list[str]]
             run.freed.bytes += batch[digest]
         run.freed.receipts += sum(leaving.values())
 
-    library.store.commit(write, then=move)
+    leaving = library.store.commit(write, then=move)
+    settle_notes(library, batch.keys() - leaving.keys())
     for digest in batch:
-        removal.forget_note(digest)
         with library.read() as view:
             if view.image(digest) is None:
                 with contextlib.suppress(OSError):
@@ -332,23 +332,19 @@ def _empty_lost(run: _Run, before_ns: int) -> None:
     """Delete what has been in lost/ since `before_ns` or longer; bring back what is referenced again."""
     library, removal = run.library, run.library.blobs.removal
     found = list(lost(removal))
-    here = {each.digest for each in found}
     with library.read() as view:
         referenced = {each.digest for each in found if view.is_referenced(each.digest)}
         # On a canvas, or in an app's generation: it is shown there no more, but nothing deletes the only copy of it.
         mentioned = {each.digest for each in found if view.is_mentioned(each.digest)}
-        # Of an original that came back; not of one that waits to be moved since a run was killed.
-        needless = [
-            digest for digest in removal.notes()
-            if digest not in here and (view.is_referenced(digest) or not library.has_blob(digest))
-        ]  # fmt: skip
-    for digest in needless if not run.dry_run else ():
-        removal.forget_note(digest)
     for each in found:
         if each.digest in referenced:
             run.freed.returned += 1
-            if not run.dry_run and removal.bring_back(each.digest) and removal.delete_duplicate(each.digest):
-                removal.forget_note(each.digest)
+            if not run.dry_run and removal.bring_back(each.digest):
+                removal.delete_duplicate(each.digest)
+    if not run.dry_run:
+        with library.read() as view:
+            placed = [digest for digest in removal.notes() if view.is_placed(digest)]
+        settle_notes(library, placed)
     due = {each.digest: each.size for each in found if each.since_ns < before_ns and each.digest not in mentioned}
     for digest in _mentioned(library, frozenset(due)) if due else ():
         del due[digest]

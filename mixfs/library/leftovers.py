@@ -36,7 +36,7 @@ def find(root: Path) -> Iterator[Path]:
     yield from _of_dead(root / "thumbnails" / UNFINISHED_THUMBNAILS, _THUMBNAIL)
     yield from _of_dead(root / "staging", _HIDDEN_STAGING)
     for path in _folders(root / "staging"):
-        if not path.name.startswith(".") and not (path / staging.LOG).exists() and not _is_locked(path / "lock"):
+        if not path.name.startswith(".") and not staging.is_of_mount(path) and not _is_locked(path / "lock"):
             yield path
 
 

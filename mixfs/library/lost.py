@@ -27,13 +27,15 @@ from mixfs.errors import MixfsError, os_words
 from mixfs.ids import Digest
 from mixfs.journal import START
 from mixfs.library import documents, editing
+from mixfs.library.derived_generations import give_back
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.problems import shown_json
-from mixfs.library.replay import RawChange, read_changes
+from mixfs.library.replay import RawChange, read_changes, read_time
 from mixfs.library.transaction import Txn
+from mixfs.library.trashed import kept_records
 from mixfs.library.view import View
 from mixfs.names import is_name
-from mixfs.records import KINDS, SENSELESS, Folder, Placement, Receipt, Session, Trash, from_map
+from mixfs.records import KINDS, SENSELESS, Folder, Placement, Receipt, Record, Session, Trash, from_map, problem_of
 
 if TYPE_CHECKING:
     from mixfs.blobs.removal import Removal
@@ -66,7 +68,15 @@ class _Known:
     """What the journal said last of one original: names by placement or receipt, and records by kind and id."""
 
     names: dict[str, dict[str, Any]] = field(default_factory=dict)
-    records: dict[tuple[int, str], tuple[int, bytes]] = field(default_factory=dict)
+    records: dict[tuple[int, str], _Record] = field(default_factory=dict)
+
+
+class _Record(NamedTuple):
+    """A record as a note keeps it: its stamp, when it was put by the clock (ns, 0: unknown), and its CBOR map."""
+
+    stamp: int
+    time_ns: int
+    packed: bytes
 
 
 class Notes:
@@ -78,18 +88,20 @@ class Notes:
         for journal in library.store.journals_by_age():
             for item in journal.read(START):
                 mentioned = digests_in(item.payload, self._known) if item.payload is not None else set()
-                if mentioned:
-                    for change in read_changes(item.payload or b"")[0]:
+                if mentioned and item.payload is not None:
+                    time_ns = read_time(item.payload)
+                    for change in read_changes(item.payload)[0]:
                         if change.data is not None:
-                            self._learn(change, mentioned)
+                            self._learn(change, time_ns, mentioned)
 
-    def _learn(self, change: RawChange, mentioned: set[Digest]) -> None:
+    def _learn(self, change: RawChange, time_ns: int, mentioned: set[Digest]) -> None:
         packed = cbor2.dumps(change.data)
         for digest in digests_in(packed, mentioned):
             records = self._known[digest].records
             # The newest last, and the oldest out.
             records.pop((change.kind, change.entity_id), None)
-            records[change.kind, change.entity_id] = change.stamp, packed if len(packed) <= _RECORD_BYTES else b""
+            kept = packed if len(packed) <= _RECORD_BYTES else b""
+            records[change.kind, change.entity_id] = _Record(change.stamp, time_ns, kept)
             if len(records) > _RECORDS:
                 del records[next(iter(records))]
         with contextlib.suppress(*SENSELESS):
@@ -97,11 +109,11 @@ class Notes:
             if isinstance(record, Trash):
                 for kind, _, kept in record.records:
                     if kind == Placement.KIND:
-                        self._name(from_map(Placement, kept), change.stamp, mentioned, record.session_title)
+                        self._name(from_map(Placement, kept), time_ns, mentioned, record.session_title)
             elif isinstance(record, Placement | Receipt):
-                self._name(record, change.stamp, mentioned, "")
+                self._name(record, time_ns, mentioned, "")
 
-    def _name(self, record: Placement | Receipt, stamp: int, mentioned: set[Digest], title: str) -> None:
+    def _name(self, record: Placement | Receipt, time_ns: int, mentioned: set[Digest], title: str) -> None:
         if record.digest not in mentioned:
             return
         names = self._known[record.digest].names
@@ -111,7 +123,7 @@ class Notes:
             "folder_id": record.folder_id if isinstance(record, Placement) else None,
             "area": record.area if isinstance(record, Placement) else "import",
             "name": documents.text_of(record.name), "raw_name": record.name.hex(), "mtime_ns": record.mtime_ns,
-            "known_at": documents.iso(stamp),
+            "known_at": _time(time_ns),
         }  # fmt: skip
         if len(names) > _NAMES:
             del names[next(iter(names))]
@@ -121,9 +133,18 @@ class Notes:
         known, image, blob = self._known[digest], view.image(digest), view.blob(digest)
         annotation = view.annotation(digest)
         names = [_located(view, name) for name in known.names.values()]
-        if not names:
-            # Perhaps it was moved before, and the journal was compacted since.
-            names = [dict(name) for name in read_note(self._library.blobs.removal, digest).names]
+        # Perhaps it was moved before, and the journal was compacted since.
+        before = read_note(self._library.blobs.removal, digest)
+        names = names or [dict(name) for name in before.names]
+        records = [
+            {
+                "kind": _kind_name(kind), "id": entity_id, "stamp": record.stamp, "known_at": _time(record.time_ns),
+                "cbor": base64.b64encode(record.packed).decode() if record.packed else None,
+            }
+            for (kind, entity_id), record in known.records.items()
+        ]  # fmt: skip
+        fresh = {(record["kind"], record["id"]) for record in records}
+        records = [*(dict(old) for old in before.records if (old.get("kind"), old.get("id")) not in fresh), *records]
         note = {
             "version": 1,
             "digest": digest.hex(),
@@ -138,15 +159,17 @@ class Notes:
             "rating": annotation.rating if annotation is not None else None,
             "comment": annotation.comment if annotation is not None else None,
             "names": names,
-            "records": [
-                {
-                    "kind": KINDS[kind].__name__ if kind in KINDS else f"kind {kind}", "id": entity_id,
-                    "stamp_ns": stamp, "cbor": base64.b64encode(packed).decode() if packed else None,
-                }
-                for (kind, entity_id), (stamp, packed) in known.records.items()
-            ],
-        }  # fmt: skip
+            "records": records[-_RECORDS:],
+        }
         return shown_json(note, indent=2)
+
+
+def _time(time_ns: int) -> str | None:
+    return documents.iso(time_ns) if time_ns else None
+
+
+def _kind_name(kind: int) -> str:
+    return KINDS[kind].__name__ if kind in KINDS else f"kind {kind}"
 
 
 def _located(view: View, name: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,22 +188,55 @@ def _located(view: View, name: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Note(NamedTuple):
-    """What a note says: when the original was moved (0 when that can't be read), and the names it had, oldest first."""
+    """What a note says: when the original was moved (0 when that can't be read), the names it had, oldest first, the
+    records that mentioned it, likewise, and its tags, rating and comment by field."""
 
     moved_ns: int = 0
     names: tuple[Mapping[str, Any], ...] = ()
+    records: tuple[Mapping[str, Any], ...] = ()
+    annotation: Mapping[str, Any] = {}
+
+    def kept(self) -> Iterator[Record]:
+        """The records that can be understood, those that a trash record held included; the newest last."""
+        by_name = {cls.__name__: cls for cls in KINDS.values()}
+        for each in self.records:
+            with contextlib.suppress(*SENSELESS):
+                data = cbor2.loads(base64.b64decode(each["cbor"]))
+                cls = by_name[each["kind"]]
+                if problem_of(cls, data) is None:
+                    record = from_map(cls, data)
+                    if isinstance(record, Trash):
+                        yield from (held for held in kept_records(record) if held is not None)
+                    yield record
 
 
 def read_note(removal: Removal, digest: Digest) -> Note:
     """The note of an original; an empty one when there is none, or it can't be understood. Raises OSError."""
     try:
         data = json.loads(removal.note_path(digest).read_bytes())
-        moved_ns, names = data["moved_ns"], data["names"]
-    except (FileNotFoundError, ValueError, TypeError, LookupError, RecursionError):
+        moved_ns, names, records = data["moved_ns"], data["names"], data.get("records", [])
+    except (FileNotFoundError, ValueError, TypeError, LookupError, RecursionError, AttributeError):
         return Note()
     if not isinstance(moved_ns, int) or not isinstance(names, list):
         return Note()
-    return Note(moved_ns, tuple(name for name in names if isinstance(name, dict)))
+    return Note(moved_ns, _maps(names), _maps(records), _annotation(data))
+
+
+def _maps(values: object) -> tuple[Mapping[str, Any], ...]:
+    return tuple(value for value in values if isinstance(value, dict)) if isinstance(values, list) else ()
+
+
+def _annotation(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The tags, rating and comment that make sense."""
+    tags, rating, comment = data.get("tags"), data.get("rating"), data.get("comment")
+    out: dict[str, Any] = {}
+    if isinstance(tags, list) and tags and all(isinstance(tag, str) for tag in tags):
+        out["tags"] = tuple(tags)
+    if isinstance(rating, int) and not isinstance(rating, bool) and 0 <= rating <= 10:
+        out["rating"] = rating
+    if isinstance(comment, str) and comment:
+        out["comment"] = comment
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,10 +338,31 @@ def adopt(library: Library) -> Adoption:
             if incoming is not None:
                 batch.append(incoming)
         done.adopted += _admit(library, batch)
-        for digest in waiting[at : at + _BATCH]:
-            if digest.hex() not in done.failed:
-                removal.forget_note(digest)
+        settle_notes(library, [each for each in waiting[at : at + _BATCH] if each.hex() not in done.failed])
     return done
+
+
+def settle_notes(library: Library, digests: Iterable[Digest]) -> None:
+    """Bring back what the notes of originals that lie in a session again kept of them, and forget these notes.
+
+    gc deleted their records, and with them what no file says: a generation that came from a file beside the picture,
+    or from an app. The other notes stay: an original that is nowhere has nothing else left.
+    """
+    removal, waiting = library.blobs.removal, list(digests)
+    for at in range(0, len(waiting), _BATCH):
+        batch = {digest: read_note(removal, digest) for digest in waiting[at : at + _BATCH]}
+
+        def write(txn: Txn, batch: dict[Digest, Note] = batch) -> list[Digest]:
+            placed = [digest for digest in batch if library.has_blob(digest) and txn.is_placed(digest)]
+            for digest in placed:
+                note = batch[digest]
+                if txn.annotation(digest) is None:
+                    editing.annotate_empty(txn, digest, note.annotation)
+                give_back(txn, digest, list(note.kept()))
+            return placed
+
+        for digest in library.commit(write):
+            removal.forget_note(digest)
 
 
 def _incoming(library: Library, digest: Digest, done: Adoption) -> Incoming | None:

@@ -28,6 +28,8 @@ LOCAL = 1
 # Commits whose changes are kept for a daemon that looks; one that is further behind forgets everything it told.
 EVENTS_KEPT = 256
 _BATCH = 500
+# Why a whole item was left out, in the words of a gap.
+UNAPPLICABLE = "it can't be applied"
 # Rows whose times compaction keeps: a directory's and a session's (`mixfs.index.keys`).
 _TIMED = ((b"n", 18), (b"z", 17))
 
@@ -170,7 +172,7 @@ def _apply_batch(engine: Engine, replica: ReplicaId, batch: list[Item], position
         if len(batch) == 1:
             # Fields of the right types that no row can be made of: left out whole.
             _apply(engine, replica, [], position)
-            return [Bad(batch[0], f"it can't be applied: {error}")]
+            return [Bad(batch[0], f"{UNAPPLICABLE}: {error}")]
         # One of them spoils the transaction: one by one.
         return [bad for item in batch for bad in _apply_batch(engine, replica, [item], position)]
 

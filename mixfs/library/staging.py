@@ -21,7 +21,8 @@ from mixfs.ids import new_id
 from mixfs.journal.files import fsync_directory, make_directory_durably
 from mixfs.modes import create_file
 
-LOG = "log"
+LOG, LOCK = "log", "lock"
+_MOUNT = b"mount\n"
 
 
 class StagingArea:
@@ -41,7 +42,7 @@ class StagingArea:
                 # Locked under a hidden name first: nobody may find the directory without its lock held, and sweep it.
                 hidden = self.root / f".{self.directory.name}"
                 make_directory_durably(hidden)
-                fd = create_file(hidden / "lock", os.O_RDWR)
+                fd = create_file(hidden / LOCK, os.O_RDWR)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX)
                     os.rename(hidden, self.directory)
@@ -66,7 +67,7 @@ class StagingArea:
         A file that is made there would lie where no log tells of it.
         """
         try:
-            there = os.stat(self.directory / "lock")
+            there = os.stat(self.directory / LOCK)
             held = os.fstat(self._lock_fd)
             if (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino):
                 return
@@ -76,6 +77,10 @@ class StagingArea:
             f"{self.directory} is not the directory that was opened here: nothing is written. Put {self.root.parent} "
             "back where it was, or unmount it and open what lies there now."
         )
+
+    def mark_as_mount(self) -> None:
+        """Note that files here are taken up by the next mount, even if the log beside them is lost."""
+        os.pwrite(self._lock_fd, _MOUNT, 0)
 
     def close(self, *, keep: bool = False) -> None:
         """Give the lock back; the directory goes too, unless `keep` (a mount that leaves files for the next one)."""
@@ -99,7 +104,7 @@ def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
             continue
         path = root / name
         with contextlib.suppress(OSError):
-            fd = create_file(path / "lock", os.O_RDWR)
+            fd = create_file(path / LOCK, os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -108,9 +113,17 @@ def abandoned(root: Path) -> Iterator[tuple[Path, int]]:
             yield path, fd
 
 
+def is_of_mount(path: Path) -> bool:
+    """Whether a directory is a mount's: it has a log, or its lock says so. Mounts of older releases only had a log."""
+    try:
+        return (path / LOG).exists() or (path / LOCK).read_bytes() == _MOUNT
+    except FileNotFoundError:
+        return False
+
+
 def sweep(root: Path) -> None:
-    """Remove what dead processes left that nobody will take up: directories without a log."""
+    """Remove what dead processes left that nobody will take up: directories of imports."""
     for path, fd in abandoned(root):
-        if not (path / LOG).exists():
+        if not is_of_mount(path):
             shutil.rmtree(path, ignore_errors=True)
         os.close(fd)

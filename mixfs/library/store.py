@@ -622,11 +622,11 @@ class Store:
                 "`mixfs fsck --accept-loss`."
             )
 
-    def accept_gaps(self) -> list[Gap]:
-        """Accept the loss of everything that is missing; returns what it was."""
+    def accept_gaps(self, gaps: Iterable[Gap]) -> list[Gap]:
+        """Accept the loss of these gaps, and of none that was met since; returns those that were still open."""
         with self._lock:
             self._verify_place()
-            return self._gaps.accept(clock.now_ns())
+            return self._gaps.accept(gaps, clock.now_ns())
 
     def _replay_into(self, engine: Engine, journal: Journal, start: Position) -> list[Bad]:
         """Apply a journal from `start` on, and note how far; returns what was bad."""

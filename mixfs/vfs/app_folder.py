@@ -150,7 +150,11 @@ async def sync_kept(tree: Tree, handle: Handle) -> None:
     fd = handle.fd
     if fd >= 0 and handle.node.edited:
         handle.node.edited = False
-        await tree.in_thread(lambda: os.fdatasync(fd))
+        try:
+            await tree.in_thread(lambda: os.fdatasync(fd))
+        except BaseException:
+            handle.node.edited = True
+            raise
 
 
 async def make_kept_directory(tree: Tree, directory: bytes, name: bytes) -> None:

@@ -549,6 +549,11 @@ async def fsync(tree: Tree, handle: Handle) -> None:
             os.fsync(fd)
             tree.staging.sync()
 
-        await tree.in_thread(sync)
+        try:
+            await tree.in_thread(sync)
+        except OSError:
+            # The intake's own fsync would succeed without writing what this one failed to write.
+            staged.needs_copy = True
+            raise
         staged.synced = True
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import structlog
 
+from mixfs import clock
 from mixfs.errors import MixfsError
+from mixfs.ids import new_id
+from mixfs.library.transaction import Txn
+from mixfs.library.wanted import import_directory
+from mixfs.records import ImportFolder
 from mixfs.vfs import saving
 from mixfs.vfs.naming import take_away
-from mixfs.vfs.records_of import place_of
+from mixfs.vfs.records_of import IMPORT_ROOT, bind, place_of
 from mixfs.vfs.routes import view_of
 from mixfs.vfs.staging import Staged
 from mixfs.vfs.tree import Tree
@@ -29,6 +36,9 @@ def recover(tree: Tree) -> None:
         except (OSError, MixfsError) as error:
             log.warning("rename_not_finished", name=staged.name.decode("utf-8", "replace"), error=str(error))
     saving.recover(tree, found.documents)
+    for problem in found.problems:
+        log.warning("not_recovered_as_it_was", kind=problem.kind, reason=problem.reason)
+        tree.library.store.problems.report(problem.kind, problem.reason, **problem.fields)
     if found.files or found.documents:
         closed = sum(staged.closed for staged in found.files)
         log.info("recovered", files=len(found.files), closed=closed, documents=len(found.documents))
@@ -69,3 +79,22 @@ class _Remains:
         with self._tree.library.read() as view:
             found = place_of(view, key)
         return (found.directory, found.name) if found is not None else None
+
+    def nameless_directory(self) -> bytes:
+        for number in itertools.count(1):
+            name = b"Recovered" if number == 1 else b"Recovered (%d)" % number
+            with self._tree.library.read() as view:
+                found = self._tree.lookup(view, IMPORT_ROOT, name)
+            if found is not None and found.is_directory:
+                return found.key
+            if found is None:
+                break
+        folder_id = new_id()
+
+        def write(txn: Txn) -> None:
+            folder = ImportFolder(id=folder_id, name=name, mtime_ns=clock.now_ns(), named_ns=txn.next_stamp)
+            txn.put(folder)
+            bind(txn, folder)
+
+        self._tree.library.commit(write)
+        return import_directory(folder_id)

@@ -88,19 +88,26 @@ def _check_size(size: int) -> None:
 async def flush(tree: Tree, handle: Handle) -> None:
     """close(2), fsync(2): commit what was written. Raises InvalidValue for what is not valid.
 
-    An empty document is what O_TRUNC leaves before it is written.
+    After any other error (a full disk) the document is still unsaved, and the next flush tries again. An empty document
+    is what O_TRUNC leaves before it is written.
     """
     node = handle.node
     async with node.saving:
         if not (handle.edited and node.edited and node.edit):
             return
         data = bytes(node.edit)
-        # Before it is looked at: what is invalid is not looked at twice.
+        # What is written meanwhile sets them again.
         handle.edited = node.edited = False
         try:
             await save_in_place(tree, node, data, handle.owner)
-        finally:
+        except InvalidValue:
+            # It is not looked at twice.
             node.settled = True
+            raise
+        except BaseException:
+            handle.edited = node.edited = True
+            raise
+        node.settled = True
 
 
 async def release(tree: Tree, handle: Handle) -> None:
@@ -111,6 +118,8 @@ async def release(tree: Tree, handle: Handle) -> None:
     except InvalidValue:
         # Reported by then; nobody waits for the answer.
         return
+    except (OSError, MixfsError) as error:
+        _report(tree.library, _NAMES.get(handle.node.key[:2], "A document of storage-v2/"), error)
 
 
 async def save_in_place(tree: Tree, node: OpenNode, data: bytes, owner: Owner) -> None:

@@ -32,11 +32,13 @@ import trio
 from sortedcontainers import SortedDict
 
 from mixfs.blobs import Intake
+from mixfs.errors import MixfsError
 from mixfs.ids import Digest, ino_of, key16, new_id
 from mixfs.index.dentries import Dentry, atime_extra
 from mixfs.journal import frames
 from mixfs.journal.files import fsync_directory
-from mixfs.library.staging import LOG, StagingArea, abandoned
+from mixfs.library.staging import LOCK, LOG, StagingArea, abandoned, is_of_mount
+from mixfs.media.sniff import HEAD_SIZE, extension, sniff
 from mixfs.modes import create_file
 
 _COMPACT_AT = 8 << 20
@@ -187,12 +189,24 @@ class Remains(Protocol):
     def place(self, key: bytes) -> tuple[bytes, bytes] | None:
         """(directory, name) of a node that is a receipt or placement already."""
 
+    def nameless_directory(self) -> bytes:
+        """The folder of import/ for files whose names are lost, made if need be. Raises OSError, MixfsError."""
+
+
+class RecoveryProblem(NamedTuple):
+    """What could not be recovered as it was, for problems.jsonl."""
+
+    kind: str
+    reason: str
+    fields: dict[str, Any]
+
 
 class Recovered(NamedTuple):
     """What came back from mounts that are gone."""
 
     files: list[Staged]
     documents: list[KeptDocument]
+    problems: list[RecoveryProblem]
 
 
 class Staging:
@@ -202,6 +216,8 @@ class Staging:
         """With `read_only` nothing is made on the disk: nothing is ever written."""
         self._area = area
         self.path = area.directory if read_only else area.open()
+        if not read_only:
+            area.mark_as_mount()
         log = Path(os.devnull) if read_only else self.path / LOG
         self._log = create_file(log, os.O_WRONLY | os.O_APPEND)
         # Sorted: a listing of a hundred thousand goes on from any name.
@@ -284,6 +300,8 @@ class Staging:
         staged.linked = False
         staged.intake = self._placed(staged.id, intake)
         self._keys[key] = staged
+        # A recovery takes a file that the log doesn't mention for one whose record was damaged.
+        self._append_gone(staged)
         return staged
 
     def _enter(self, staged: Staged) -> None:
@@ -330,12 +348,10 @@ class Staging:
         if self._keys.get(staged.key) is staged:
             del self._keys[staged.key]
         self._append_gone(staged)
-        with contextlib.suppress(OSError):
-            self._compact()
 
     def copy_back(self, staged: Staged) -> None:
         """Give a file that is a blob already bytes of its own. Blocks: call it in a thread."""
-        self._make_own(staged.id)
+        _make_own(self.path / staged.id)
 
     def come_back(self, staged: Staged) -> None:
         """After `copy_back`: it is a file in staging like any other, and may be written to."""
@@ -416,10 +432,10 @@ class Staging:
             self._owed.append(version.id)
             with contextlib.suppress(OSError):
                 self._pay()
-                self._compact()
         if version.intake is not None:
             version.intake.discard()
             version.intake = None
+        self.compact_if_possible()
 
     def unshare(self, staged: Staged, *, empty: bool) -> None:
         """Before a file is written to whose bytes are a version's too: it gets its own. Blocks: call it in a thread."""
@@ -487,7 +503,7 @@ class Staging:
         if staged.linked:
             self._append(staged.state(whole=not staged.xattrs_noted))
             staged.xattrs_noted = True
-            self._compact_if_possible()
+            self.compact_if_possible()
 
     def set_xattr(self, staged: Staged, name: str, value: bytes | None) -> None:
         """Set or remove (None) one attribute, and write down just that."""
@@ -497,7 +513,7 @@ class Staging:
             staged.xattrs.pop(name, None)
             if value is not None:
                 staged.xattrs[name] = value
-            self._compact_if_possible()
+            self.compact_if_possible()
         staged.set_times()
         staged.changed()
 
@@ -535,7 +551,7 @@ class Staging:
         os.fdatasync(self._log)
         fsync_directory(self.path)
 
-    def _compact_if_possible(self) -> None:
+    def compact_if_possible(self) -> None:
         """Once what is in memory is what the log says."""
         with contextlib.suppress(OSError):
             self._compact()
@@ -548,6 +564,9 @@ class Staging:
         items = [staged.state() for staged in self if staged.linked] + [each.state() for each in self.versions]
         items += [_folder_item(*item) for item in self.folder_times.items()]
         items += [_removed_item(*item) for item in self.removed.items()]
+        # Files that are gone and still open. Without a word about them a recovery would bring them back.
+        gone = [*self._owed, *(staged.id for staged in self if not staged.linked)]
+        items += [{"id": staged_id, "gone": True} for staged_id in gone]
         data = _framed(items, 0)
         fd = create_file(fresh, os.O_RDWR | os.O_TRUNC | os.O_APPEND)
         view = memoryview(data)
@@ -575,31 +594,28 @@ class Staging:
 
     def recover(self, root: Path, remains: Remains) -> Recovered:
         """Take over what mounts that are gone left behind; what lay in a directory that is gone comes to import/."""
-        found = Recovered([], [])
+        found = Recovered([], [], [])
         for path, lock_fd in abandoned(root):
             try:
-                if path != self.path and (path / LOG).exists():
-                    self._take_over(path, remains, found)
+                if path != self.path and is_of_mount(path) and self._take_over(path, remains, found):
                     # What an fsync made durable there must be so here before it goes.
                     self.sync()
                     shutil.rmtree(path, ignore_errors=True)
-            except OSError as error:
+            except (OSError, MixfsError) as error:
                 # A full disk, say: what was not taken over stays where it is for the next mount.
-                log.warning("not_recovered", path=str(path), error=str(error))
+                found.problems.append(_not_recovered(path, error))
             finally:
                 os.close(lock_fd)
         return found
 
-    def _take_over(self, path: Path, remains: Remains, found: Recovered) -> None:
-        states: dict[str, dict[str, Any]] = {}
-        data = (path / LOG).read_bytes()
-        # A mount of an older release wrote plain frames.
-        stream = None if data.startswith(frames.PLAIN_MAGIC) else b""
-        for item in frames.scan(memoryview(data), 0, stream):
-            if item.payload is not None:
-                _apply(states, cbor2.loads(item.payload))
+    def _take_over(self, path: Path, remains: Remains, found: Recovered) -> bool:
+        """Take over a directory; returns whether nothing that counts is left in it. Raises OSError, MixfsError."""
+        old = _read_log(path)
+        files = (state for state in old.states.values() if "key" in state)
+        there = {state["key"]: state for state in files if (path / state["id"]).exists()}
         taken: list[Staged] = []
-        for state in states.values():
+        names: set[tuple[bytes, bytes]] = set()
+        for state in old.states.values():
             if "folder" in state:
                 if remains.exists(state["folder"]):
                     self.set_folder_time(state["folder"], state["mtime_ns"])
@@ -607,75 +623,169 @@ class Staging:
             if "removed" in state:
                 self.remove(state["removed"], state["directory"], state["name"])
                 continue
-            if state["key"] in self._keys or state["id"] in self._versions:
-                # A mount that was killed while it took over had written it down already.
+            if state["key"] in self._keys or there.get(state["key"]) is not state:
+                # Here already, under the same key: two mounts may have left different bytes. See `_unaccounted`.
                 continue
             staged = Staged(state["id"], state["key"], state["directory"], state["name"], state["mode"])
-            staged.xattrs, staged.replaces = dict(state["xattrs"]), state["replaces"]
-            staged.xattrs_noted = True
-            staged.closed, staged.moved = state["closed"], state.get("moved", False)
-            # It may have been fsynced: nobody can say any more.
-            staged.synced = True
-            if "aside" in state and (path / staged.id).exists():
+            # The item that had the attributes may be damaged.
+            staged.xattrs, staged.replaces = dict(state.get("xattrs", {})), state["replaces"]
+            # A damaged item may have said that it was closed.
+            staged.closed, staged.moved = state["closed"] or old.is_damaged, state.get("moved", False)
+            if "aside" in state:
                 staged.aside, staged.linked = Aside(*state["aside"]), False
-                self._append(staged.state())
-                self._versions[staged.id] = staged
-                taken.append(staged)
-            elif (path / staged.id).exists():
-                self._find_place(staged, remains)
-                self._append(staged.state())
-                self._enter(staged)
-                taken.append(staged)
+            else:
+                self._find_place(staged, remains, names)
+            taken.append(staged)
+        nameless = self._unaccounted(path, old, taken, remains)
+        for staged in (*taken, *nameless):
+            # It may have been fsynced: nobody can say any more.
+            staged.synced = staged.xattrs_noted = True
+            self._append(staged.state())
         # The log first: killed or without power in between, a file is found again in the old directory, or here.
         os.fdatasync(self._log)
-        for staged in taken:
-            os.rename(path / staged.id, self.path / staged.id)
-            self._make_own(staged.id)
-            staged.intake = self._reopen(staged.id)
-            staged.park()
-        found.files.extend(staged for staged in taken if staged.aside is None)
+        is_whole = True
+        for staged in (*taken, *nameless):
+            try:
+                self._move_here(path, staged)
+            except OSError as error:
+                name = staged.name.decode("utf-8", "replace")
+                found.problems.append(_not_recovered(path / staged.id, error, name=name))
+                is_whole = False
+                continue
+            if staged.aside is not None:
+                self._versions[staged.id] = staged
+            else:
+                self._enter(staged)
+                found.files.append(staged)
+        if old.is_damaged or nameless:
+            found.problems.append(_nameless(path, old, nameless))
         for name in sorted(os.listdir(path)):
             session, dot, document = name.partition(".")
             if dot and session and document.endswith(".json"):
                 kept = KeptDocument(bytes.fromhex(session), document, (path / name).read_bytes())
                 self.keep(kept)
                 found.documents.append(kept)
+        return is_whole
 
-    def _find_place(self, staged: Staged, remains: Remains) -> None:
-        """Where a file that comes back is listed: its name may have gone, or be another's by now."""
+    def _unaccounted(self, path: Path, old: _OldLog, taken: list[Staged], remains: Remains) -> list[Staged]:
+        """Files that no readable item of the log tells of: they come into a folder of import/, named by their ids.
+
+        In a sound log that is what a program was not told of yet, if anything, so empty ones are of no use.
+        """
+        accounted = {staged.id for staged in taken} | old.gone
+        # Second names of files that come back anyway: the log tells of those a moment later.
+        same = {(status.st_dev, status.st_ino) for status in (os.stat(path / staged.id) for staged in taken)}
+        out: list[Staged] = []
+        for name in sorted(os.listdir(path)):
+            if "." in name or name in (LOG, LOCK) or name in accounted:
+                continue
+            status = os.lstat(path / name)
+            one = status.st_dev, status.st_ino
+            if not stat.S_ISREG(status.st_mode) or one in same or not (status.st_size or old.is_damaged or old.is_torn):
+                continue
+            same.add(one)
+            with (path / name).open("rb") as file:
+                shown = name + extension(sniff(file.read(HEAD_SIZE)))
+            # A key of its own: the one that its id makes may be that of a version that comes back, or of a receipt.
+            key = b"R" + key16(new_id())
+            staged = Staged(name, key, remains.nameless_directory(), os.fsencode(shown), 0o600)
+            staged.closed = True
+            out.append(staged)
+        return out
+
+    def _move_here(self, path: Path, staged: Staged) -> None:
+        """Move a file from an old directory here. When that fails, it is in the old one still."""
+        old, here = path / staged.id, self.path / staged.id
+        _make_own(old)
+        os.rename(old, here)
+        try:
+            staged.intake = self._reopen(staged.id)
+        except OSError:
+            os.rename(here, old)
+            raise
+        staged.park()
+
+    def _find_place(self, staged: Staged, remains: Remains, names: set[tuple[bytes, bytes]]) -> None:
+        """Where a file that comes back is listed: its name may have gone, or be another's by now; added to `names`."""
         place = remains.place(staged.key)
         if place is not None:
             # A new version of a file that was taken in: a rename moves that one first.
             staged.directory, staged.name = place
         if not remains.exists(staged.directory):
             staged.directory = b"d" + bytes(16)
-        while self.at(staged.directory, staged.name) is not None:
+        while (staged.directory, staged.name) in names or self.at(staged.directory, staged.name) is not None:
             staged.name += b" (recovered)"
-
-    def _make_own(self, staged_id: str) -> None:
-        """Where a file is a blob too (killed, or failed, between the two), make it another file of the same bytes."""
-        path, beside = self.path / staged_id, self.path / f"{staged_id}.copy"
-        with path.open("rb") as source:
-            status = os.fstat(source.fileno())
-            if status.st_nlink == 1:
-                return
-            beside.unlink(missing_ok=True)
-            copy = Intake(beside)
-            try:
-                copy.take_copy(source.fileno())
-                os.utime(copy.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-                # At once whole: what lies there under its id is believed after a kill.
-                os.rename(beside, path)
-            except BaseException:
-                copy.discard()
-                raise
-            copy.close()
+        names.add((staged.directory, staged.name))
 
     def _reopen(self, staged_id: str) -> Intake:
         path = self.path / staged_id
         # Whoever publishes it makes it read-only first.
         path.chmod(0o600)
         return Intake(path, exists=True)
+
+
+def _make_own(path: Path) -> None:
+    """Where a file is a blob too (killed, or failed, between the two), make it another file of the same bytes."""
+    beside = path.with_name(f"{path.name}.copy")
+    with path.open("rb") as source:
+        status = os.fstat(source.fileno())
+        if status.st_nlink == 1:
+            return
+        beside.unlink(missing_ok=True)
+        copy = Intake(beside)
+        try:
+            copy.take_copy(source.fileno())
+            os.utime(copy.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+            # At once whole: what lies there under its id is believed after a kill.
+            os.rename(beside, path)
+        except BaseException:
+            copy.discard()
+            raise
+        copy.close()
+
+
+class _OldLog(NamedTuple):
+    """What the log of a mount that is gone says, by id, and of which ids it says that they are gone."""
+
+    states: dict[str, dict[str, Any]]
+    gone: set[str]
+    # Items are missing in the middle, or all of them; a torn end is what a loss of power leaves.
+    is_damaged: bool
+    is_torn: bool
+
+
+def _read_log(path: Path) -> _OldLog:
+    try:
+        data = (path / LOG).read_bytes()
+    except FileNotFoundError:
+        data = b""
+    found = list(frames.scan(memoryview(data)))
+    if not any(item.payload is not None for item in found):
+        # A mount of an older release wrote plain frames.
+        found = list(frames.scan(memoryview(data), 0, None))
+    states: dict[str, dict[str, Any]] = {}
+    gone: set[str] = set()
+    for item in found:
+        if item.payload is not None:
+            _apply(states, gone, cbor2.loads(item.payload))
+    bad = [item for item in found if item.payload is None]
+    return _OldLog(states, gone, any(not item.torn for item in bad), any(item.torn for item in bad) or not data)
+
+
+def _not_recovered(path: Path, error: BaseException, **fields: Any) -> RecoveryProblem:
+    reason = f"An ended mount left {path}, which was not recovered: {error}. It stays there for the next mount."
+    return RecoveryProblem("not-recovered", reason, {"path": str(path)} | fields)
+
+
+def _nameless(path: Path, old: _OldLog, nameless: list[Staged]) -> RecoveryProblem:
+    cause = "is damaged" if old.is_damaged or old.is_torn else "does not mention all files"
+    names = [staged.name.decode("utf-8", "replace") for staged in nameless]
+    outcome = (
+        f"{len(names)} files without a readable entry are in import/Recovered, named by their ids."
+        if names else "Every file was recovered; some may have an earlier name, mode or attributes."
+    )  # fmt: skip
+    reason = f"The log {path / LOG} of an ended mount {cause}. {outcome}"
+    return RecoveryProblem("staging-log-damaged", reason, {"path": str(path / LOG), "names": names[:100]})
 
 
 def _framed(items: Iterable[dict[str, Any]], offset: int) -> bytes:
@@ -686,17 +796,19 @@ def _framed(items: Iterable[dict[str, Any]], offset: int) -> bytes:
     return bytes(data)
 
 
-def _apply(states: dict[str, dict[str, Any]], item: dict[str, Any]) -> None:
+def _apply(states: dict[str, dict[str, Any]], gone: set[str], item: dict[str, Any]) -> None:
     """What an item of the log changes in what is known of all files."""
     known = states.get(item["id"])
     if item.get("gone"):
         states.pop(item["id"], None)
+        gone.add(item["id"])
     elif "xattr" not in item:
         # The newest last, as they were written.
         states.pop(item["id"], None)
         states[item["id"]] = (known or {}) | item
+        gone.discard(item["id"])
     elif known is not None:
-        others = {name: value for name, value in known["xattrs"].items() if name != item["xattr"]}
+        others = {name: value for name, value in known.get("xattrs", {}).items() if name != item["xattr"]}
         known["xattrs"] = others if item["value"] is None else others | {item["xattr"]: item["value"]}
 
 

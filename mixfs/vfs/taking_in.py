@@ -411,7 +411,7 @@ class TakingIn:
         if item.staged.aside is None:
             return True
         with self._tree.library.read() as view:
-            kept = versions.is_worth_keeping(view, item.digest, item.inspection)
+            kept = versions.is_worth_keeping(view, item.digest, item.inspection, self._tree.library.has_blob)
         if not kept:
             self._tree.staging.forget_version(item.staged)
         return kept
@@ -619,6 +619,7 @@ class TakingIn:
             if staged.intake is not None:
                 staged.intake.discard()
                 staged.intake = None
+        tree.staging.compact_if_possible()
         shown = [incoming for item, incoming in zip(items, came, strict=True) if item.staged.aside is None]
         self.taken += len(shown)
         tree.library.came_in(shown)

@@ -91,10 +91,15 @@ def _aside(tree: Tree, directory: bytes, reason: str) -> Aside:
     return Aside(session_id, session.title if session is not None else title, folder_id, reason)
 
 
-def is_worth_keeping(view: View, digest: Digest, inspection: Inspection | None) -> bool:
-    """Whether a version is a complete picture that neither the library nor its trash has."""
+def is_worth_keeping(
+    view: View, digest: Digest, inspection: Inspection | None, has_blob: Callable[[Digest], bool]
+) -> bool:
+    """Whether a version is a complete picture that neither the library nor its trash has.
+
+    Where they name it and its bytes are missing, or were damaged and are in quarantine/, it heals them.
+    """
     if is_named(view, digest):
-        return False
+        return not has_blob(digest)
     if inspection is not None:
         return inspection.media_type in IMAGE_TYPES and inspection.problem is None
     image = view.image(digest)
@@ -104,6 +109,7 @@ def is_worth_keeping(view: View, digest: Digest, inspection: Inspection | None) 
 def admit_version(txn: Txn, aside: Aside, incoming: Incoming, has_blob: Callable[[Digest], bool]) -> None:
     """Put a version into the trash, as if it had been taken in at once."""
     if is_named(txn, incoming.digest):
+        admit_blob(txn, incoming, has_blob)
         return
     session = txn.get(Session, aside.session_id) if aside.session_id is not None else None
     if session is None and aside.session_id is None:

@@ -272,6 +272,31 @@ def test_temporary_names_survive_and_are_taken_in_under_their_real_name(live: Li
     assert os.stat(trip / "b.bin").st_ino == inos["b.part"]
 
 
+def test_a_damaged_staging_log_loses_no_file(live: Live):
+    live.start()
+    trip = live.point / "import" / "Trip"
+    trip.mkdir()
+    _, picture = make_sample("a1111")
+    for n in range(20):
+        # Such names are not taken in by themselves.
+        (trip / f"{n}.part").write_bytes(picture if n == 11 else b"bytes of %d" % n)
+    written = sorted(path.read_bytes() for path in trip.iterdir())
+    live.kill()
+    [log] = live.library.glob("staging/*/log")
+    data, rng = bytearray(log.read_bytes()), random.Random(20)
+    for _ in range(6):
+        data[rng.randrange(len(data))] ^= 1
+    log.write_bytes(data.replace(b"11.part", b"11.qart"))
+
+    live.start()
+    live.take_in()
+    recovered = live.point / "import" / "Recovered"
+    found = [*trip.iterdir(), *recovered.iterdir()]
+    assert sorted(path.read_bytes() for path in found) == written and any(path.suffix == ".png" for path in found)
+    assert set(in_session(live, "Recovered").values()) >= {sha256(path) for path in recovered.iterdir()}
+    assert "staging-log-damaged" in (live.point / ".mixfs" / "problems.jsonl").read_text()
+
+
 def folders(top: Path) -> dict[str, tuple[int, int, dict[str, bytes]]]:
     """import/ and the folders below it: mode, mtime, attributes."""
     out = {}

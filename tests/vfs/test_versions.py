@@ -12,6 +12,7 @@ from test_staging import after_kill, content  # noqa: F401 - a fixture
 from mixfs.ids import Digest
 from mixfs.library import editing
 from mixfs.library.api import Library
+from mixfs.library.healing import give_up
 from mixfs.library.storage_v2 import IMAGES
 from mixfs.media.samples import make_sample
 from mixfs.records import Placement, Trash
@@ -182,6 +183,21 @@ async def test_what_the_library_has_is_not_kept_twice(tree: Tree, library: Libra
         await naming.unlink(tree, IMPORT, name)
     await TakingIn(tree).take_all()
     assert saved(library) == ({picture(1)}, {})
+
+
+async def test_a_version_heals_an_original_that_is_missing(tree: Tree, library: Library):
+    await put(tree, IMPORT, b"a.png", picture(1))
+    await TakingIn(tree).take_all()
+    [digest] = {placement.digest for placement in library.placements(library.find_session("Inbox").id)}
+    library.blobs.path(digest).unlink()
+    give_up(library, digest)
+    await put(tree, IMPORT, b"b.png", picture(1))
+    await naming.unlink(tree, IMPORT, b"b.png")
+    await TakingIn(tree).take_all()
+    assert saved(library) == ({picture(1)}, {}) and not tree.staging.versions
+    with library.read() as view:
+        blob = view.blob(digest)
+    assert blob is not None and not blob.given_up_ns
 
 
 async def test_so_many_versions_of_a_name_are_kept(tree: Tree, library: Library, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -239,3 +240,22 @@ def test_beside_an_import(fresh: Home) -> None:
             fresh.run("fsck")
     assert importing.returncode == 0
     assert fresh.run("fsck", "--json").json["blobs"] == 303
+
+
+def test_accepting_a_loss_lists_it_and_asks(filled: Home) -> None:
+    # The item in the middle.
+    flip(segment(filled), segment(filled).stat().st_size // 2)
+    refused = filled.run("fsck", "--accept-loss", code=2)
+    assert "Lost: journal/" in refused.err and "--yes" in refused.err
+    assert "incomplete" in filled.run("gc", code=5).err
+    ours, theirs = pty.openpty()
+    for text, code in (("n", 1), ("y", 0)):
+        os.write(ours, f"{text}\n".encode())
+        command = filled.command("fsck", "--accept-loss")
+        ran = subprocess.run(command, env=filled.env, stdin=theirs, capture_output=True, text=True, check=False)
+        assert ran.returncode == code and "[y/N]" in ran.stderr, ran
+        assert ("Nothing was accepted." in ran.stderr) is (text == "n")
+    os.close(ours)
+    os.close(theirs)
+    assert "no loss to accept" in filled.run("fsck", "--accept-loss", "--yes").out
+    filled.run("gc")

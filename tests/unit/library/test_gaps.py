@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from mixfs import Library
@@ -17,9 +18,10 @@ from mixfs.errors import JournalDamaged, LibraryIncomplete, LibraryReplaced, Mix
 from mixfs.ids import Digest
 from mixfs.journal import journal as journal_module
 from mixfs.library import compaction, fsck, gc
-from mixfs.library.accepting import accept_loss
-from mixfs.library.gaps import Gaps
+from mixfs.library.accepting import Acceptance, accept_loss
+from mixfs.library.gaps import Gap, Gaps
 from mixfs.library.repairing import repair
+from mixfs.records import Session, to_map
 
 MAP = 1 << 22
 
@@ -199,6 +201,42 @@ def test_accepting_the_loss_lists_what_has_no_place_and_lets_gc_go_on(root: Path
     # What could be read stands in a chain of its own now, and the damaged segment in quarantine/.
     assert not (root / "incomplete.json").exists() and list((root / "quarantine").glob("*.seg"))
     assert accept_loss(root).gaps == [] and fsck.check(root).clean
+
+
+def test_only_what_was_listed_is_accepted(root: Path) -> None:
+    os.truncate(segments(root)[2], 200)
+    told: list[Acceptance] = []
+
+    def refuse(found: Acceptance) -> bool:
+        told.append(found)
+        return False
+
+    assert not accept_loss(root, refuse).accepted and is_refused(root)
+    later = Gap("00" * 16, 7, 1, 7, 2, "met meanwhile", "")
+
+    def agree(found: Acceptance) -> bool:
+        Gaps(root).add([later])
+        return True
+
+    done = accept_loss(root, agree)
+    assert done.accepted and done.gaps == told[0].gaps and done.unplaced == told[0].unplaced
+    assert Gaps(root).open() == [later]
+
+
+def test_of_an_accepted_item_that_makes_no_sense_compaction_keeps_the_rest(root: Path) -> None:
+    with opened(root) as library:
+        good = to_map(Session(id="good", title="good", name=b"good"))
+        payload = {1: [[1, "good", 2**62, 0, good], [1, "bad", 2**62 + 1, 0, {1: 5}]], 3: 5}
+        for each in (payload, {1: "nonsense"}):
+            library.store.journal.append(cbor2.dumps(each))
+    assert accept_loss(root).accepted
+    for keep_days in (90, 0):
+        with opened(root) as library:
+            before = [session.title for session in library.sessions()]
+            compaction.compact(library, keep_days=keep_days)
+            library.store.rebuild_index()
+            assert [session.title for session in library.sessions()] == before and "good" in before
+        assert not (root / "incomplete.json").exists() and fsck.check(root).clean
 
 
 def test_a_session_whose_record_is_lost_is_made_again(root: Path) -> None:

@@ -17,14 +17,14 @@ import pytest
 import mixfs
 from mixfs import Library
 from mixfs.errors import BlobMissing, IndexDamaged, InvalidValue, LibraryIncomplete, NotFoundError
-from mixfs.ids import Digest
+from mixfs.ids import Digest, generation_id_for
 from mixfs.index import keys
-from mixfs.library import fsck, gc, healing, lost
+from mixfs.library import editing, fsck, gc, healing, lost
 from mixfs.library.fsck_report import Report
 from mixfs.library.repairing import repair
 from mixfs.library.store import Store
 from mixfs.media.samples import make_sample
-from mixfs.records import Entry, Placement
+from mixfs.records import Annotation, Entry, Generation, ImageRef, Placement
 
 DAY_NS = 86400 * 10**9
 
@@ -255,6 +255,51 @@ def test_adopting_gives_names_and_what_was_read_from_pictures(library: Library) 
     assert any(each.prompt for each in library.generations(session.id))
     assert not [path for path in (library.root / "lost").rglob("*") if path.is_file()]
     assert lost.adopt(library) == lost.Adoption() and checked(library).clean
+
+
+@pytest.mark.parametrize("way", ["adopt", "import"])
+def test_what_no_file_says_comes_back_from_the_note(library: Library, way: str) -> None:
+    """What a file beside the picture said, what an app made of it, and tags that the journal lost."""
+    session = library.create_session("Trip")
+    data = b"as good as a picture"
+    placement = library.import_bytes(data, "a.png", session_id=session.id)
+    digest = placement.digest
+    output = ImageRef(digest=digest, name="a.png", role="output", placement_id=placement.id)
+    beside = Generation(
+        id=generation_id_for(digest, session.id), session_id=session.id, prompt="beside", outputs=(output,),
+        foreign={"outputs": {"seed": 1}},
+    )  # fmt: skip
+    app = Generation(id="of an app", session_id=session.id, prompt="by an app", outputs=(output,), derived=False)
+    library.commit(lambda txn: [txn.put(beside), txn.put(app)])
+    library.commit(lambda txn: editing.annotate(txn, digest, tags=("sea",)))
+    library.delete_session(session.id)
+    gc.expire_trash(library, [trash.id for trash in library.trash()])
+    gc.collect(library, grace_hours=-1)
+    library.commit(lambda txn: txn.delete(Annotation, digest.hex()))
+    note = library.blobs.removal.note_path(digest)
+    if way == "adopt":
+        lost.adopt(library)
+    else:
+        library.import_bytes(data, "b.png")
+        gc.collect(library)
+    (session,) = library.sessions()
+    assert {each.prompt for each in library.generations(session.id)} == {"beside", "by an app"}
+    with library.read() as view:
+        annotation = view.annotation(digest)
+    assert annotation is not None and annotation.tags == ("sea",)
+    assert not note.exists() and checked(library).clean
+
+
+def test_a_note_stays_while_the_bytes_are_nowhere(library: Library) -> None:
+    digest = lose(library, b"original", "a.txt")
+    removal = library.blobs.removal
+    removal.lost_path(digest).unlink()
+    gc.collect(library)
+    lost.adopt(library)
+    assert [each["name"] for each in lost.read_note(removal, digest).names] == ["a.txt"]
+    library.import_bytes(b"original", "a.txt")
+    gc.collect(library)
+    assert not removal.note_path(digest).exists()
 
 
 def test_names_outlive_a_compacted_journal(library: Library) -> None:
