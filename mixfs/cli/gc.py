@@ -29,8 +29,8 @@ def gc(
         float | None,
         typer.Option(
             "--trash-days", metavar="DAYS", parser=a_length,
-            help="Keep deletions in the trash, and then originals in lost/, this long. Else `trash_days = …` of "
-            "config.toml, else 30.",
+            help="Keep deletions in the trash, and then originals in lost/, this long. Below an hour, say what would "
+            "be deleted for good and ask. Else `trash_days = …` of config.toml, else 30.",
             show_default=False,
         ),
     ] = None,
@@ -63,8 +63,11 @@ def gc(
         if trust_clock and not dry_run:
             opened.store.steadiness.trust()
         waits = opened.store.steadiness.words()
-        if grace_hours < _ASK_BELOW_HOURS and not (dry_run or yes):
-            _ask(collecting.collect(opened, trash_days=days, grace_hours=grace_hours, dry_run=True))
+        hasty = grace_hours < _ASK_BELOW_HOURS or days * 24 < _ASK_BELOW_HOURS
+        if hasty and not (dry_run or yes):
+            would = collecting.collect(opened, trash_days=days, grace_hours=grace_hours, dry_run=True)
+            if grace_hours < _ASK_BELOW_HOURS or would.deleted:
+                _ask(would)
         freed = collecting.collect(opened, trash_days=days, grace_hours=grace_hours, dry_run=dry_run)
     if json:
         emit_json(asdict(freed) | {"dry_run": dry_run})
@@ -81,7 +84,7 @@ def _ask(would: Freed) -> None:
     """Go on only if the user says so. Raises UsageError where there is nobody to ask."""
     lines = _lines(would, would=True)
     if not sys.stdin.isatty():
-        raise UsageError(f"{' '.join(lines)} Say --yes to do it: --grace-hours below 1 asks first.")
+        raise UsageError(f"{' '.join(lines)} Say --yes to do it: so short a time is asked about first.")
     for line in lines:
         note(line)
     if not confirmed("Do it?"):

@@ -210,6 +210,9 @@ def read_mounted(library: Path) -> Served | None:
         data, writer = json.loads(path.read_text()), path.stat().st_uid
         served = Served(int(data["pid"]), str(data["mountpoint"]), str(data.get("library", library)))
         started = data.get("started")
+        if not library.samefile(served.library):
+            # The file came with a copy of the library.
+            return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     # A pid alone says little: after a crash another process may have the number.

@@ -10,7 +10,7 @@ Concurrency: the file is changed under the library's flock, and replaced whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,14 @@ class Gaps:
             self._write(known + fresh)
         return fresh
 
-    def review(self, gaps: Iterable[Gap]) -> None:
-        """Of a look at all journals: these are all gaps that there are. What was accepted of them stays so."""
+    def review(self, gaps: Iterable[Gap], read: Collection[str]) -> None:
+        """Replace the gaps of the replicas in `read`, whose journals were read whole, by those that were met there.
+
+        What was accepted of them stays so. A journal that is not there any more keeps its gaps.
+        """
         known = {gap.place: gap for gap in self.all()}
-        current = [known.get(gap.place, gap) for gap in gaps]
+        current = [gap for gap in known.values() if gap.replica and gap.replica not in read]
+        current += [known.get(gap.place, gap) for gap in gaps]
         if current != list(known.values()):
             self._write(current)
 

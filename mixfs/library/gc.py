@@ -3,7 +3,8 @@
 An original is referenced by placements and trash records. Canvas entries and generations that name one don't keep it
 from being moved to lost/, but while they do, it is not deleted there. A receipt in import/ doesn't keep one: it stays
 readable until its original is moved, and goes with it. Annotations stay: the same picture may come again. An original
-lies in lost/ for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back.
+lies in lost/ for as long as a deletion lies in the trash; `mixfs.library.lost` takes it back. One that no journal has
+ever named stays there until somebody does: it may be newer than a journal that was restored from a backup.
 
 What must not change: nothing is moved or deleted on the word of the index alone. While the library is incomplete
 (`Store.require_whole`), or a record mentions an original that the index calls unreferenced, gc changes nothing at all.
@@ -345,7 +346,11 @@ def _empty_lost(run: _Run, before_ns: int) -> None:
         with library.read() as view:
             placed = [digest for digest in removal.notes() if view.is_placed(digest)]
         settle_notes(library, placed)
-    due = {each.digest: each.size for each in found if each.since_ns < before_ns and each.digest not in mentioned}
+    # No journal here has ever named the others: they may be newer than a journal that was restored from a backup.
+    due = {
+        each.digest: each.size
+        for each in found if each.since_ns < before_ns and each.digest not in mentioned and each.is_known
+    }  # fmt: skip
     for digest in _mentioned(library, frozenset(due)) if due else ():
         del due[digest]
     if run.dry_run:

@@ -195,6 +195,7 @@ class Note(NamedTuple):
     names: tuple[Mapping[str, Any], ...] = ()
     records: tuple[Mapping[str, Any], ...] = ()
     annotation: Mapping[str, Any] = {}
+    is_known: bool = True  # False: no record in any journal had ever named it
 
     def kept(self) -> Iterator[Record]:
         """The records that can be understood, those that a trash record held included; the newest last."""
@@ -219,7 +220,8 @@ def read_note(removal: Removal, digest: Digest) -> Note:
         return Note()
     if not isinstance(moved_ns, int) or not isinstance(names, list):
         return Note()
-    return Note(moved_ns, _maps(names), _maps(records), _annotation(data))
+    is_known = bool(names or records or data.get("media_type") or data.get("width"))
+    return Note(moved_ns, _maps(names), _maps(records), _annotation(data), is_known)
 
 
 def _maps(values: object) -> tuple[Mapping[str, Any], ...]:
@@ -247,13 +249,14 @@ class Lost:
     size: int
     since_ns: int
     names: tuple[Mapping[str, Any], ...]
+    is_known: bool = True
 
 
 def lost(removal: Removal) -> Iterator[Lost]:
     """Every original in lost/, in order of digests."""
     for digest, status in removal.enumerate():
         note = read_note(removal, digest)
-        yield Lost(digest, status.st_size, max(note.moved_ns, status.st_ctime_ns), note.names)
+        yield Lost(digest, status.st_size, max(note.moved_ns, status.st_ctime_ns), note.names, note.is_known)
 
 
 def redate(removal: Removal, latest_ns: int) -> None:
@@ -276,6 +279,7 @@ class LostTotals(NamedTuple):
     originals: int = 0
     bytes: int = 0
     oldest_ns: int | None = None
+    unknown: int = 0  # that no journal has ever named
 
     def words(self) -> str:
         """How many there are, since when, and what to do; "" when there are none."""
@@ -285,6 +289,7 @@ class LostTotals(NamedTuple):
             f"Originals in lost/, which nothing references: {self.originals:,} ({self.bytes:,} bytes), the first since "
             f"{documents.iso(self.oldest_ns)[:10]}. gc deletes each after `trash_days` (30 days unless config.toml "
             "says otherwise); `mixfs fsck --adopt-lost` takes them back."
+            + (f" No journal has ever named {self.unknown:,} of them: those stay." if self.unknown else "")
         )
 
 
@@ -293,7 +298,8 @@ def totals(removal: Removal) -> LostTotals:
     found = list(lost(removal))
     if not found:
         return LostTotals()
-    return LostTotals(len(found), sum(each.size for each in found), min(each.since_ns for each in found))
+    unknown = sum(not each.is_known for each in found)
+    return LostTotals(len(found), sum(each.size for each in found), min(each.since_ns for each in found), unknown)
 
 
 # -- adopting

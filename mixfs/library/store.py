@@ -445,8 +445,7 @@ class Store:
             self._catch_up_later(reopen=True)
         self._high_water.note(end)
         # It was read from its beginning, and what is in it now was just written.
-        own = self.journal.replica.hex()
-        self._gaps.review([gap for gap in self._gaps.all() if gap.replica != own])
+        self._gaps.review([], [self.journal.replica.hex()])
 
     @staticmethod
     def _stamp(txn: ReadTxn, now_ns: int) -> Stamp:
@@ -789,7 +788,7 @@ class Store:
             ]  # fmt: skip
         if not self.read_only:
             # All journals were read: what was wrong once and is whole now is no gap any more.
-            self._gaps.review(gaps)
+            self._gaps.review(gaps, [journal.replica.hex() for journal in self._journals()])
         self._index_thumbnails(engine)
 
     def _index_thumbnails(self, engine: Engine) -> None:

@@ -64,7 +64,8 @@ def test_cleaned_up_is_trashed_and_gc_frees_it(aged: Home) -> None:
     # In lost/ they stay as long as in the trash.
     assert json.loads(aged.run(*now, "--json").out) == nothing | {"dry_run": False}
     assert "Would delete 2 originals (21 B) in lost/ for good." in aged.run("gc", "--trash-days", "0", "--dry-run").out
-    assert json.loads(aged.run("gc", "--trash-days", "0", "--json").out) == nothing | {
+    assert "--yes" in aged.run("gc", "--trash-days", "0", code=2).err
+    assert json.loads(aged.run("gc", "--trash-days", "0", "--yes", "--json").out) == nothing | {
         "deleted": 2, "deleted_bytes": 21, "dry_run": False,
     }  # fmt: skip
     assert not [path for path in (aged.library / "lost").rglob("*") if path.is_file()]

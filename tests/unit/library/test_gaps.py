@@ -279,6 +279,28 @@ def test_the_journal_of_another_replica_that_is_gone_is_a_gap(
     assert not is_refused(root) and originals(root) == 24 and fsck.check(root).clean
 
 
+def test_the_gaps_of_a_journal_that_is_gone_since_stay(root: Path) -> None:
+    Gaps(root).add([Gap("0" * 16, 1, 0, 1, 9, "cut", "2026-01-01T00:00:00Z")])
+    no_index(root)
+    fsck.rebuild(root)
+    assert is_refused(root)
+
+
+def test_originals_newer_than_a_restored_library_are_not_deleted(root: Path, tmp_path: Path) -> None:
+    """Everything but blobs/ from an older backup: nothing in it tells that there was more."""
+    shutil.copytree(root, tmp_path / "backup")
+    with opened(root) as library:
+        library.import_bytes(b"made after the backup", "late.txt", session_id=library.find_session("Trip").id)
+    for path in (tmp_path / "backup").iterdir():
+        if path.name not in ("blobs", "format"):
+            shutil.rmtree(root / path.name) if path.is_dir() else (root / path.name).unlink()
+            path.rename(root / path.name)
+    for _ in range(3):
+        collected(root)
+    assert originals(root) + sum(path.is_file() and not path.suffix for path in (root / "lost").rglob("*")) == 25
+    assert "No journal has ever named 1" in " ".join(fsck.check(root).notes)
+
+
 def test_a_repair_leaves_the_index_that_knows_more_than_the_journal(root: Path) -> None:
     segments(root)[1].unlink()
     done, report = repair(root)
