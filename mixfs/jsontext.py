@@ -9,7 +9,8 @@ surrogate pair, a byte order mark, UTF-16 and UTF-32. Of a key that stands twice
   text*: `{"mixfs:json": "…"}` with its JSON. Records hold it like any object, and writing puts the JSON back in its
   place. An object of another program that looks so is itself kept as a marked text.
 
-Writing gives what the standard allows and nothing else, whatever the value holds.
+Writing gives what the standard allows and nothing else, whatever the value holds. What only shows (`deep` False) leaves
+containers that are marked texts as they are; what goes back to a program has its JSON whole.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def loads(data: bytes | str, *, strict: bool = True, nan_as_null: bool = False, 
         text = _HALF.sub("\ufffd", text)
     if _HALF_ESCAPE.search(text):
         text = _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
-    if _is_deep(text):
+    if is_deep(text):
         value = parsed(text, strict=strict, nan_as_null=nan_as_null)
         return value if whole else cut(value)
     try:
@@ -146,7 +147,7 @@ _OTHERS = bytes(sorted(set(range(256)) - set(_BRACKETS)))
 _AS_SQUARE = bytes.maketrans(b"{}", b"[]")
 
 
-def _is_deep(text: str) -> bool:
+def is_deep(text: str) -> bool:
     """Whether containers are nested more than DEPTH levels deep. Also True of some that is no JSON."""
     if text.count("[") + text.count("{") <= DEPTH:
         return False
@@ -422,25 +423,27 @@ def refuse(value: Any) -> Any:
 
 
 def dumps(
-    value: Any, *, indent: int | None = None, ascii: bool = False, default: Default = plain, marks: bool = True
-) -> str:
+    value: Any, *, indent: int | None = None, ascii: bool = False, default: Default = plain, marks: bool = True,
+    deep: bool = True,
+) -> str:  # fmt: skip
     """Strict JSON of any value: NaN and its like as texts, marked texts as the JSON that they stand for.
 
     It can be written as UTF-8. Of a value that is not from a record (`marks` False) an object that looks like a marked
-    text is just that.
+    text is just that. With `deep` False containers that are nested deeply stay marked texts, so that every parser reads
+    it: many follow some hundred levels.
     """
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=ascii, allow_nan=False, default=default)
     except (ValueError, TypeError, RecursionError):
         text = None
-    if text is None or _QUOTED_MARK in text:
-        text = _with_raw(value, indent, ascii, default, marks)
+    if text is None or _QUOTED_MARK in text or (not deep and is_deep(text)):
+        text = _with_raw(value, indent, ascii, default, marks, deep)
     if ascii:
         return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text) if "\\ud" in text else text
     return text if text.isascii() else _HALF.sub("\ufffd", text)
 
 
-def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default, marks: bool) -> str:
+def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default, marks: bool, deep: bool) -> str:
     raw: list[str] = []
     token = secrets.token_hex(16)
 
@@ -457,9 +460,10 @@ def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default, mar
             return value
         text = _text_of(value, ascii) if isinstance(value, Marked) or (marks and is_marked(value)) else None
         if text is not None:
-            return put(text)
+            return put(text) if deep or text[0] not in "[{" else dict(value)
         if isinstance(value, Mapping | list | tuple) and not room:
-            return put(_compact(value, default, ascii, marks))
+            text = _compact(value, default, ascii, marks)
+            return put(text) if deep else marked(text)
         if isinstance(value, Mapping):
             return {_key(key): plainly(item, room - 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
@@ -467,7 +471,8 @@ def _with_raw(value: Any, indent: int | None, ascii: bool, default: Default, mar
         return plainly(default(value), room)
 
     # Records wrap what they keep in a few more levels.
-    text = json.dumps(plainly(value, 2 * DEPTH), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    kept = plainly(value, 2 * DEPTH if deep else DEPTH + 16)
+    text = json.dumps(kept, indent=indent, ensure_ascii=ascii, allow_nan=False)
     return re.sub(f'"{token}([0-9]+)"', lambda found: raw[int(found[1])], text)
 
 

@@ -63,7 +63,7 @@ def emit_json(value: Any, *, indent: int | None = 2) -> None:
     """The result for programs. Bytes in names that are no UTF-8 come out as U+FFFD."""
     # A stream that can't say everything gets ASCII, which JSON can always be written in. There is none after `>&-`.
     utf8 = ((sys.stdout and sys.stdout.encoding) or "").lower().replace("-", "") == "utf8"
-    text = jsontext.dumps(value, indent=indent, ascii=not utf8, default=str)
+    text = jsontext.dumps(value, indent=indent, ascii=not utf8, default=str, deep=False)
     print(_NOT_ASCII.sub(_in_json, text), flush=True)
 
 

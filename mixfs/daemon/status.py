@@ -112,6 +112,9 @@ class Status:
             if now - failed_at < _FAILING_S:
                 words = f"The background task {name} failed: {reason}."
                 found.append(Trouble("task-failed", words, "It is begun again by itself; log.jsonl says more."))
+        if self._upkeep is not None and (refused := self._upkeep.refusal()):
+            words = f"gc frees nothing: {refused}"
+            found.append(Trouble("gc-refused", words, "It is tried again once a day; `mixfs gc` tries it now."))
         failed = self._taking_in.failed() if self._taking_in is not None else {}
         if failed:
             name, reason = next(iter(failed.items()))

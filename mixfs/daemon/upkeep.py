@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from mixfs import clock
-from mixfs.errors import IndexDamaged, LibraryIncomplete, os_words
+from mixfs.errors import ClockJumped, IndexDamaged, LibraryIncomplete, os_words
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.journal.files import write_durably
 from mixfs.library import gc, healing
@@ -75,6 +75,8 @@ class Upkeep:
         self._retry_at, self._told = 0.0, False
         self._lost = LostTotals()
         self._refused = ""  # why the last gc changed nothing
+        self._refused_incomplete = False  # because the library was incomplete
+        self._rebuilt = False  # the index was made again here, because gc found it damaged
         self._closed = False
         self._thread: threading.Thread | None = None
         state = self._load()
@@ -97,6 +99,15 @@ class Upkeep:
             "lost": self._lost.originals, "lost_bytes": self._lost.bytes, "lost_words": self._lost.words(),
             "refused": self._refused,
         }  # fmt: skip
+
+    def refusal(self) -> str:
+        """Why nothing is collected now; "" when the next gc is free to."""
+        if _is_past(self._collected, DAY_S) and (words := self._library.store.steadiness.words()):
+            return words
+        if self._refused_incomplete and not self._library.store.gaps():
+            # Somebody put that right.
+            return ""
+        return self._refused
 
     # -- the thread
 
@@ -180,8 +191,18 @@ class Upkeep:
         self._collected = clock.now_s()
         self._save()
         try:
-            freed = gc.collect(self._library, trash_days=self._trash_days)
-        except (LibraryIncomplete, IndexDamaged) as error:
+            try:
+                freed = gc.collect(self._library, trash_days=self._trash_days)
+            except IndexDamaged as error:
+                if self._rebuilt:
+                    raise
+                # Made again from the journal it is right, or the journal is at fault.
+                self._rebuilt = True
+                log.warning("index_made_again", error=str(error))
+                self._library.store.rebuild_index()
+                freed = gc.collect(self._library, trash_days=self._trash_days)
+        except (LibraryIncomplete, IndexDamaged, ClockJumped) as error:
+            self._refused_incomplete = isinstance(error, LibraryIncomplete)
             self._refused = str(error)
             self._library.store.problems.report("gc-refused", self._refused)
             log.warning("gc_refused", error=self._refused)

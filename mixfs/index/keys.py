@@ -15,7 +15,6 @@
     h       digest(32)                        CBOR [size, mtime_ns] of the thumbnail, [0, 0] when none can be made
     e       sequence(8)                       sealed CBOR: what a commit changed for a kernel that remembers it
     c       name                              CBOR counters of the library
-    q       node key                          ino(8) of a node whose digest another node had first
     l       digest(32)                        CBOR: the files that a blob is in storage-v2/: alias, name, node key, item
     l                                         CBOR `documents.Sum` of these items: image_registry.json
     a       alias(16) digest(32)              empty: what an app calls a blob
@@ -168,7 +167,3 @@ UNFINISHED = b"u"
 
 def unfinished(trash_id: str) -> bytes:
     return UNFINISHED + key16(trash_id)
-
-
-def collided_ino(node_key: bytes) -> bytes:
-    return b"q" + node_key

@@ -80,13 +80,13 @@ def iso_ns(moment: Any) -> int:
         return 0
 
 
-def to_json(value: Any) -> bytes:
-    """A document's JSON: indented by 2, UTF-8, one line feed at the end."""
-    return _dumps(value) + b"\n"
+def to_json(value: Any, *, deep: bool = True) -> bytes:
+    """A document's JSON: indented by 2, UTF-8, one line feed at the end. For `deep` see `jsontext.dumps`."""
+    return _dumps(value, deep) + b"\n"
 
 
-def _dumps(value: Any) -> bytes:
-    return in_json(jsontext.dumps(value, indent=2, default=_plain)).encode()
+def _dumps(value: Any, deep: bool = True) -> bytes:
+    return in_json(jsontext.dumps(value, indent=2, default=_plain, deep=deep)).encode()
 
 
 def to_json_line(value: Any) -> bytes:
@@ -211,7 +211,7 @@ def image_json(about: About) -> bytes:
     out["raw"] = raw_texts(about.metadata)
     if placement.foreign:
         out["foreign"] = dict(placement.foreign)
-    return to_json(out)
+    return to_json(out, deep=False)
 
 
 def image_txt(about: About) -> bytes:
@@ -252,7 +252,8 @@ def _a1111_value(value: Any) -> str:
 def image_workflow(about: About) -> bytes:
     """NAME.workflow.json: the ComfyUI graph that the picture carried; empty when there is none.
 
-    As it came where that is strict JSON. NaN and Infinity are null there, as in ComfyUI's own page.
+    As it came where that is strict JSON that every parser reads; what is nested more deeply is a marked text there
+    (`mixfs.jsontext`), and whole among the raw texts of NAME.json. NaN and Infinity are null, as in ComfyUI's own page.
     """
     texts = raw_texts(about.metadata)
     found = texts.get("workflow", "")
@@ -261,9 +262,9 @@ def image_workflow(about: About) -> bytes:
         fields = (text.strip() for key, text in texts.items() if key.startswith("exif:"))
         found = next((text[9:].lstrip() for text in fields if text[:9].lower() == "workflow:"), "")
     try:
-        if jsontext.is_strict(found):
+        if jsontext.is_strict(found) and not jsontext.is_deep(found):
             return in_json(found).encode()
-        return to_json(jsontext.loads(found, strict=False, nan_as_null=True)) if found else b""
+        return to_json(jsontext.loads(found, strict=False, nan_as_null=True), deep=False) if found else b""
     except InvalidValue:
         # Cut off, or no JSON at all: it stands among the raw texts of NAME.json.
         return b""
@@ -331,7 +332,7 @@ def generation_json(generation: Generation) -> bytes:
         out["error"] = generation.error
     if generation.foreign:
         out["foreign"] = dict(generation.foreign)
-    return to_json(out)
+    return to_json(out, deep=False)
 
 
 def _ref(ref: ImageRef) -> dict[str, Any]:
@@ -342,7 +343,7 @@ def _ref(ref: ImageRef) -> dict[str, Any]:
 
 
 def parameters_json(generation: Generation) -> bytes:
-    return to_json(_parameters(generation))
+    return to_json(_parameters(generation), deep=False)
 
 
 def _parameters(generation: Generation) -> dict[str, Any]:

@@ -55,7 +55,8 @@ from mixfs.library.replay import noted_position, replay
 from mixfs.library.staging import StagingArea
 from mixfs.library.store import by_age
 from mixfs.library.view import View
-from mixfs.records import SENSELESS, Blob, Image, Placement, Receipt, Trash, from_map, problem_of
+from mixfs.library.wanted import held_digests
+from mixfs.records import SENSELESS, Blob, Image, Placement, Receipt, Trash
 
 _THREADS = 4
 # So often is a library looked at whose files are replaced meanwhile.
@@ -344,11 +345,9 @@ def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
     for trash in view.records(Trash):
         if trash.digest is not None:
             out[trash.digest] = None, f"{os.fsdecode(trash.name)!r} in the trash"
-        for kind, _, data in trash.records:
-            # What makes no sense in a record of the trash is not restored either.
-            if kind == Placement.KIND and problem_of(Placement, data) is None:
-                placement = from_map(Placement, data)
-                out[placement.digest] = placement.size, f"{os.fsdecode(placement.name)!r} in the trash"
+        for record, digest in held_digests(trash):
+            if isinstance(record, Placement):
+                out[digest] = record.size, f"{os.fsdecode(record.name)!r} in the trash"
     for image in view.records(Image):
         out[image.digest] = image.size, "an image"
     for blob in view.records(Blob):
@@ -358,6 +357,17 @@ def _named_digests(view: View) -> dict[Digest, tuple[int | None, str]]:
     for placement in view.records(Placement):
         out[placement.digest] = placement.size, f"{os.fsdecode(placement.name)!r} of a session"
     return out
+
+
+def _told_in_trash(view: View) -> dict[Digest, tuple[int | None, str]]:
+    """Every blob that canvas entries and generations in the trash keep, and which item of it does.
+
+    They may name one that this library never had, so such a blob is missing only if it lies elsewhere.
+    """
+    return {
+        digest: (None, f"{os.fsdecode(trash.name)!r} in the trash")
+        for trash in view.records(Trash) for record, digest in held_digests(trash) if not isinstance(record, Placement)
+    }  # fmt: skip
 
 
 class _Found(NamedTuple):
@@ -380,11 +390,13 @@ class _Blobs:
         """Read every blob, or those of `only`, and look for those that are named."""
         with self._ground.engine.read() as txn:
             view = View(txn)
-            self._named = _named_digests(view)
+            told = _told_in_trash(view)
+            self._named = told | _named_digests(view)
             held = dict(self._blobs.enumerate()) if self._blobs.root.is_dir() else {}
             wanted = held if only is None else {digest: held[digest] for digest in only if digest in held}
             total, done = sum(wanted.values()), 0
-            suspects = [digest for digest in self._named if digest not in held]
+            known = self._named.keys() - told.keys() | {digest for digest in told if self._had(view, digest)}
+            suspects = [digest for digest in known if digest not in held]
             with ThreadPoolExecutor(_THREADS, thread_name_prefix="fsck") as threads:
                 for digest, found in threads.map(self._examine, wanted):
                     done += held[digest]
@@ -396,6 +408,9 @@ class _Blobs:
         self._report.blobs, self._report.blob_bytes = len(held), sum(held.values())
         self._note_unnamed(held)
 
+    def _had(self, view: View, digest: Digest) -> bool:
+        return view.blob(digest) is not None or self._blobs.removal.lost_path(digest).exists()
+
     def _confirm(self, suspects: list[Digest]) -> None:
         """Look at them a second time: gc, a repair or an import may have been at work on them.
 
@@ -405,7 +420,7 @@ class _Blobs:
         self._ground.advance()
         with self._ground.engine.read() as txn:
             view = View(txn)
-            self._named = _named_digests(view)
+            self._named = _told_in_trash(view) | _named_digests(view)
             given_up = 0
             for digest in suspects:
                 _, found = self._examine(digest, cold=True)

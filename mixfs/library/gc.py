@@ -33,7 +33,7 @@ from mixfs.errors import IndexDamaged
 from mixfs.ids import Digest
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
-from mixfs.library import derived_generations, pieces
+from mixfs.library import derived_generations, pieces, restoring
 from mixfs.library.lost import Notes, digests_in, lost, redate, settle_notes
 from mixfs.library.steadiness import JUMP_S
 from mixfs.library.transaction import Txn
@@ -129,10 +129,7 @@ def expire_trash(library: Library, trash_ids: list[str]) -> None:
 
     def write(txn: Txn) -> None:
         for trash_id in trash_ids:
-            trash = txn.get(Trash, trash_id)
-            if trash is not None:
-                derived_generations.keep_for_other_sessions(txn, derived_generations.generations_in(trash))
-                txn.delete(Trash, trash_id)
+            restoring.end(txn, trash_id)
 
     library.commit(write)
 

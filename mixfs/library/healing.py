@@ -21,7 +21,7 @@ from mixfs.library.documents import iso
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import trash_folder, trash_items
 from mixfs.library.view import View
-from mixfs.records import Blob, Entry, Folder, Placement, Receipt, Session, Trash
+from mixfs.records import Blob, Entry, Folder, Placement, Session, Trash
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -67,13 +67,6 @@ def names_of(view: View, digest: Digest) -> Iterator[str]:
             f"trash/{os.fsdecode(folder)}/{os.fsdecode(item.name)}"
             for item in trash_items(trash) if item.digest == digest
         )  # fmt: skip
-
-
-def names_of_receipts(view: View, digests: frozenset[Digest]) -> Iterator[str]:
-    """What import/ still lists of blobs."""
-    for receipt in view.records(Receipt):
-        if receipt.digest in digests:
-            yield f"import/…/{os.fsdecode(receipt.name)}"
 
 
 def _title(view: View, session_id: str) -> str:

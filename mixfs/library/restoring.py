@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mixfs.errors import ExistsError, NotFoundError, NotSupported
 from mixfs.ids import derived_id, key16, new_id
 from mixfs.library import editing
-from mixfs.library.derived_generations import bring_from_trash
+from mixfs.library.derived_generations import bring_from_trash, generations_in, keep_for_other_sessions
 from mixfs.library.editing import PENDING_RESTORE
 from mixfs.library.transaction import Txn
 from mixfs.library.trashed import TRASH_ROOT, is_item, split_key, trash_folder
@@ -66,6 +66,13 @@ def restore(txn: Txn, trash_id: str, own: set[bytes] | None = None) -> list[Reco
 
 def _bring_back(txn: Txn, found: Trash, own: set[bytes]) -> list[Record]:
     records = list(_records(found))
+    _make_way(txn, records, found)
+    own.update(_node_key(record) for record in records)
+    return [_put_back(txn, record, own, found) for record in records]
+
+
+def _make_way(txn: Txn, records: list[Any], found: Trash) -> None:
+    """What lives under the ids of records that come back, and says something else, goes to the trash."""
     replaced = [held for record in records if (held := txn.get(type(record), record.entity_id)) is not None]
     replaced = [held for held in replaced if not any(_same(held, record) for record in records)]
     if replaced:
@@ -74,8 +81,6 @@ def _bring_back(txn: Txn, found: Trash, own: set[bytes]) -> list[Record]:
             txn, replaced, session=session, name=found.name, digest=getattr(replaced[0], "digest", None),
             reason="replaced by what was restored", keep=True,
         )  # fmt: skip
-    own.update(_node_key(record) for record in records)
-    return [_put_back(txn, record, own, found) for record in records]
 
 
 def restore_to(
@@ -108,9 +113,10 @@ def restore_to(
             txn, [other], session=session, name=other.name, digest=other.digest,
             reason="replaced by what was restored", keep=other.id == placement.id,
         )  # fmt: skip
-    for record in belongings:
-        if txn.get(type(record), record.entity_id) is None:
-            txn.put(dataclasses.replace(record, session_id=session_id))
+    lost = [record for record in belongings if not _same(txn.get(type(record), record.entity_id), record)]
+    _make_way(txn, lost, found)
+    for record in lost:
+        txn.put(dataclasses.replace(record, session_id=session_id))
     kept = txn.put(placement)
     bring_from_trash(txn, placement.digest)
     txn.delete(Trash, trash_id)
@@ -199,7 +205,16 @@ def expunge(txn: Txn, trash_id: str, index: int | None) -> None:
     """Take a placement, or all that is no placement, out of the trash for good; gc frees what nothing names then."""
     if index is not None:
         trash_id = _alone(txn, trash_id, index)
-    txn.delete(Trash, trash_id)
+    end(txn, trash_id)
+
+
+def end(txn: Txn, trash_id: str) -> None:
+    """Delete a trash record for good: it expires, or a person takes it out. What it told of pictures that other
+    sessions have goes to these."""
+    found = txn.get(Trash, trash_id)
+    if found is not None:
+        keep_for_other_sessions(txn, generations_in(found))
+        txn.delete(Trash, trash_id)
 
 
 def _alone(txn: Txn, trash_id: str, index: int) -> str:
@@ -247,9 +262,9 @@ def _records(trash: Trash) -> Iterator[Any]:
         yield from_map(cls, data)
 
 
-def _same(one: Record, other: Record) -> bool:
+def _same(one: Record | None, other: Record) -> bool:
     """Whether two versions say the same; when their fields were set is of no account."""
-    if type(one) is not type(other) or one.entity_id != other.entity_id:
+    if one is None or type(one) is not type(other) or one.entity_id != other.entity_id:
         return False
     return all(
         getattr(one, field.name) == getattr(other, field.name)

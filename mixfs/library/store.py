@@ -64,6 +64,7 @@ from mixfs.library.replay import (
     noted_position,
     pack_changes,
     read_changes,
+    read_time,
     replay,
 )
 from mixfs.library.steadiness import Steadiness
@@ -137,7 +138,7 @@ class Store:
         self._behind = False  # the index failed: it lacks what the journal has, or can't be read
         self._listeners: list[Callable[[], None]] = []
         self._engine: Engine
-        self.steadiness = Steadiness(root, self.problems, self._last_stamp, read_only=read_only)
+        self.steadiness = Steadiness(root, self.problems, self._last_commit_ns, read_only=read_only)
         if read_only:
             self.format = place.read_format(root)
             self.journal = Journal(root / "journal", self.format.replica)
@@ -165,10 +166,14 @@ class Store:
                 raise
         self.steadiness.wait_s()
 
-    def _last_stamp(self) -> int:
-        with self._engine.read() as txn:
-            value = txn.get(keys.META_STAMP)
-            return 0 if value is None else int(cbor2.loads(value))
+    def _last_commit_ns(self) -> int:
+        """When this replica committed last, by its clock; 0 where that is not known. Reads a segment of the journal."""
+        for number in reversed(self.journal.segments()):
+            items = (item.payload for item in self.journal.read(Position(number, 0)) if item.payload is not None)
+            times = [time_ns for payload in items if (time_ns := read_time(payload))]
+            if times:
+                return times[-1]
+        return 0
 
     def _sweep(self) -> None:
         """Remove what killed writers left: such files are only made under the lock, which we hold."""

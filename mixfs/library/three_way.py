@@ -36,9 +36,10 @@ def merged(base: Version | None, saved: Any, revision: int | None, render: Calla
 
 def merge(base: Any, saved: Any, current: Any) -> Any:
     """The document to store."""
-    if saved == base:
-        return current
-    if current == base:
+    if _equal(saved, base):
+        # 1 that became 1.0 is no change that others would have to give way to.
+        return saved if _equal(saved, current) else current
+    if _equal(current, base):
         return saved
     if isinstance(saved, dict) and isinstance(current, dict):
         return _objects(base if isinstance(base, dict) else {}, saved, current)
@@ -48,6 +49,15 @@ def merge(base: Any, saved: Any, current: Any) -> Any:
             items = [_by_id(value, id_key) for value in (base if isinstance(base, list) else [], saved, current)]
             return _lists(*items)
     return saved
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same. To Python 1 and true are equal, too; to a program that saves one, no."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _objects(base: Mapping[str, Any], saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def _objects(base: Mapping[str, Any], saved: Mapping[str, Any], current: Mapping
 def _member(base: Any, saved: Any, current: Any) -> Any:
     if _MISSING in (saved, current):
         # Left out by one side: the program's choice, if it is the one that changed something.
-        return current if saved is base or (saved is not _MISSING and base is not _MISSING and saved == base) else saved
+        return current if _equal(saved, base) else saved
     return merge(None if base is _MISSING else base, saved, current)
 
 

@@ -11,7 +11,7 @@ from mixfs.ids import Digest, id_of_key, key16
 from mixfs.index import dentries
 from mixfs.library import documents
 from mixfs.names import cut, safe_name, split_extension
-from mixfs.records import KINDS, Entry, Folder, Generation, Image, Placement, Trash, from_map
+from mixfs.records import KINDS, Entry, Folder, Generation, Image, Placement, Record, Trash, from_map
 
 # The record of import/ itself, which is listed nowhere.
 IMPORT_ROOT_ID = id_of_key(bytes(16))
@@ -106,6 +106,12 @@ def named_digests(trash: Trash) -> Iterator[Digest]:
     """Every blob that a trash record would bring back."""
     if trash.digest is not None:
         yield trash.digest
+    for _, digest in held_digests(trash):
+        yield digest
+
+
+def held_digests(trash: Trash) -> Iterator[tuple[Record, Digest]]:
+    """Every blob that a record in a trash record names, and that record."""
     for kind, _, data in trash.records:
         try:
             record = from_map(KINDS[kind], data)
@@ -113,8 +119,8 @@ def named_digests(trash: Trash) -> Iterator[Digest]:
             # A kind, or a way to write one, that this version doesn't know.
             continue
         if isinstance(record, Placement | Entry) and record.digest is not None:
-            yield record.digest
+            yield record, record.digest
         elif isinstance(record, Generation):
             for ref in (*record.inputs, *record.outputs):
                 if ref.digest is not None:
-                    yield ref.digest
+                    yield record, ref.digest

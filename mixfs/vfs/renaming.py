@@ -287,8 +287,8 @@ async def _rename_image_folder(
     def write(txn: Txn) -> None:
         folder = moving.require(txn, Folder, source.key)
         held = txn.get_raw(Folder, target.key[1:]) if target is not None else None
-        if held is not None:
-            txn.delete(Folder, held.id)
+        if held is not None and held.id != folder.id:
+            editing.delete_folder(txn, held)
         moving.move_image_folder(txn, folder, new_directory, new_name)
 
     await tree.commit(write, (old_directory, old_name), (new_directory, new_name))

@@ -111,9 +111,6 @@ class TakingIn:
     def _woken(self) -> None:
         self._wake.set()
 
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, limiter=self._threads)
-
     async def _in_publisher(self, function: Callable[[], T]) -> T:
         """Not behind those that are looked at."""
         return await trio.to_thread.run_sync(function, limiter=self._publisher)

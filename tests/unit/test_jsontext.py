@@ -111,3 +111,24 @@ def test_a_value_that_no_record_can_hold_is_refused_by_its_place() -> None:
     for _ in range(10_000):
         deep = [deep]
     assert levels(jsontext.keepable({"a": deep}, "x", 50)) == 51
+
+
+@given(odd_json())
+@settings(max_examples=20, deadline=None)
+def test_what_only_shows_is_read_by_every_parser(odd: Odd) -> None:
+    text, _ = odd
+    for value in (jsontext.loads(text), jsontext.loads(text, whole=True)):
+        assert levels(json.loads(jsontext.dumps(value, deep=False), parse_int=str)) <= 100
+
+
+def test_what_only_shows_has_deep_containers_as_text_and_nothing_else() -> None:
+    deep = "[" * 5000 + "]" * 5000
+    value = jsontext.loads(f'{{"big": 1e999, "deep": {deep}}}')
+    said = jsontext.dumps(value, deep=False)
+    assert '"big": 1e999' in said
+    at = json.loads(said)["deep"]
+    while isinstance(at, list):
+        (at,) = at
+    left = at["mixfs:json"]
+    assert left == "[" * (len(left) // 2) + "]" * (len(left) // 2)
+    assert same(jsontext.loads(jsontext.dumps(value), whole=True), jsontext.parsed(f'{{"big": 1e999, "deep": {deep}}}'))

@@ -23,11 +23,12 @@ from mixfs.blobs.copying import copy_data
 from mixfs.errors import LibraryReplaced, NotFoundError
 from mixfs.ids import key16
 from mixfs.journal import frames
-from mixfs.library import gc
+from mixfs.library import editing, gc
 from mixfs.library.api import Library
 from mixfs.library.staging import StagingArea, sweep
+from mixfs.library.transaction import Txn
 from mixfs.media.samples import make_sample
-from mixfs.records import Receipt, Session
+from mixfs.records import Folder, Receipt, Session
 from mixfs.vfs import attributes, files, naming, renaming
 from mixfs.vfs import staging as staging_module
 from mixfs.vfs.context import Context
@@ -600,6 +601,20 @@ def test_a_copy_has_the_holes_of_what_it_is_of(tmp_path: Path):
         assert copy.read(20) == b"in the middle" + bytes(7)
         status = os.fstat(copy.fileno())
         assert status.st_size == 1 << 40 and status.st_blocks < 1000
+
+
+async def test_a_folder_that_another_one_replaces_goes_to_the_trash(tree: Tree, library: Library) -> None:
+    session = library.create_session("S")
+
+    def make(txn: Txn) -> tuple[str, str]:
+        return editing.ensure_folder(txn, session.id, None, b"a"), editing.ensure_folder(txn, session.id, None, b"b")
+
+    moved, replaced = library.commit(make)
+    images = b"p" + key16(session.id)
+    await renaming.rename(tree, images, b"a", images, b"b")
+    with library.read() as view:
+        assert view.get(Folder, moved).name == b"b" and view.get(Folder, replaced) is None
+        assert [trash.name for trash in view.kept_in(Folder, replaced)] == [b"b"]
 
 
 # -- documents

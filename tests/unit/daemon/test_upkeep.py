@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import platform
 import time
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from mixfs.daemon import upkeep
+from mixfs.daemon.status import Status
 from mixfs.daemon.upkeep import DAY_S, SCRUB_EVERY_S, SCRUB_SHARE, Upkeep
-from mixfs.errors import LibraryIncomplete
+from mixfs.errors import ClockJumped, IndexDamaged, LibraryIncomplete, MixfsError
 from mixfs.ids import Digest
+from mixfs.index import keys
 from mixfs.library import gc, healing
 from mixfs.library.api import Library
+from mixfs.records import Placement
 
 WAIT_S = 20.0
 
@@ -163,6 +167,44 @@ def test_a_gc_that_is_refused_says_so(
     wait_for(lambda: keeping.status()["refused"])
     assert keeping.status()["refused"] == "Segment 3 is missing."
     assert "gc-refused" in library.store.problems.path.read_text()
+    assert keeping.refusal() == "", "there is no gap any more"
+
+
+@pytest.mark.parametrize("error", [IndexDamaged, ClockJumped])
+def test_health_tells_of_a_refused_gc_and_a_damaged_index_is_made_again_once(
+    library: Library, keep: Callable[..., Upkeep], monkeypatch: pytest.MonkeyPatch, error: type[MixfsError]
+) -> None:
+    def refuse(library: Library, *, trash_days: float) -> gc.Freed:
+        raise error("Because.")
+
+    rebuilt: list[bool] = []
+    monkeypatch.setattr(gc, "collect", refuse)
+    monkeypatch.setattr(library.store, "rebuild_index", lambda: rebuilt.append(True))
+    keeping = keep(collected=0, scrub_began=time.time(), scrubbed="done")
+    wait_for(lambda: keeping.status()["refused"])
+    assert len(rebuilt) == (error is IndexDamaged)
+    status = Status(library, None)
+    status._upkeep = keeping
+    (trouble,) = status._troubles()
+    assert trouble.kind == "gc-refused" and "Because." in trouble.text
+
+
+def test_a_damaged_index_that_gc_met_is_made_again(library: Library, keep: Callable[..., Upkeep]) -> None:
+    kept = library.import_bytes(b"kept", "kept.txt")
+    with library.store._engine.write() as txn:
+        txn.delete(keys.refers(kept.digest, Placement.KIND, kept.id))
+    removed = library.import_bytes(b"removed", "removed.txt")
+    library.delete_placement(removed.id)
+    real = gc.collect
+    gc_at_once = functools.partial(real, grace_hours=-1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", gc_at_once)
+        keeping = keep(collected=0, scrub_began=time.time(), scrubbed="done")
+        wait_for(lambda: keeping._rebuilt and time.time() - keeping._collected < WAIT_S)
+        keeping.close()
+    assert keeping.refusal() == "" and library.has_blob(kept.digest)
+    with library.read() as view:
+        assert view.is_referenced(kept.digest)
 
 
 def test_what_could_not_be_read_is_tried_again_and_stays_where_it_is(

@@ -215,6 +215,17 @@ def test_a_library_that_has_not_noted_the_clock_yet_goes_by_its_last_commit(libr
             assert (opened.store.steadiness.wait_s() > 0) is jumped
 
 
+def test_a_stamp_that_is_ahead_tells_no_time(library: Library, clock: Clock) -> None:
+    clock.wall_s += YEARS
+    library.create_session("by the wrong clock")
+    clock.wall_s -= YEARS
+    library.create_session("by the right one")
+    library.close()
+    (library.root / "clock.json").unlink()
+    with Library.open(library.root) as opened:
+        assert not opened.store.steadiness.wait_s()
+
+
 def test_what_a_wrong_clock_deleted_does_not_stay_for_ever(library: Library, clock: Clock) -> None:
     clock.wall_s += YEARS
     placement = library.import_bytes(picture(), "a.png")

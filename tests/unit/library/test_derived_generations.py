@@ -18,7 +18,7 @@ from mixfs.formats import koda, outputs, storage_v2, workflow_package
 from mixfs.ids import digest_from_hex, key16
 from mixfs.index import keys
 from mixfs.index.engine import prefix_end
-from mixfs.library import editing, gc, restoring
+from mixfs.library import derived_generations, editing, gc, restoring
 from mixfs.library import view as view_module
 from mixfs.library.catalogue import groups
 from mixfs.library.derived_generations import is_derived
@@ -371,6 +371,45 @@ def test_what_an_app_knew_comes_out_of_the_trash_with_its_picture(library: Libra
     trash_id = two.trash(reason="deleted")
     library.commit(lambda txn: restoring.restore_to(txn, trash_id, 0, two.b, None, b"back.png"))
     assert [each.prompt for each in library.generations(two.b)] == ["of the app"]
+
+
+@pytest.mark.parametrize("way", ["expires", "is taken out"])
+def test_what_leaves_the_trash_for_good_is_kept_by_other_sessions(library: Library, way: str) -> None:
+    two = Two(library)
+    bare = png_bytes(Image.new("RGB", (8, 8), "teal"), {})
+    here = library.import_bytes(bare, "bare.png", session_id=two.a)
+    library.import_bytes(bare, "bare.png", session_id=two.b)
+    run = Generation(id="run", session_id=two.a, prompt="of the app", outputs=(ImageRef(digest=here.digest),))
+    library.put_generation(run)
+
+    def throw_away(txn: Any) -> str:
+        return editing.trash(txn, [run], name=b"run", reason="deleted").id
+
+    trash_id = library.commit(throw_away)
+    if way == "expires":
+        gc.expire_trash(library, [trash_id])
+    else:
+        library.commit(lambda txn: restoring.expunge(txn, trash_id, None))
+    assert library.trash() == []
+    assert [each.prompt for each in library.generations(two.b)] == ["of the app"]
+
+
+def test_a_generation_that_lives_again_is_replaced_as_by_any_restore(library: Library) -> None:
+    """As earlier versions have it: a picture and its generation in one record."""
+    two = Two(library)
+    run = Generation(
+        id="run", session_id=two.a, prompt="older", outputs=(ImageRef(digest=two.placed.digest),), derived=False
+    )
+    library.put_generation(run)
+    library.commit(lambda txn: editing.trash(txn, [two.placed, run], name=b"one.png", reason="deleted"))
+    library.put_generation(dataclasses.replace(run, prompt="newer"))
+    two.restore_to(two.a)
+    with library.read() as view:
+        living = view.get(Generation, "run")
+    assert living is not None and living.prompt == "older"
+    (kept,) = library.trash()
+    assert kept.reason == "replaced by what was restored"
+    assert [each.prompt for each in derived_generations.generations_in(kept)] == ["newer"]
 
 
 def test_what_an_earlier_version_left_behind_is_put_right(library: Library) -> None:

@@ -18,10 +18,13 @@ import lmdb
 import pytest
 
 from mixfs import Library
+from mixfs.blobs.removal import Removal
+from mixfs.ids import Digest
 from mixfs.index.engine import ReadTxn
 from mixfs.library import fsck, gc
 from mixfs.library.fsck_report import Report
 from mixfs.library.repairing import repair
+from mixfs.library.transaction import Txn
 from mixfs.library.view import View
 from mixfs.media.samples import make_sample
 from mixfs.records import Blob, Edge, Entry, Generation, Placement
@@ -371,6 +374,30 @@ def test_a_record_that_says_otherwise_than_its_original_is_found_and_put_right(
     assert (done.recorded, report.clean) == ([blob.digest.hex()], True)
     with Library.open(root, map_size=MAP) as library, library.read() as view:
         assert view.blob(blob.digest) == blob
+
+
+def test_what_only_the_trash_names_is_named_as_gc_has_it(root: Path) -> None:
+    """By a canvas entry that was deleted; its blob's record is lost."""
+    with Library.open(root, create=False) as library:
+        session = library.create_session("Canvas")
+        kept = library.import_bytes(b"on a canvas", "canvas.txt", session_id=session.id)
+        library.put_entry(Entry(id="e", session_id=session.id, digest=kept.digest))
+        library.put_entry(Entry(id="never", session_id=session.id, digest=Digest(bytes(32))))
+        library.delete_entry("e")
+        library.delete_entry("never")
+
+        def forget(txn: Txn) -> None:
+            txn.delete(Placement, kept.id)
+            txn.delete(Blob, kept.digest.hex())
+
+        library.commit(forget)
+        with library.read() as view:
+            assert view.is_referenced(kept.digest)
+    report = fsck.check(root)
+    assert report.clean and not [note for note in report.notes if "named by nothing" in note]
+    Removal(root).set_aside([kept.digest])
+    (problem,) = fsck.check(root).problems
+    assert problem.kind == "blob-missing" and "--repair" in problem.remedy
 
 
 def test_what_gc_takes_away_meanwhile_is_not_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
