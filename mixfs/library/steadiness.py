@@ -3,7 +3,7 @@
 What expires by age (trash, `lost/`, unreferenced originals, the journal's history) is gone for good, and a clock that
 is wrong by years would take all of it at once. LIBRARY/clock.json holds what the clock said last, and the machine's
 uptime then. If by now the clock has gone on by a day more, or less, than the uptime has, it jumped: that is reported,
-and everything stays until the machine has been up for a day since.
+and everything stays until the machine has been up for a day since. Steps of less than a day add up.
 
 The uptime says nothing across a restart. A clock that went back since is a jump. One that went forward by more than a
 day may be one: it looks the same as a machine that was off. So a day is waited then too, but such a gap doesn't begin a
@@ -48,6 +48,8 @@ class _Seen:
     # Across a restart: the machine may have been off.
     may_be_off: bool = False
     wait_s: float = 0.0
+    # What smaller steps of this boot add up to.
+    drift_s: float = 0.0
 
 
 class Steadiness:
@@ -111,13 +113,17 @@ class Steadiness:
         passed_s = uptime_s - old.uptime_s if is_same_boot else min(uptime_s, max(0.0, now_s - old.clock_s))
         by_s = now_s - old.clock_s - (passed_s if is_same_boot else 0.0)
         wait_s = max(0.0, old.wait_s - passed_s)
+        if is_same_boot:
+            by_s += old.drift_s
         seen = _Seen(now_s, uptime_s, boot, old.jumped_at_s, old.jumped_by_s, old.may_be_off, wait_s)
+        seen.drift_s = by_s if is_same_boot else 0.0
         jumped = abs(by_s) > JUMP_S
         if jumped:
             seen.jumped_at_s, seen.jumped_by_s, seen.may_be_off = now_s, by_s, not is_same_boot and by_s > 0
+            seen.drift_s = 0.0
             if not seen.may_be_off or not seen.wait_s:
                 seen.wait_s = WAIT_S
-        if abs(by_s) > _DRIFT_S or self._is_worth_writing(old, seen):
+        if abs(seen.drift_s - old.drift_s) > _DRIFT_S or jumped or self._is_worth_writing(old, seen):
             self._write(seen)
         if jumped:
             self._problems.report("clock-jumped", self._words(seen), by_s=round(by_s))

@@ -172,6 +172,17 @@ def test_time_that_passes_is_no_jump(library: Library, clock: Clock) -> None:
     assert jumps_reported(library) == []
 
 
+def test_smaller_steps_add_up_to_a_jump(library: Library, clock: Clock) -> None:
+    gc.collect(library)
+    for _ in range(2):
+        clock.passes(1.0)
+        clock.wall_s += 0.6 * DAY_S
+        wait_s = library.store.steadiness.wait_s()
+    assert wait_s == DAY_S
+    with pytest.raises(ClockJumped):
+        gc.collect(library)
+
+
 def test_a_machine_that_was_off_for_long_waits_too_but_gets_there(library: Library, clock: Clock) -> None:
     """It runs for eight hours each week; it can't be told from one whose clock jumps at each start."""
     for week in range(3):
