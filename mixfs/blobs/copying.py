@@ -22,18 +22,25 @@ def copy_data(source: int, target: int) -> None:
     # Before its data: a file system that has no room for so long a file says so at once.
     os.ftruncate(target, size)
     while at < size:
-        try:
-            start = os.lseek(source, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                # A hole to the end.
-                return
-            start = at
-        end = size
-        with contextlib.suppress(OSError):
-            end = os.lseek(source, start, os.SEEK_HOLE)
-        _copy_range(source, target, start, end)
-        at = end
+        start = next_data(source, at, size)
+        at = next_hole(source, start, size)
+        _copy_range(source, target, start, at)
+
+
+def next_data(fd: int, at: int, size: int) -> int:
+    """Where the data begins at or behind a place; `size` where there are but holes, `at` where nobody knows."""
+    try:
+        return min(size, os.lseek(fd, at, os.SEEK_DATA))
+    except OSError as error:
+        return size if error.errno == errno.ENXIO else at
+
+
+def next_hole(fd: int, at: int, size: int) -> int:
+    """Where the data that begins at a place ends; `size` where nobody knows."""
+    try:
+        return min(size, os.lseek(fd, at, os.SEEK_HOLE))
+    except OSError:
+        return size
 
 
 def _copy_range(source: int, target: int, at: int, end: int) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mixfs.blobs.copying import copy_data
+from mixfs.blobs.copying import copy_data, next_data, next_hole
 from mixfs.blobs.sums import BlockSums
 from mixfs.ids import Digest
 from mixfs.modes import create_file
@@ -22,6 +22,7 @@ CHUNK = 1 << 20
 _ZEROS = memoryview(bytes(CHUNK))
 # The longest file that is kept: its block sums are 32 MiB of one record.
 MAX_SIZE = 1 << 38
+_BLOCK = 512  # what st_blocks counts in, whatever the file system has
 
 
 class Intake:
@@ -114,7 +115,7 @@ class Intake:
         while self._hashed < size:
             go_on()
             if data_at <= self._hashed:
-                data_at = self._next_data(self._hashed, size)
+                data_at = next_data(self.fd, self._hashed, size)
             if data_at > self._hashed:
                 # Holes are not read.
                 self._take(_ZEROS[: data_at - self._hashed])
@@ -124,29 +125,44 @@ class Intake:
                 break
         return Digest(self._hash.digest())
 
-    def _next_data(self, at: int, size: int) -> int:
-        try:
-            return os.lseek(self.fd, at, os.SEEK_DATA)
-        except OSError as error:
-            return size if error.errno == errno.ENXIO else at
-
     def sums(self) -> bytes:
         """The block sums of the file as it is now (`mixfs.blobs.sums`)."""
         self.digest()
         return self._sums.value()
 
-    def copy_from(self, source: int) -> int:
-        """Write all of another file's bytes behind what is there; returns how many."""
-        at = start = self.size
-        while chunk := os.read(source, CHUNK):
-            at += self.write(chunk, at)
-        return at - start
-
     def copy_whole(self, source: int) -> None:
-        """Write all of another file, from its beginning, whatever its position: others may share the descriptor."""
+        """Hold what another file holds, holes as holes, and take its digest on the way; nothing was written yet.
+
+        Its position is of no matter: others may share the descriptor. Of a file that grows meanwhile the beginning.
+        Raises OSError before anything is written: EFBIG beyond MAX_SIZE, ENOSPC where there is no room for it.
+        """
+        status = os.fstat(source)
+        size = status.st_size
+        if size > MAX_SIZE:
+            raise OSError(errno.EFBIG, f"It has {size >> 30} GiB; a file may have {MAX_SIZE >> 30} GiB")
+        self._check_room(min(size, status.st_blocks * _BLOCK))
+        # A file system that has no holes, or none so long, says so at once.
+        os.ftruncate(self.fd, size)
         at = 0
-        while chunk := os.pread(source, CHUNK, at):
-            at += self.write(chunk, at)
+        while at < size:
+            data_at = next_data(source, at, size)
+            hole_at = next_hole(source, data_at, size)
+            while at < data_at:
+                part = _ZEROS[: data_at - at]
+                self._take(part)
+                at += len(part)
+            while at < hole_at:
+                chunk = os.pread(source, min(CHUNK, hole_at - at), at)
+                if not chunk:
+                    # It became shorter.
+                    os.ftruncate(self.fd, at)
+                    return
+                at += self.write(chunk, at)
+
+    def _check_room(self, size: int) -> None:
+        found = os.fstatvfs(self.fd)
+        if size > found.f_bavail * found.f_frsize:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def take_copy(self, source: int) -> None:
         """Hold what another file holds, copied as cheaply as can be; nothing may have been written yet."""

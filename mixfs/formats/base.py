@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from mixfs.blobs import Intake
-from mixfs.blobs.intake import CHUNK
+from mixfs.blobs.intake import CHUNK, MAX_SIZE
 from mixfs.errors import ExistsError, InvalidValue, MixfsError
 from mixfs.formats.fetching import fetch
 from mixfs.ids import Digest
@@ -170,17 +170,28 @@ class Source:
 
     def take_opened(self, path: Path, fd: int) -> Asset:
         """Take a file that is open already. Raises OSError, also when somebody changes it all the while."""
-        check_regular(os.fstat(fd), path)
-        with open(os.dup(fd), "rb", buffering=0) as file:
-            for _ in range(READINGS):
-                before = os.fstat(fd)
-                asset = self.take_stream(file)
-                if is_unchanged(before, os.fstat(fd)):
-                    self.taken.add(str(path))
-                    return asset
-                self._forget(asset)
-                file.seek(0)
+        for _ in range(READINGS):
+            before = os.fstat(fd)
+            check_regular(before, path, MAX_SIZE)
+            asset = self._take_copy(fd)
+            if is_unchanged(before, os.fstat(fd)):
+                self.taken.add(str(path))
+                return asset
+            self._forget(asset)
         raise OSError(errno.EBUSY, CHANGED, str(path))
+
+    def _take_copy(self, fd: int) -> Asset:
+        if self._stage is None:
+            with open(os.dup(fd), "rb", buffering=0) as file:
+                file.seek(0)
+                return self.take_stream(file)
+        intake = self._stage()
+        try:
+            intake.copy_whole(fd)
+            return self._keep(intake, os.pread(intake.fd, HEAD_SIZE, 0))
+        except BaseException:
+            intake.discard()
+            raise
 
     def known(self, path: Path) -> Known | None:
         """The file of a path, where the library has it already."""
@@ -257,10 +268,13 @@ class Source:
             for part in parts:
                 size += intake.write(part, size)
                 head = head or part[:HEAD_SIZE]
-            digest = intake.digest()
+            return self._keep(intake, head)
         except BaseException:
             intake.discard()
             raise
+
+    def _keep(self, intake: Intake, head: bytes) -> Asset:
+        digest, size = intake.digest(), intake.size
         if digest in self.staged:
             intake.discard()
         else:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixfs.blobs.copying import copy_data
 from mixfs.formats import outputs
 from mixfs.formats.base import Asset, Known, Options, Problem, Report
 from mixfs.formats.layouts import find
@@ -160,7 +161,8 @@ def _link(blob: Path, path: Path) -> None:
         # So many links to one file, or none at all, are not to be had everywhere.
         if error.errno not in (errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP):
             raise
-        shutil.copyfile(blob, path)
+        with blob.open("rb") as source, path.open("wb") as copy:
+            copy_data(source.fileno(), copy.fileno())
 
 
 def _asset(view: View, receipt: Receipt) -> Asset:

@@ -183,7 +183,7 @@ def _take(library: Library, path: Path, wanted: set[Digest]) -> Digest | None:
     intake = library.staging.intake()
     try:
         with path.open("rb") as source:
-            intake.copy_from(source.fileno())
+            intake.copy_whole(source.fileno())
         digest = intake.digest()
         if digest not in wanted:
             return None

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixfs.blobs import Intake
-from mixfs.blobs.intake import MAX_SIZE
-from mixfs.errors import BlobMissing, MixfsError, TooLong, UnsuitablePlace, os_words
+from mixfs.errors import BlobMissing, MixfsError, UnsuitablePlace, os_words
 from mixfs.library import editing, xattrs
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
@@ -291,8 +290,6 @@ class Importer:
             intake = self._library.staging.intake()
             try:
                 before = os.fstat(source)
-                if before.st_size > MAX_SIZE:
-                    raise TooLong(f"It has {before.st_size >> 30} GiB; a file may have {MAX_SIZE >> 30} GiB.")
                 intake.copy_whole(source)
                 if is_unchanged(before, os.fstat(source)):
                     return intake, before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +18,7 @@ from mixfs import regular_files
 from mixfs.errors import InvalidValue
 from mixfs.formats import outputs, storage_v2
 from mixfs.formats.base import data_uri
+from mixfs.ids import Digest
 from mixfs.library.api import Library
 
 HUGE = 1_500_000_000
@@ -105,6 +108,50 @@ def test_a_sparse_file_is_no_document(library: Library, tmp_path: Path) -> None:
     assert outputs._is_sidecar(tmp_path / "storage0" / "logs.jsonl") is False
     sparse(tmp_path / "x.json")
     assert not storage_v2.detect(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("layout", [False, True])
+def test_holes_stay_holes_and_what_is_too_long_is_named(library: Library, tmp_path: Path, layout: bool) -> None:
+    source = storage(tmp_path / "storage")
+    images = source / "images"
+    listed = {Path(name).stem: {"file_path": f"images/{name}"} for name in ("a.png", "holes", "endless")}
+    (source / "image_registry.json").write_text(json.dumps({"version": "2.0", "images": listed}))
+    with (images / "holes").open("wb") as file:
+        file.write(picture(3))
+        file.truncate(256 << 20)
+        file.seek(128 << 20)
+        file.write(b"x")
+    with (images / "endless").open("wb") as file:
+        file.truncate(300 << 30)
+    if layout:
+        refused = [(problem.place, problem.reason) for problem in take(library, source).not_taken]
+    else:
+        refused = [(Path(each.path).name, each.reason) for each in library.import_paths([images]).failed]
+    assert [("endless" in place, "allowed" in reason or "GiB" in reason) for place, reason in refused] == [(True, True)]
+    with (images / "holes").open("rb") as file:
+        path = library.blobs.path(Digest(hashlib.file_digest(file, "sha256").digest()))
+    status = path.stat()
+    assert status.st_size == 256 << 20 and status.st_blocks * 512 < 1 << 20
+    assert library.has_blob(Digest(hashlib.sha256(picture(1)).digest()))
+
+
+def test_what_there_is_no_room_for_is_named_before_it_is_copied(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Trip").mkdir()
+    (tmp_path / "Trip" / "long").write_bytes(os.urandom(2 << 20))
+    (tmp_path / "Trip" / "short").write_bytes(b"short")
+    real = os.fstatvfs
+
+    def nearly_full(fd: int) -> os.statvfs_result:
+        found = list(real(fd))
+        found[4] = (1 << 20) // found[1]
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "fstatvfs", nearly_full)
+    report = library.import_paths([tmp_path / "Trip"])
+    assert [(Path(each.path).name, each.reason) for each in report.failed] == [("long", os.strerror(errno.ENOSPC))]
+    assert report.kept_as_files == 1
 
 
 @pytest.mark.parametrize("layout", [False, True])
