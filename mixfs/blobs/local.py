@@ -318,11 +318,11 @@ class LocalBlobs:
         return "" if found.digest() == digest else _DIFFERS
 
     def _missing(self, digest: Digest) -> BlobMissing:
-        words = self._explain(digest) or "Restore it from a back-up, or import the same file again."
+        words = self._explain(digest) or "Restore it from a backup, or import the same file again."
         return BlobMissing(f"{self.path(digest)} is missing. {words}")
 
     def _damaged(self, digest: Digest, reason: str) -> BlobDamaged:
         return BlobDamaged(
-            f"{self.path(digest)} {reason}. Restore it from a back-up, or move it away and import the same file again.",
+            f"{self.path(digest)} {reason}. Restore it from a backup, or move it away and import the same file again.",
             reason,
         )

@@ -486,8 +486,11 @@ class _Blobs:
             return
         size = sum(held[digest] for digest in unnamed)
         whole = not any(problem.kind.startswith("journal-") for problem in self._report.problems)
-        words = "they only take up space" if whole else "keep them, what named them may be in the damaged journal"
-        self._report.notes.append(f"{len(unnamed):,} blobs ({size:,} bytes) are named by nothing: {words}.")
+        words = (
+            "`mixfs gc` moves them to lost/, where `mixfs fsck --adopt-lost` takes them from"
+            if whole else "keep them, what named them may be in the damaged journal"
+        )  # fmt: skip
+        self._report.notes.append(f"{len(unnamed):,} originals ({size:,} bytes) are named by nothing: {words}.")
 
 
 def rebuild(root: Path) -> None:

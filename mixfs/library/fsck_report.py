@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 # So many of one kind are told one by one, and the rest counted: one lost segment can be a million rows.
 TOLD = 100
-RESTORE = "Restore it from a back-up"
+RESTORE = "Restore it from a backup"
 REBUILD = "`mixfs rebuild-index` makes the index again from the journal"
 
 

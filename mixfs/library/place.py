@@ -75,7 +75,7 @@ def read_format(root: Path) -> Format:
     except FileNotFoundError:
         raise NotALibrary(f"{root} is no MixFS library: it has no file named format.") from None
     except (KeyError, ValueError, TypeError) as error:
-        raise NotALibrary(f"{path} can't be understood ({error}). Restore it from a back-up.") from error
+        raise NotALibrary(f"{path} can't be understood ({error}). Restore it from a backup.") from error
     if version > FORMAT_VERSION:
         raise FormatTooNew(
             f"{root} has format {version}, made by a newer MixFS; this one reads up to {FORMAT_VERSION}. "

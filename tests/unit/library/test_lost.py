@@ -135,7 +135,7 @@ def test_without_a_note_it_counts_from_when_the_file_came_there(library: Library
 
 @pytest.mark.parametrize("way", ["read", "import", "repair", "gc", "adopt"])
 def test_an_original_that_is_referenced_comes_back(library: Library, way: str) -> None:
-    """As if gc had been wrong, or somebody had put a journal from a back-up in place."""
+    """As if gc had been wrong, or somebody had put a journal from a backup in place."""
     session = library.create_session("Trip")
     placement = library.import_bytes(b"original", "a.txt", session_id=session.id)
     removal = library.blobs.removal
