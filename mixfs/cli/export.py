@@ -11,7 +11,7 @@ import typer
 
 from mixfs.cli.options import JsonOption, LibraryOption, a_place, open_library
 from mixfs.cli.output import count, emit_json, human_bytes, note, plain, quoted, say
-from mixfs.errors import UsageError
+from mixfs.errors import BlobMissing, UsageError
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -52,7 +52,9 @@ def export(
     """Write a session's folder as plain files, or sessions in the layout of another program.
 
     As a folder: the same folders and files as in the mount, images/, files/, metadata/, thumbnails/, canvas/,
-    generations/ and the three JSON documents. Pictures are bit for bit what was imported, and keep their times.
+    generations/ and the three JSON documents. Pictures are bit for bit what was imported, and keep their times. A file
+    whose original is missing or damaged is left out and named on stderr, and the exit code is 5; other layouts write
+    nothing then.
 
     What another layout has no place for is said on stderr before it is written.
     """
@@ -69,6 +71,7 @@ def export(
         lost = _not_carried(opened, found, layout, template)
         for line in lost:
             note(f"this layout ({layout}) has no place for {line}")
+        missing: dict[str, str] = {}
         if layout == "workflow-package":
             files, size = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
         elif layout == "outputs":
@@ -78,7 +81,9 @@ def export(
         elif layout == "koda":
             files, size = _as_koda(opened, found, dest)
         else:
-            files, size = _as_folder(opened, found[0], Path(dest))
+            files, size, missing = _as_folder(opened, found[0], Path(dest))
+    for path, reason in missing.items():
+        note(f"{path} was not exported: {reason}")
     if layout == "koda":
         from mixfs.formats.source_urls import is_url, without_password
 
@@ -88,14 +93,18 @@ def export(
         about = {
             "dest": dest if "://" in dest else os.path.abspath(dest), "format": layout, "files": files, "bytes": size,
             "not_carried": list(lost),
+            "missing": [{"path": path, "reason": reason} for path, reason in missing.items()],
             "sessions": [{"session": session.title, "session_id": session.id} for session in found],
         }  # fmt: skip
         if len(found) == 1:
             about |= {"session": found[0].title, "session_id": found[0].id}
         emit_json(about)
-        return
-    what = f"{quoted(found[0].title)} is" if len(found) == 1 else f"{count(len(found), 'session')} are"
-    say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}")
+    else:
+        what = f"{quoted(found[0].title)} is" if len(found) == 1 else f"{count(len(found), 'session')} are"
+        without = f", without {count(len(missing), 'file')}" if missing else ""
+        say(f"{what} in {plain(dest)}: {count(files, 'file')}, {human_bytes(size)}{without}")
+    if missing:
+        raise typer.Exit(BlobMissing.exit_code)
 
 
 def _not_carried(
@@ -142,8 +151,8 @@ def _as_koda(library: Library, sessions: Sequence[Session], dest: str) -> tuple[
     return written.files, written.bytes
 
 
-def _as_folder(library: Library, session: Session, dest: Path) -> tuple[int, int]:
+def _as_folder(library: Library, session: Session, dest: Path) -> tuple[int, int, dict[str, str]]:
     from mixfs.vfs.export import export_session
 
     exported = export_session(library, session.id, dest)
-    return exported.files, exported.bytes
+    return exported.files, exported.bytes, exported.missing

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixfs import clock
-from mixfs.errors import BlobDamaged, InvalidValue
+from mixfs.errors import BlobDamaged, BlobMissing, InvalidValue
 from mixfs.ids import Digest, key16
 from mixfs.index.dentries import Dentry
 from mixfs.library.api import Library
@@ -29,16 +29,21 @@ from mixfs.vfs.routes import directory_view, file_view
 
 @dataclass(slots=True)
 class Exported:
-    """What was written."""
+    """What was written; `missing` are the files that were not, by path in the folder, with the reason.
+
+    Their originals are missing or damaged, and no reason to keep back the others.
+    """
 
     files: int = 0
     bytes: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def export_session(library: Library, session_id: str, target: Path) -> Exported:
     """Write a session's folder to `target`, which must not exist or be empty; nothing is left there on failure.
 
-    Raises NotFoundError, ExistsError, UnsuitablePlace, BlobMissing, BlobDamaged, OSError.
+    Files whose originals are missing or damaged are left out, and listed in what is returned. Raises NotFoundError,
+    ExistsError, UnsuitablePlace, OSError.
     """
     session = library.session(session_id)
     with new_folder(library.root, target) as folder:
@@ -70,7 +75,12 @@ class _Writer:
         for path, dentry, data in self._documents:
             self._put(path, dentry, data)
         for path, dentry, digest, xattrs in self._copies:
-            self._copy_blob(path, dentry, digest)
+            try:
+                self._copy_blob(path, dentry, digest)
+            except (BlobMissing, BlobDamaged) as error:
+                path.unlink()
+                self._done.missing[str(path.relative_to(self._target))] = str(error)
+                continue
             for name, value in xattrs.items():
                 # Not every file system has them; the bytes are what matters.
                 with contextlib.suppress(OSError):
@@ -136,8 +146,6 @@ class _Writer:
                 while view:
                     view = view[os.write(fd, view) :]
             self._count(size)
-        except BlobDamaged as error:
-            raise BlobDamaged(f"{error} Nothing was exported; `mixfs fsck` lists all that is damaged.") from None
         finally:
             os.close(fd)
 

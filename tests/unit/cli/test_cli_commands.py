@@ -245,13 +245,26 @@ def test_export_into_an_empty_folder_and_where_it_can_t_go(filled: Home, tmp_pat
     assert "inside the library" in filled.run("export", "Trip", filled.library / "out", code=4).err
 
 
-def test_export_of_a_damaged_original_leaves_nothing_behind(fresh: Home, tmp_path: Path) -> None:
-    blob = next(path for path in (fresh.library / "blobs").rglob("*") if path.is_file())
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_export_writes_the_rest_where_an_original_is_missing_or_damaged(
+    fresh: Home, tmp_path: Path, harm: str
+) -> None:
+    digest = next(each for each in fresh.run("show", "Trip", "--json").json["placements"] if each["name"] == "notes.txt")[
+        "digest"
+    ]
+    blob = fresh.library / "blobs" / digest[:2] / digest[2:]
     blob.chmod(0o644)
-    blob.write_bytes(b"other")
-    ran = fresh.run("export", "Trip", tmp_path / "out", code=5)
-    assert str(blob) in ran.err
-    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+    if harm == "missing":
+        blob.unlink()
+    else:
+        blob.write_bytes(b"other")
+    ran = fresh.run("export", "Trip", tmp_path / "out", "--json", code=5)
+    assert "files/notes.txt was not exported" in ran.err and str(blob) in ran.err
+    assert [each["path"] for each in ran.json["missing"]] == ["files/notes.txt"]
+    files = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert len(files) == ran.json["files"] and len([path for path in files if path.parent.name == "images"]) == 2
+    assert not (tmp_path / "out" / "files" / "notes.txt").exists() and not list(tmp_path.glob(".out*"))
+    assert "without 1 file" in fresh.run("export", "Trip", tmp_path / "again", code=5).out
 
 
 def test_doctor(filled: Home) -> None:

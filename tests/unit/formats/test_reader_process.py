@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import sqlite3
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from test_sqlite_files import endless
 
 from mixfs.formats import dropped, reader_process
 from mixfs.formats import gallery as gallery_layout
-from mixfs.formats.base import Options, Source
+from mixfs.formats.base import Options, Piece, Source
+from mixfs.formats.channel import Channel, Closed
 from mixfs.formats.koda_tables import write_sqlite
 from mixfs.formats.layouts import detect, import_paths, within
 from mixfs.formats.reader_process import ReaderProcess
@@ -147,6 +150,59 @@ def test_a_reader_may_read_its_source_and_nothing_else(
             pytest.skip(f"NOT RUN: {reader.free}")
     allowed = {name for name, answer in answers.items() if answer == "done"}
     assert allowed == {"read", "temporary"}, answers
+
+
+THUMBNAILS = """
+def read(source):
+    from pathlib import Path
+    from mixfs.formats.base import Piece
+    from mixfs.records import Session
+    here = source.path.parent
+    names = ("own.png", "../secret", "../gallery-2/x.png", "link.png", "linked/x.png")
+    yield Piece(
+        place="p", session=Session(id="s", title="s"), thumbnails=tuple(("s", here / name) for name in names)
+    )
+gallery.read = read
+"""
+
+
+def test_a_reader_names_thumbnails_of_its_source_only(
+    everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was taken over may name any file of the user's."""
+    here = everything / "gallery"
+    (everything / "gallery-2").mkdir()
+    for path in (here / "own.png", everything / "secret", everything / "gallery-2" / "x.png"):
+        path.write_bytes(b"x")
+    (here / "link.png").symlink_to(everything / "secret")
+    (here / "linked").symlink_to(everything / "gallery-2")
+    broken(monkeypatch, tmp_path, THUMBNAILS)
+    path = here / "gallery_data.json"
+    with ReaderProcess([path], lambda: tmp_path) as reader:
+        [piece] = reader.read(gallery_layout, Source(str(path), Options(), None))
+    assert isinstance(piece, Piece) and piece.thumbnails == (("s", here / "own.png"),)
+
+
+@pytest.mark.parametrize("body", [b"\xa0", b"no message"])
+def test_descriptors_that_nobody_asked_for_are_closed(body: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    pipes = [os.pipe() for _ in range(3)]
+    with theirs, contextlib.closing(Channel(ours)) as channel:
+        socket.send_fds(theirs, [len(body).to_bytes(4, "big")], [end for _, end in pipes])
+        theirs.sendall(body)
+        for _, end in pipes:
+            os.close(end)
+        if body == b"\xa0":
+            message, fd = channel.receive()
+            assert message == {} and fd is not None
+            os.close(fd)
+        else:
+            with pytest.raises(Closed):
+                channel.receive()
+    for end, _ in pipes:
+        os.set_blocking(end, False)
+        assert os.read(end, 1) == b"", "it is open elsewhere"
+        os.close(end)
 
 
 def test_it_ends_with_the_process_that_started_it(everything: Path, tmp_path: Path) -> None:

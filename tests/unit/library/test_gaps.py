@@ -154,7 +154,9 @@ def test_a_flipped_bit_at_the_end_is_no_torn_tail(root: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-3] ^= 4
     path.write_bytes(data)
-    no_index(root)
+    assert is_refused(root), "where the index has seen the item as well"
+    shutil.rmtree(root / "index")
+    (root / "incomplete.json").unlink()
     with opened(root) as library:
         assert library.store.gaps()
         library.create_session("later")
@@ -166,6 +168,17 @@ def test_without_any_memory_a_torn_tail_may_have_been_acknowledged(root: Path) -
     os.truncate(segments(root)[-1], segments(root)[-1].stat().st_size - 5)
     no_index(root)
     shutil.rmtree(root / "high-water")
+    assert is_refused(root)
+
+
+def test_what_only_an_index_of_another_derivation_knows_is_noticed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_at_an_item(segments(root)[-1])
+    shutil.rmtree(root / "high-water")
+    monkeypatch.setattr("mixfs.library.store.DERIVATION", 999)
+    assert is_refused(root)
+    fsck.rebuild(root)
     assert is_refused(root)
 
 

@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cbor2
 import pytest
@@ -194,6 +195,89 @@ def test_two_files_of_one_original_become_one_and_never_none(library: Library) -
     assert files(library, "lost") == {digest.hex()}
     healing.quarantine_if_damaged(library, digest)
     assert library.read_image(digest) == b"original"
+
+
+def test_other_bytes_in_the_place_in_lost_cost_neither_file(library: Library) -> None:
+    placement = library.import_bytes(b"original", "a.txt")
+    removal = library.blobs.removal
+    there = removal.lost_path(placement.digest)
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"Original")
+    assert removal.set_aside([placement.digest]) == []
+    assert library.blobs.path(placement.digest).read_bytes() == b"original" and there.read_bytes() == b"Original"
+
+
+@pytest.mark.parametrize("wrong", ["note", "file"])
+def test_what_came_to_lost_in_days_to_come_counts_from_now(library: Library, wrong: str) -> None:
+    digest = lose(library, b"original", "a.txt")
+    removal = library.blobs.removal
+    status = removal.lost_path(digest).stat()
+    later_ns = time.time_ns() + 900 * DAY_NS
+    if wrong == "note":
+        note = json.loads(removal.note_path(digest).read_bytes())
+        removal.write_notes({digest: json.dumps(note | {"moved_ns": later_ns}).encode()})
+        lost.redate(removal, time.time_ns() + DAY_NS)
+        assert lost.read_note(removal, digest).moved_ns < later_ns
+    else:
+        # No call sets a file's ctime: it is too late for a clock that was set back.
+        def changed() -> bool:
+            lost.redate(removal, status.st_ctime_ns - 1)
+            return removal.lost_path(digest).stat().st_ctime_ns > status.st_ctime_ns
+
+        # Within one tick of the kernel's clock it is the same.
+        assert any(changed() for _ in range(1000))
+
+
+def mentioned_in_a_canvas(library: Library, digest: Digest) -> None:
+    session = library.create_session("Canvas")
+    library.put_entry(Entry(id="e", session_id=session.id, digest=digest))
+
+
+def mentioned_by_a_newer_version(library: Library, digest: Digest) -> None:
+    library.commit(lambda txn: txn._change(77, "of a newer version", {1: "x", 2: [digest]}, 0))
+
+
+@pytest.mark.parametrize("mention", [mentioned_in_a_canvas, mentioned_by_a_newer_version])
+def test_what_a_record_mentions_is_not_deleted_from_lost(
+    library: Library, monkeypatch: pytest.MonkeyPatch, mention: Callable[[Library, Digest], None]
+) -> None:
+    """Not even what was mentioned after gc had looked; of what only a newer version understands, until then."""
+    digest = lose(library, b"original", "a.txt")
+    if mention is mentioned_in_a_canvas:
+        looked = gc._mentioned
+
+        def late(*arguments: Any) -> set[Digest]:
+            found = looked(*arguments)
+            mention(library, digest)
+            return found
+
+        monkeypatch.setattr(gc, "_mentioned", late)
+    else:
+        mention(library, digest)
+    assert collect(library).deleted == 0 and files(library, "lost") == {digest.hex()}
+
+
+@pytest.mark.parametrize("step", ["_empty_lost", "_move"])
+def test_a_gap_that_is_found_while_gc_works_stops_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    lose(library, b"lost", "lost.txt")
+    library.delete_placement(library.import_bytes(b"original", "a.txt").id)
+    gc.expire_trash(library, [trash.id for trash in library.trash()])
+    before = files(library, "blobs"), files(library, "lost")
+    found: list[str] = []
+    monkeypatch.setattr(Store, "gaps", lambda store: found)
+    at = "lost" if step == "_empty_lost" else "_receipts_of"
+    looked = getattr(gc, at)
+
+    def late(*arguments: Any) -> Any:
+        found.append("Segment 1 is missing.")
+        return looked(*arguments)
+
+    monkeypatch.setattr(gc, at, late)
+    with pytest.raises(LibraryIncomplete):
+        gc.collect(library, trash_days=30 if step == "_move" else -1, grace_hours=-1)
+    assert (files(library, "blobs"), files(library, "lost")) == before
 
 
 def test_a_reference_that_the_index_lacks_stops_gc(library: Library) -> None:
