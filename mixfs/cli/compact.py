@@ -22,7 +22,7 @@ def compact(
     ] = 90,
     json: JsonOption = False,
 ) -> None:
-    """Write the journal anew, without changes that later ones made void.
+    """Rewrite the journal without superseded changes.
 
     Pictures, sessions and the trash stay as they are. `mixfs log` forgets what was changed again since, where that is
     longer ago than --keep-days. What is written is compared with the library before it counts; cut short, nothing is

@@ -1,4 +1,4 @@
-"""Compaction: the journal written anew without changes that later ones made void.
+"""Compaction: the journal rewritten without superseded changes.
 
 For each entity the newest change before a horizon stays, and all since: so the state at any time after the horizon can
 still be told. Deletes stay too, for a replica that has not heard of them. What has been done before the change that is
