@@ -27,7 +27,7 @@ from mixfs.vfs import attributes, files, naming, renaming, saving
 from mixfs.vfs.bases import NOBODY, Owner, owner_of
 from mixfs.vfs.handles import Handle
 from mixfs.vfs.inodes import Inodes
-from mixfs.vfs.privacy import Other
+from mixfs.vfs.privacy import Other, tells_of
 from mixfs.vfs.tree import Tree
 from mixfs.vfs.views.storage_v2 import LIVE_DIRECTORIES
 
@@ -125,6 +125,10 @@ class Operations(pyfuse3.Operations):
         self._uid, self._gid = tree.context.uid, tree.context.gid
         self._read_only = read_only
         self._has_other_users = has_other_users
+        # What documents that tell of many pictures another user may read, in one state of the library.
+        self._looking_through = trio.Lock()
+        self._looked_through: dict[tuple[bool, bytes], bool] = {}
+        self._looked_through_at: tuple[bytes | None, bytes | None] | None = None
         self._handles: dict[int, Handle] = {}
         self._directories: dict[int, _Directory] = {}
         self._next = 1
@@ -230,12 +234,46 @@ class Operations(pyfuse3.Operations):
         if self._read_only:
             raise FUSEError(errno.EROFS)
 
+    def _other(self, ctx: RequestContext) -> Other | None:
+        """Another user than the owner and root, who read everything."""
+        if not self._has_other_users or ctx.uid in (0, self._uid):
+            return None
+        return Other(in_group=ctx.gid == self._gid or self._gid in _groups_of(ctx.pid))
+
     def _check_reader(self, view: View, key: bytes, ctx: RequestContext) -> None:
-        """Where the kernel can't know what another user may read. The owner, and root, read everything."""
-        if self._has_other_users and ctx.uid not in (0, self._uid):
-            in_group = ctx.gid == self._gid or self._gid in _groups_of(ctx.pid)
-            if not Other(in_group=in_group).may_read(view, key):
-                raise FUSEError(errno.EACCES)
+        """Where the kernel can't know what another user may read."""
+        other = self._other(ctx)
+        if other is not None and not other.may_read(view, key):
+            raise FUSEError(errno.EACCES)
+
+    async def _check_documents_reader(self, key: bytes, ctx: RequestContext) -> None:
+        """As `_check_reader`, where a document tells of so much that it is looked through in a thread."""
+        other = self._other(ctx)
+        if other is None:
+            return
+        with self._view() as view:
+            told = tells_of(view, key)
+        if told is None:
+            return
+        # One at a time: the next finds what this one found.
+        async with self._looking_through:
+            with self._view() as view:
+                state = view.state()
+            if self._looked_through_at != state:
+                self._looked_through, self._looked_through_at = {}, state
+            found = (other.in_group, told)
+            if found not in self._looked_through:
+                may_read, of_state = await self._tree.in_thread(lambda: self._look_through(other, told))
+                # Of a later state: the next one that asks looks again.
+                self._looked_through_at = state if of_state == state else None
+                self._looked_through[found] = may_read
+            may_read = self._looked_through[found]
+        if not may_read:
+            raise FUSEError(errno.EACCES)
+
+    def _look_through(self, other: Other, told: bytes) -> tuple[bool, tuple[bytes | None, bytes | None]]:
+        with self._tree.library.read() as view:
+            return other.may_read_all(view, told), view.state()
 
     # -- names
 
@@ -376,6 +414,7 @@ class Operations(pyfuse3.Operations):
         if self._has_other_users:
             with self._view() as view:
                 self._check_reader(view, key, ctx)
+        await self._check_documents_reader(key, ctx)
         await self._require_made(key)
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._check_writable()
@@ -453,6 +492,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         key = self._directory_key(inode)
+        await self._check_documents_reader(key, ctx)
         with self._view() as view:
             self._check_reader(view, self._live_key(view, inode), ctx)
             directory = _Directory(key, self._tree.attr(view, key))
@@ -505,6 +545,7 @@ class Operations(pyfuse3.Operations):
         if name.startswith(_SECURITY):
             # Each write(2) makes the kernel ask for security.capability: answered before anything else.
             raise FUSEError(errno.ENODATA)
+        await self._check_documents_reader(self._key(inode), ctx)
         with self._view() as view:
             key = self._live_key(view, inode)
             self._check_reader(view, key, ctx)
@@ -512,6 +553,7 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        await self._check_documents_reader(self._key(inode), ctx)
         with self._view() as view:
             key = self._live_key(view, inode)
             self._check_reader(view, key, ctx)

@@ -117,23 +117,29 @@ def test_allow_other_only_when_it_is_asked_for(live: Live) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT RUN: only root can become another user")
 @pytest.mark.parametrize("hidden", ["file", "folder", "session"])
 def test_what_another_user_may_not_read_is_nowhere_else_either(live: Live, hidden: str) -> None:
-    """By its date, its digest, its generation, its metadata, and from the trash."""
+    """By its date, its digest, its generation, its metadata, from the trash, and in no document its prompt."""
+    prompt = "alpine valley at sunrise"
 
-    def read_by_nobody() -> dict[str, bool]:
-        """Which files below the mount another user may read, by path."""
+    def read_by_nobody(*, telling: bool = False) -> dict[str, bool]:
+        """Which files below the mount another user may read, by path; `telling`: which tell them the prompt."""
         code = (
             "import os, sys\n"
-            "for top, folders, names in os.walk(sys.argv[1]):\n"
+            "point, prompt = sys.argv[1:]\n"
+            "for top, folders, names in os.walk(point):\n"
             "    for name in names:\n"
-            "        try: open(os.path.join(top, name), 'rb').read(1); word = 'read'\n"
+            "        path = os.path.join(top, name)\n"
+            "        try: word = 'told' if prompt.encode() in open(path, 'rb').read() else 'read'\n"
             "        except PermissionError: word = 'refused'\n"
-            "        print(word, os.path.relpath(os.path.join(top, name), sys.argv[1]))\n"
+            "        print(word, os.path.relpath(path, point))\n"
+            "    for name in folders:\n"
+            "        if prompt in name: print('told', os.path.relpath(os.path.join(top, name), point))\n"
         )
         done = subprocess.run(
-            ["/usr/bin/python3", "-S", "-c", code, live.point], user=NOBODY, group=NOBODY, extra_groups=[], cwd="/",
-            capture_output=True, text=True, timeout=60, check=True,
+            ["/usr/bin/python3", "-S", "-c", code, live.point, prompt], user=NOBODY, group=NOBODY, extra_groups=[],
+            cwd="/", capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
-        return {path: word == "read" for word, path in (line.split(" ", 1) for line in done.stdout.splitlines())}
+        words = ("told",) if telling else ("read", "told")
+        return {path: word in words for word, path in (line.split(" ", 1) for line in done.stdout.splitlines())}
 
     live.start("allow_other")
     name, data = make_sample("a1111")
@@ -145,6 +151,7 @@ def test_what_another_user_may_not_read_is_nowhere_else_either(live: Live, hidde
     picture = secret / "images" / "below" / name
     before = read_by_nobody()
     assert all(before.values())
+    assert sum(told for path, told in read_by_nobody(telling=True).items() if path.endswith("generations.json")) >= 2
     {"file": picture, "folder": picture.parent, "session": secret}[hidden].chmod(0o600 if hidden == "file" else 0o700)
     after = read_by_nobody()
     digest = hashlib.sha256(data).hexdigest()
@@ -152,6 +159,7 @@ def test_what_another_user_may_not_read_is_nowhere_else_either(live: Live, hidde
     inside = {path.relative_to(live.point).as_posix() for path in live.point.glob(f"sessions/Secret/*/below/{name}*")}
     inside |= {path.relative_to(live.point).as_posix() for path in live.point.glob("sessions/Secret/generations/*/*")}
     inside |= {path.relative_to(live.point).as_posix() for path in live.point.glob("sessions/Secret/generations/*/*/*")}
+    assert not any(read_by_nobody(telling=True).values())
     pictures = {by_date, f"images/{digest[:2]}/{digest}.png", f"import/Secret/below/{name}"} | inside
     assert {path for path in pictures if after.get(path, False)} == set()
     assert all(readable for path, readable in after.items() if "/Open/" in path), "what is open stays so"
