@@ -50,6 +50,8 @@ from mixfs.records import (
 )
 
 _BATCH = 200
+_DEEPEST = 100
+"""Folders that what is looked at may lie in: no program makes as many, and its path has a longest length."""
 # The folders that the pictures of an outputs folder are taken out of: what lies beside them goes where they are.
 _LEFT_OUT = outputs.BELOW.encode().split(b"/")
 
@@ -66,7 +68,7 @@ def import_folder(library: Library, folder_id: str) -> Found:
     """Import what in a folder of import/, and below it, is in a layout."""
     with library.read() as view:
         folder = view.get(ImportFolder, folder_id)
-        receipts = dict(_below(view, folder_id, b"")) if folder is not None else {}
+        receipts = dict(_below(view, folder_id)) if folder is not None else {}
     return _import(library, folder.name, receipts, folder) if folder is not None else Found()
 
 
@@ -77,16 +79,23 @@ def import_file(library: Library, receipt_id: str) -> Found:
     return _import(library, receipt.name, {b"": receipt}, None) if receipt is not None else Found()
 
 
-def _below(view: View, folder_id: str, path: bytes) -> Iterator[tuple[bytes, Receipt]]:
+def _below(view: View, folder_id: str) -> Iterator[tuple[bytes, Receipt]]:
     """The receipts below a folder, by their paths in it."""
-    for dentry in view.dentries(import_directory(folder_id)):
-        here = path + b"/" + dentry.name
-        if dentry.is_directory:
-            folder = view.get_raw(ImportFolder, dentry.key[1:])
-            if folder is not None:
-                yield from _below(view, folder.id, here)
-        elif (receipt := view.get_raw(Receipt, dentry.key[1:])) is not None:
-            yield here, receipt
+    for directory, path in _directories(view, folder_id):
+        for dentry in view.dentries(directory):
+            if not dentry.is_directory and (receipt := view.get_raw(Receipt, dentry.key[1:])) is not None:
+                yield path + b"/" + dentry.name, receipt
+
+
+def _directories(view: View, folder_id: str) -> Iterator[tuple[bytes, bytes]]:
+    """A folder of import/ and all below it, with their paths in it."""
+    waiting = [(import_directory(folder_id), b"")]
+    while waiting:
+        directory, path = waiting.pop()
+        yield directory, path
+        for dentry in view.dentries(directory):
+            if dentry.is_directory and (folder := view.get_raw(ImportFolder, dentry.key[1:])) is not None:
+                waiting.append((import_directory(folder.id), path + b"/" + dentry.name))
 
 
 def _import(library: Library, name: bytes, receipts: dict[bytes, Receipt], folder: ImportFolder | None) -> Found:
@@ -143,12 +152,27 @@ def _laid_out(
     paths: dict[str, Receipt] = {}
     try:
         area.mkdir()
+        too_deep: list[str] = []
         for relative, receipt in receipts.items():
             path = Path(str(root) + os.fsdecode(relative))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # gc may have taken it
+            try:
+                if relative.count(b"/") > _DEEPEST:
+                    raise OSError(errno.ENAMETOOLONG, "")
+                path.parent.mkdir(parents=True, exist_ok=True)
                 _link(library.blobs.path(receipt.digest), path)
                 paths[str(path)] = receipt
+            except FileNotFoundError:
+                pass  # gc may have taken it
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                too_deep.append(str(path))
+        if too_deep:
+            words = (
+                f"{len(too_deep)} files, this one first, lie in more than {_DEEPEST} folders or have too long a path. "
+                "They are kept as plain files and were not looked at."
+            )
+            _report(library, Problem("", words, too_deep[0]), root, root)
         yield root, paths
     finally:
         shutil.rmtree(area, ignore_errors=True)
@@ -292,11 +316,11 @@ def _move_rest(txn: Txn, each: Receipt, plain_id: str, session_id: str) -> None:
 
 def _bound(view: View, folder_id: str) -> Iterator[str | None]:
     """The folders of a session that folders of import/ below one stand for."""
-    for dentry in view.dentries(import_directory(folder_id)):
-        folder = view.get_raw(ImportFolder, dentry.key[1:]) if dentry.is_directory else None
-        if folder is not None:
-            yield folder.folder_id
-            yield from _bound(view, folder.id)
+    for directory, _ in _directories(view, folder_id):
+        for dentry in view.dentries(directory):
+            folder = view.get_raw(ImportFolder, dentry.key[1:]) if dentry.is_directory else None
+            if folder is not None:
+                yield folder.folder_id
 
 
 def _folders(txn: Txn, folder_id: str | None) -> list[bytes]:

@@ -19,7 +19,7 @@ from mixfs.formats.source_urls import is_url, local
 from mixfs.formats.taking import Progress, Taking
 from mixfs.library.api import Library
 from mixfs.library.importing import ImportReport, find_jobs, own_places, refuse_own, would_import
-from mixfs.names import is_temporary
+from mixfs.walking import Seen, walk
 
 FORMATS: tuple[Format, ...] = (workflow_package, storage_v2, gallery, koda, outputs)
 # What may lie in a folder that is of an outer layout already: such a folder's reader leaves packages alone, and an
@@ -53,65 +53,67 @@ def find(
 
 def _is_worth_looking_at(path: Path, own: frozenset[str]) -> bool:
     """Whether there is a file that may be in a layout, or part of one: for pictures alone no process is started."""
-    if not path.is_dir():
-        return may_be_read(_head(path))
-    return any(_is_worth_looking_at(child, own) for child in _children(path, own))
+    return any(may_be_read(_head(Path(seen.path))) for seen in walk(path, own) if _may_be_one(seen))
 
 
-def _first(path: Path, formats: Iterable[Format], own: frozenset[str]) -> Format | None:
-    for layout in formats:
-        try:
-            # The only one that looks at all that is below a folder.
-            if outputs.detect(path, own) if layout is outputs else layout.detect(path):
-                return layout
-        except OSError:
-            # Who imports it as files says what is wrong with it.
-            return None
-    return None
+def _may_be_one(seen: Seen) -> bool:
+    """Whether it is a file whose name doesn't say that it is a picture or film; the one that is asked for always is."""
+    return seen.kind in ("file", "link") and (seen.depth == 0 or not is_media_name(seen.name))
+
+
+class _Looking:
+    """A folder, or a file, that is looked at."""
+
+    def __init__(self, seen: Seen, formats: tuple[Format, ...]) -> None:
+        self.path, self.depth = Path(seen.path), seen.depth
+        self.layout: Format | None = None
+        self.formats = formats
+        """What may be in it."""
+
+    def look(self, own: frozenset[str], tick: Callable[[], None]) -> None:
+        within = self.formats
+        for layout in self.formats:
+            try:
+                # The only one that looks at all that is below a folder.
+                if outputs.detect(self.path, own, tick) if layout is outputs else layout.detect(self.path):
+                    self.layout = layout
+                    within = _WITHIN_OUTPUTS if layout is outputs else _WITHIN_OTHERS
+                    break
+            except OSError:
+                # Who imports it as files says what is wrong with it.
+                return
+        else:
+            # It saw no folder of that layout below it, so that none need be looked at for it again.
+            within = tuple(layout for layout in within if layout is not outputs)
+        self.formats = within
 
 
 def within(
     path: Path, own: frozenset[str] = frozenset(), formats: tuple[Format, ...] = FORMATS,
-    look_at: Callable[[Path], bool] = lambda path: True,
+    look_at: Callable[[Path], bool] = lambda path: True, tick: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Path, Format]]:  # fmt: skip
     """What below a folder, or the folder or file itself, is in a layout: the inner before what it lies in.
 
     Of layouts within each other the outermost counts, but every package does, and each in an outputs folder. As where
     plain files are imported, hidden and temporary names, links to folders and the folders `own` (real paths) are left
-    out. Looks only at those files that their names don't say to be pictures or films. `look_at` is told of each path
-    first, and may leave it out.
+    out. Looks only at those files that their names don't say to be pictures or films, and lists each folder a fixed
+    number of times. `look_at` is told of each path first, and may leave it out; `tick` is called meanwhile.
     """
-    looked_at = look_at(path) and (path.is_dir() or may_be_read(_head(path)))
-    layout = _first(path, formats, own) if looked_at else None
-    if path.is_dir():
-        if layout is not None:
-            formats = _WITHIN_OUTPUTS if layout is outputs else _WITHIN_OTHERS
-        for child in _children(path, own):
-            yield from within(child, own, formats, look_at)
-    if layout is not None:
-        yield path, layout
-
-
-def _children(folder: Path, own: frozenset[str]) -> Iterator[Path]:
-    """What in a folder is to be looked at, in order."""
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    except OSError:
-        # Who imports it as files says so.
-        return
-    for entry in entries:
-        path, name = Path(entry.path), os.fsencode(entry.name)
-        if is_temporary(name):
+    outer: list[_Looking] = []
+    for seen in walk(path, own):
+        while outer and outer[-1].depth >= seen.depth:
+            ended = outer.pop()
+            if ended.layout is not None:
+                yield ended.path, ended.layout
+        if seen.kind != "folder" and not _may_be_one(seen):
             continue
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                if os.path.realpath(path) not in own:
-                    yield path
-            elif not is_media_name(name) and entry.is_file():
-                yield path
-        except OSError:
-            continue
+        looking = _Looking(seen, outer[-1].formats if outer else formats)
+        if look_at(looking.path) and (seen.kind == "folder" or may_be_read(_head(looking.path))):
+            looking.look(own, tick)
+        outer.append(looking)
+    for ended in reversed(outer):
+        if ended.layout is not None:
+            yield ended.path, ended.layout
 
 
 def _head(path: Path) -> bytes:
@@ -123,7 +125,7 @@ def _head(path: Path) -> bytes:
 
 def _left(folder: Path, own: frozenset[str], taken: set[str]) -> Iterator[Skipped]:
     """The pictures in a layout's folder that no session of it names: nobody shall think that they were taken."""
-    if folder.is_dir():
+    if os.path.isdir(folder):
         for job in find_jobs([folder], None, ImportReport(), own, taken):
             if is_media_name(job.name):
                 yield Skipped("", "The layout names it nowhere. `--format files` takes it.", str(job.path))

@@ -11,8 +11,8 @@ import datetime
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,14 @@ from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.documents import iso_ns, iso_offset_s
 from mixfs.library.exporting import new_folder, size_of
-from mixfs.library.importing import OWN, TEMPORARY
+from mixfs.library.importing import NOT_REGULAR, OWN, TEMPORARY
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
 from mixfs.media.types import MAX_SEED
 from mixfs.names import is_temporary, safe_name, split_extension, with_counter
 from mixfs.records import Edge, Entry, Generation, ImageRef, Placement, Session
 from mixfs.regular_files import read_regular
+from mixfs.walking import barred, walk
 
 NAME = "outputs"
 TITLE = "outputs folder"
@@ -65,30 +66,53 @@ _REALS = {"cfg": "cfg", "cfg_scale": "cfg", "guidance_scale": "cfg"}
 _TEXTS = {"sampler": "sampler", "scheduler": "scheduler", "negative_prompt": "negative_prompt"}
 
 
-def detect(path: Path, own: frozenset[str] = frozenset()) -> bool:
+def detect(path: Path, own: frozenset[str] = frozenset(), tick: Callable[[], None] = lambda: None) -> bool:
     """A folder in which a picture has a JSON file of its name beside it that says a prompt or model, and a time.
 
-    Folders in `own` (real paths) are not looked into.
+    Looks at all folders below, at a number of pictures in each: when there is none, none of these is one. Folders in
+    `own` (real paths) are not looked into. `tick` is called for each.
     """
-    if not path.is_dir():
-        return False
-    looked = 0
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(
-            name for name in folders
-            if not is_temporary(os.fsencode(name)) and os.path.realpath(Path(folder, name)) not in own
-        )  # fmt: skip
-        there = set(names)
-        for name in sorted(names):
-            stem, dot, suffix = name.rpartition(".")
-            if not dot or suffix.lower() == "json" or f"{stem}.json" not in there:
-                continue
-            looked += 1
-            if _is_sidecar(Path(folder, f"{stem}.json")) and sniff(head_of(Path(folder, name))) in IMAGE_TYPES:
-                return True
-            if looked > _LOOKED_AT:
-                return False
+    there: list[_Names] = []
+    for seen in walk(path, own):
+        del there[seen.depth :]
+        if seen.kind == "folder":
+            tick()
+            there.append(_Names(Path(seen.path)))
+        elif seen.kind in ("file", "link") and there and there[-1].have_one_with(os.fsdecode(seen.name)):
+            return True
     return False
+
+
+@dataclass(slots=True)
+class _Names:
+    """The names in a folder, as they come."""
+
+    folder: Path
+    beside: set[str] = field(default_factory=set)
+    others: dict[str, list[str]] = field(default_factory=dict)
+    looked_at: int = 0
+
+    def have_one_with(self, name: str) -> bool:
+        """Whether there is, with this one, a picture with such a file beside it."""
+        stem, dot, suffix = name.rpartition(".")
+        if suffix == "json":
+            self.beside.add(stem)
+            return any(self._is_one(stem, other) for other in self.others.pop(stem, ()))
+        if not dot or suffix.lower() == "json":
+            return False
+        if stem in self.beside:
+            return self._is_one(stem, name)
+        self.others.setdefault(stem, []).append(name)
+        return False
+
+    def _is_one(self, stem: str, name: str) -> bool:
+        self.looked_at += 1
+        if self.looked_at > _LOOKED_AT:
+            return False
+        try:
+            return _is_sidecar(self.folder / f"{stem}.json") and sniff(head_of(self.folder / name)) in IMAGE_TYPES
+        except OSError:
+            return False
 
 
 def _is_sidecar(path: Path) -> bool:
@@ -114,8 +138,8 @@ def read(source: Source) -> Iterator[Piece | Problem]:
     session = Session(id=derived_id(b"outputs", title.encode()), title=title)
     root = source.path / BELOW if (source.path / BELOW).is_dir() else source.path
     reader = _Reader(source, session, root)
-    for _, _, names in os.walk(source.path):
-        source.total += len(names)
+    for seen in walk(source.path, source.own):
+        source.total += seen.kind not in ("folder", "unlisted")
         source.tick()
     yield Piece(place="", session=session)
     yield from reader.folder(source.path)
@@ -139,37 +163,47 @@ class _Reader:
             )
         self._files, self._generations, self._size = [], [], 0
 
-    def folder(self, folder: Path) -> Iterator[Piece | Problem]:
-        if os.path.realpath(folder) in self._source.own:
-            yield Skipped("", OWN, str(folder))
-            return
-        try:
-            with os.scandir(folder) as scan:
-                entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-        except OSError as error:
-            yield Problem("", os_words(error), str(folder))
-            return
-        names = {entry.name for entry in entries}
-        stems = {entry.name.rpartition(".")[0] for entry in entries if not entry.name.lower().endswith(".json")}
-        for entry in entries:
-            path = Path(entry.path)
-            if is_temporary(os.fsencode(entry.name)):
-                yield Skipped("", TEMPORARY, str(path))
-            elif entry.is_dir(follow_symlinks=False):
-                yield from self.folder(path)
-            elif not entry.is_file(follow_symlinks=False):
-                yield Skipped("", "It is no regular file.", str(path))
+    def folder(self, top: Path) -> Iterator[Piece | Problem]:
+        left_out = barred(top, self._source.own)
+        waiting: list[Path | tuple[os.DirEntry[str], set[str], set[str]]] = [top]
+        while waiting:
+            at = waiting.pop()
+            if not isinstance(at, Path):
+                entry, names, stems = at
+                if entry.is_dir(follow_symlinks=False) and not is_temporary(os.fsencode(entry.name)):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield from self._entry(entry, names, stems)
+            elif str(at) in left_out:
+                yield Skipped("", OWN, str(at))
             else:
-                stem, _, suffix = entry.name.rpartition(".")
-                self._source.done += 1
-                if str(path) in self._source.left_out:
+                try:
+                    with os.scandir(at) as scan:
+                        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name), reverse=True)
+                except OSError as error:
+                    yield Problem("", os_words(error), str(at))
                     continue
-                if suffix.lower() == "json" and stem in stems and _is_sidecar(path):
-                    # It comes in with its picture.
-                    continue
-                yield from self._file(path, path.with_name(f"{stem}.json") if f"{stem}.json" in names else None)
-                if len(self._files) >= _BATCH_FILES or self._size >= _BATCH_BYTES:
-                    yield from self.flush()
+                names = {entry.name for entry in entries}
+                stems = {name.rpartition(".")[0] for name in names if not name.lower().endswith(".json")}
+                waiting += [(entry, names, stems) for entry in entries]
+
+    def _entry(self, entry: os.DirEntry[str], names: set[str], stems: set[str]) -> Iterator[Piece | Problem]:
+        path = Path(entry.path)
+        if is_temporary(os.fsencode(entry.name)):
+            yield Skipped("", TEMPORARY, str(path))
+        elif not entry.is_file(follow_symlinks=False):
+            yield Skipped("", NOT_REGULAR, str(path))
+        else:
+            stem, _, suffix = entry.name.rpartition(".")
+            self._source.done += 1
+            if str(path) in self._source.left_out:
+                return
+            if suffix.lower() == "json" and stem in stems and _is_sidecar(path):
+                # It comes in with its picture.
+                return
+            yield from self._file(path, path.with_name(f"{stem}.json") if f"{stem}.json" in names else None)
+            if len(self._files) >= _BATCH_FILES or self._size >= _BATCH_BYTES:
+                yield from self.flush()
 
     def _file(self, path: Path, sidecar: Path | None) -> Iterator[Problem]:
         try:

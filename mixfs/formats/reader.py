@@ -197,7 +197,15 @@ def _find(channel: Channel, job: dict[str, Any]) -> None:
         channel.send({"at": os.fsencode(path)})
         return str(path) not in skip
 
-    for path, layout in within(Path(os.fsdecode(job["find"])), own, formats, look_at):
+    told = time.monotonic()
+
+    def tick() -> None:
+        nonlocal told
+        if time.monotonic() > told + _TICK_S:
+            told = time.monotonic()
+            channel.send({"tick": True})
+
+    for path, layout in within(Path(os.fsdecode(job["find"])), own, formats, look_at, tick):
         channel.send({"found": [os.fsencode(path), layout.NAME]})
     channel.send({"end": True})
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +33,15 @@ from mixfs.records import SENSELESS, Edge, Entry, Generation, Record, Session, f
 
 SILENCE_S = 60.0
 """How long a reader may work without a word."""
+FIND_S = 300.0
+"""How long one place may be looked at for layouts; what was found until then counts."""
 START_S = 60.0
 MAX_DEATHS = 10
 """Readers that may die while one place is looked at."""
+TOO_LONG = (
+    "Looking for layouts took more than {:g} s and was ended here; the rest is imported as plain files. "
+    "Import a folder of it by itself, or all with --format files."
+)
 _KINDS: tuple[tuple[str, type[Any]], ...] = (("entries", Entry), ("edges", Edge), ("generations", Generation))
 
 
@@ -158,9 +165,13 @@ class ReaderProcess:
     def find(
         self, path: Path, own: frozenset[str], formats: Iterable[Format]
     ) -> tuple[list[tuple[Path, str]], list[Problem]]:
-        """What `layouts.within` finds below a path, by the names of layouts, and what could not be looked at."""
+        """What `layouts.within` finds below a path, by the names of layouts, and what could not be looked at.
+
+        After `FIND_S`, what is found by then.
+        """
         problems: list[Problem] = []
         skip: list[bytes] = []
+        until = time.monotonic() + FIND_S
         while True:
             found: list[tuple[Path, str]] = []
             at = os.fsencode(path)
@@ -171,16 +182,20 @@ class ReaderProcess:
                      "formats": [layout.NAME for layout in formats]}, timeout_s=SILENCE_S,
                 )  # fmt: skip
                 while "end" not in (message := self._heard(channel, "Looking at it")[0]):
+                    if time.monotonic() > until:
+                        self.close()
+                        problems.append(Problem("", TOO_LONG.format(FIND_S), os.fsdecode(at)))
+                        break
                     if "at" in message:
                         at = bytes(message["at"])
-                    else:
+                    elif "tick" not in message:
                         name, layout = message["found"]
                         found.append((Path(os.fsdecode(name)), str(layout)))
                 return found, problems
             except (OSError, MixfsError, Closed, TimedOut, ValueError) as error:
                 self.close()
                 problems.append(Problem("", _words(error), os.fsdecode(at)))
-                if at in skip or len(problems) >= MAX_DEATHS:
+                if at in skip or len(problems) >= MAX_DEATHS or time.monotonic() > until:
                     return [], problems
                 skip.append(at)
 

@@ -25,8 +25,8 @@ from mixfs.library import editing, xattrs
 from mixfs.library.ingest import Incoming, admit
 from mixfs.library.transaction import Txn
 from mixfs.media.types import Inspection
-from mixfs.names import is_temporary
 from mixfs.regular_files import CHANGED, READINGS, is_unchanged, open_regular
+from mixfs.walking import walk
 
 if TYPE_CHECKING:
     from mixfs.library.api import Library
@@ -41,6 +41,8 @@ _IN_FLIGHT = 3 * BATCH_FILES
 # Why something is left where it is.
 OWN = "It is the library itself, or its mount."
 TEMPORARY = "Hidden and temporary names are left out."
+NOT_REGULAR = "It is no regular file."
+_LEFT_OUT = {"own": OWN, "temporary": TEMPORARY, "other": NOT_REGULAR}
 
 
 @dataclass(slots=True)
@@ -91,11 +93,11 @@ def find_jobs(
         # Of os.path, which answers no where it may not look.
         if not os.path.exists(path):
             report.failed.append(Failure(str(path), "There is no such file or folder."))
-        elif path.is_dir():
+        elif os.path.isdir(path):
             title = session or _title(path.name) or editing.INBOX
-            yield from (job for job in _walk(path, title, (), report, own) if str(job.path) not in but)
+            yield from (job for job in _walk(path, title, report, own) if str(job.path) not in but)
         elif not os.path.isfile(path):
-            report.failed.append(Failure(str(path), "It is no regular file."))
+            report.failed.append(Failure(str(path), NOT_REGULAR))
         elif str(path) not in but:
             yield Job(path, session or editing.INBOX, (), os.fsencode(path.name))
 
@@ -105,34 +107,19 @@ def _title(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def _walk(
-    folder: Path, session: str, folders: tuple[bytes, ...], report: ImportReport, own: frozenset[str]
-) -> Iterator[Job]:
-    if os.path.realpath(folder) in own:
-        report.skipped.append(Failure(str(folder), OWN))
-        return
-    try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        report.failed.append(Failure(str(folder), f"The folder can't be listed: {error.strerror}."))
-        return
-    for entry in entries:
-        name, path = os.fsencode(entry.name), Path(entry.path)
-        if is_temporary(name):
-            report.skipped.append(Failure(str(path), TEMPORARY))
-            continue
-        try:
-            is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file()
-        except OSError as error:
-            report.failed.append(Failure(str(path), f"It can't be looked at: {error.strerror}."))
-            continue
-        if is_folder:
-            yield from _walk(path, session, (*folders, name), report, own)
-        elif is_file:
-            yield Job(path, session, folders, name)
-        else:
-            report.skipped.append(Failure(str(path), "It is no regular file."))
+def _walk(top: Path, session: str, report: ImportReport, own: frozenset[str]) -> Iterator[Job]:
+    folders: list[bytes] = []
+    for seen in walk(top, own):
+        if seen.kind == "folder" and seen.depth:
+            folders[seen.depth - 1 :] = [seen.name]
+        elif seen.kind in ("file", "link"):
+            yield Job(Path(seen.path), session, tuple(folders[: seen.depth - 1]), seen.name)
+        elif seen.kind == "unlisted" and seen.error is not None:
+            report.failed.append(Failure(seen.path, f"The folder can't be listed: {seen.error.strerror}."))
+        elif seen.kind == "unseen" and seen.error is not None:
+            report.failed.append(Failure(seen.path, f"It can't be looked at: {seen.error.strerror}."))
+        elif seen.kind in _LEFT_OUT:
+            report.skipped.append(Failure(seen.path, _LEFT_OUT[seen.kind]))
 
 
 @dataclass(frozen=True, slots=True)

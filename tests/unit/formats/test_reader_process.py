@@ -221,6 +221,20 @@ def take_again(reader: ReaderProcess, everything: Path) -> bool:
     return bool(found) or bool(problems)
 
 
+def test_looking_for_layouts_ends_in_time_and_the_rest_is_plain(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "All").mkdir()
+    write_package(tmp_path / "All" / "flow.zip", package())
+    (tmp_path / "All" / "a.png").write_bytes(picture(1))
+    monkeypatch.setattr(reader_process, "FIND_S", 0.0)
+    done = import_paths(library, [tmp_path / "All"])
+    [problem] = done.layouts[0].not_taken
+    assert "the rest is imported as plain files" in problem.reason
+    assert done.files is not None and done.files.files == 2
+    assert detect(tmp_path / "All" / "flow.zip") is None
+
+
 def test_an_endless_database_is_a_plain_file(library: Library, tmp_path: Path) -> None:
     """Both ways in: an import, and a drop into import/."""
     write_sqlite(tmp_path / "endless.db", {})
