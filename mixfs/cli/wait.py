@@ -26,13 +26,28 @@ def wait(
 
     Covers every file that was closed before the call. Files under temporary names (.part, .tmp, a leading dot, …) and
     empty ones go on waiting for a real name or for content: those are listed. Ctrl-C ends the wait and not the intake.
+    Files that an earlier mount left and a read-only mount can't take in are counted; the exit code is 1 then.
     """
     from mixfs.daemon import mounts
+    from mixfs.errors import MixfsError
 
     point = mounts.absolute(mountpoint) if mountpoint is not None else _mounted(library)
-    waiting = _imported(point)
+    answer = _imported(point)
+    waiting = [str(name) for name in answer.get("waiting", [])]
+    if left := answer.get("left_by_mounts"):
+        raise MixfsError(
+            f"{point} is mounted read-only, and files that an earlier mount left ({left}) wait in staging/ of the "
+            "library. Mount it without -o ro: they are taken in then."
+        )
     if json:
         emit_json({"mountpoint": point, "waiting": waiting})
+        return
+    if answer.get("read_only"):
+        at = answer.get("writable_at")
+        say(
+            f"{point} is mounted read-only: nothing is copied in there."
+            + (f" `mixfs wait {plain(at)}` waits for what is copied in at {plain(at)}." if at else "")
+        )
         return
     say("Everything that was copied in is in the library." if not waiting else "In the library, all but these names:")
     for name in waiting:
@@ -86,7 +101,7 @@ def _long_files(path: str) -> list[tuple[str, int, str]]:
     return out
 
 
-def _imported(point: str) -> list[str]:
+def _imported(point: str) -> dict[str, Any]:
     """Have the daemon finish (fsync), then read what it says is left. Raises MountError."""
     from mixfs.daemon import mounts
     from mixfs.errors import LibraryReplaced, MixfsError, MountError, os_words
@@ -113,4 +128,4 @@ def _imported(point: str) -> list[str]:
         if trouble["kind"] == "library-replaced":
             # Nothing waits, because nothing was accepted any more.
             raise LibraryReplaced(f"{trouble['text']} {trouble['remedy']}")
-    return [str(name) for name in answer.get("waiting", [])]
+    return answer

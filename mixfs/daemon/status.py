@@ -17,6 +17,7 @@ from mixfs.fuse.operations import Operations
 from mixfs.library.api import Library
 from mixfs.library.health import Trouble, troubles
 from mixfs.library.problems import shown_json
+from mixfs.library.staging import left_by_mounts
 from mixfs.vfs.content import BytesContent, Content, FileContent
 from mixfs.vfs.taking_in import TakingIn
 from mixfs.vfs.tree import Tree
@@ -141,4 +142,10 @@ class Status:
         waiting = self._taking_in.waiting() if self._taking_in is not None else []
         taken = self._taking_in.taken if self._taking_in is not None else 0
         under_way = self._taking_in.under_way() if self._taking_in is not None else []
-        return _json({"taken_in": taken, "waiting": waiting, "under_way": under_way})
+        out: dict[str, object] = {"taken_in": taken, "waiting": waiting, "under_way": under_way}
+        if self._library.store.read_only:
+            # What is written to the library comes in through another mount.
+            writable = self._library.mounted_at()
+            left = 0 if writable is not None else left_by_mounts(self._library.root / "staging")
+            out |= {"read_only": True, "writable_at": writable, "left_by_mounts": left}
+        return _json(out)

@@ -75,6 +75,8 @@ def test_a_read_only_mount_changes_nothing(live: Live) -> None:
     # A thumbnail that is not there is not made.
     assert not (live.point / "sessions" / "Trip" / "thumbnails" / "none.png.png").exists()
     live.take_in()
+    done = live.mixfs("wait", live.point, check=False)
+    assert done.returncode == 1 and "read-only" in done.stderr and "left (1)" in done.stderr and done.stdout == ""
     live.stop()
     assert contents(live.library) == before
     live.start()
