@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LAYOUTS = ("folder", "workflow-package", "outputs", "koda", "storage-v2")
 _ONE = ("folder", "workflow-package")
 
+# Files, bytes, and what is missing: the reason by path.
+_Written = tuple[int, int, dict[str, str]]
+
 
 def export(
     words: Annotated[
@@ -53,8 +56,8 @@ def export(
 
     As a folder: the same folders and files as in the mount, images/, files/, metadata/, thumbnails/, canvas/,
     generations/ and the three JSON documents. Pictures are bit for bit what was imported, and keep their times. A file
-    whose original is missing or damaged is left out and named on stderr, and the exit code is 5; other layouts write
-    nothing then.
+    whose original is missing or damaged is left out and named on stderr, and the exit code is 5; of a workflow package,
+    or what goes into a database, nothing is written then.
 
     What another layout has no place for is said on stderr before it is written.
     """
@@ -71,17 +74,18 @@ def export(
         lost = _not_carried(opened, found, layout, template)
         for line in lost:
             note(f"this layout ({layout}) has no place for {line}")
-        missing: dict[str, str] = {}
+        written: _Written
         if layout == "workflow-package":
-            files, size = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
+            written = _as_package(opened, found[0], Path(dest), embed_remote, fetch_private)
         elif layout == "outputs":
-            files, size = _as_outputs(opened, found, Path(dest), template)
+            written = _as_outputs(opened, found, Path(dest), template)
         elif layout == "storage-v2":
-            files, size = _as_storage_v2(opened, found, Path(dest))
+            written = _as_storage_v2(opened, found, Path(dest))
         elif layout == "koda":
-            files, size = _as_koda(opened, found, dest)
+            written = _as_koda(opened, found, dest)
         else:
-            files, size, missing = _as_folder(opened, found[0], Path(dest))
+            written = _as_folder(opened, found[0], Path(dest))
+    files, size, missing = written
     for path, reason in missing.items():
         note(f"{path} was not exported: {reason}")
     if layout == "koda":
@@ -123,35 +127,35 @@ def _not_carried(
     return ()
 
 
-def _as_package(library: Library, session: Session, dest: Path, embed: bool, private: bool) -> tuple[int, int]:
+def _as_package(library: Library, session: Session, dest: Path, embed: bool, private: bool) -> _Written:
     from mixfs.formats import workflow_package
 
     written = workflow_package.write(library, session.id, dest, embed_remote=embed, fetch_private=private)
-    return written.files, written.bytes
+    return written.files, written.bytes, {}
 
 
-def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, template: str | None) -> tuple[int, int]:
+def _as_outputs(library: Library, sessions: Sequence[Session], dest: Path, template: str | None) -> _Written:
     from mixfs.formats import outputs
 
     written = outputs.write(library, [session.id for session in sessions], dest, template or outputs.TEMPLATE)
-    return written.files, written.bytes
+    return written.files, written.bytes, written.missing
 
 
-def _as_storage_v2(library: Library, sessions: Sequence[Session], dest: Path) -> tuple[int, int]:
+def _as_storage_v2(library: Library, sessions: Sequence[Session], dest: Path) -> _Written:
     from mixfs.formats import storage_v2
 
     written = storage_v2.write(library, [session.id for session in sessions], dest)
-    return written.files, written.bytes
+    return written.files, written.bytes, written.missing
 
 
-def _as_koda(library: Library, sessions: Sequence[Session], dest: str) -> tuple[int, int]:
+def _as_koda(library: Library, sessions: Sequence[Session], dest: str) -> _Written:
     from mixfs.formats import koda
 
     written = koda.write(library, [session.id for session in sessions], dest)
-    return written.files, written.bytes
+    return written.files, written.bytes, written.missing
 
 
-def _as_folder(library: Library, session: Session, dest: Path) -> tuple[int, int, dict[str, str]]:
+def _as_folder(library: Library, session: Session, dest: Path) -> _Written:
     from mixfs.vfs.export import export_session
 
     exported = export_session(library, session.id, dest)

@@ -10,7 +10,7 @@ import base64
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from mixfs.formats.sqlite_files import open_sqlite
 from mixfs.ids import Digest, digest_from_hex
 from mixfs.library import canvas_json, documents, editing
 from mixfs.library.api import Library
-from mixfs.library.exporting import new_folder, size_of
+from mixfs.library.exporting import new_folder, size_of, write_original
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
@@ -360,10 +360,11 @@ def _mark(uri: str, asset: Asset) -> Any:
 
 @dataclass(slots=True)
 class Written:
-    """What went out."""
+    """What went out; `missing` are originals that could not, the reason by path."""
 
     files: int = 0
     bytes: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
@@ -537,10 +538,10 @@ class _Rows:
             return
         self._paths.add(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            for chunk in self._library.blobs.chunks(digest):
-                self._written.bytes += file.write(chunk)
-        self._written.files += 1
+        size = write_original(self._library.blobs, digest, self._folder, target, self._written.missing)
+        if size is not None:
+            self._written.bytes += size
+            self._written.files += 1
 
     def _node(
         self, session: Session, node_id: str, entry: Entry, by_digest: Mapping[Digest, str], held: set[Digest]

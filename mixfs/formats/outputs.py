@@ -34,7 +34,7 @@ from mixfs.library import canvas_json, documents
 from mixfs.library.api import Library
 from mixfs.library.catalogue import Listed, Wanted, listed
 from mixfs.library.documents import iso_ns, iso_offset_s
-from mixfs.library.exporting import new_folder, size_of
+from mixfs.library.exporting import new_folder, size_of, write_original
 from mixfs.library.importing import NOT_REGULAR, OWN, TEMPORARY
 from mixfs.library.view import View
 from mixfs.media.sniff import IMAGE_TYPES, extension, sniff
@@ -289,10 +289,11 @@ def _time_of(stamp: str) -> int:
 
 @dataclass(slots=True)
 class Written:
-    """What went out."""
+    """What went out; `missing` are originals that could not, the reason by path."""
 
     files: int = 0
     bytes: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def check_template(template: str) -> None:
@@ -374,9 +375,11 @@ def _write_picture(
 ) -> None:
     path = _free(root / _path(item, template), taken)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        for chunk in library.blobs.chunks(item.placement.digest):
-            written.bytes += file.write(chunk)
+    # The folder of the export is above images/generations/.
+    size = write_original(library.blobs, item.placement.digest, root.parent.parent, path, written.missing)
+    if size is None:
+        return
+    written.bytes += size
     beside = path.with_suffix(".json")
     written.bytes += beside.write_bytes(documents.to_json(said))
     written.files += 2

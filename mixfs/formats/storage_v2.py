@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from mixfs.library import canvas_json, documents, editing
 from mixfs.library import storage_v2 as documents_v2
 from mixfs.library.api import Library
 from mixfs.library.documents import iso_ns
-from mixfs.library.exporting import new_folder, size_of
+from mixfs.library.exporting import new_folder, size_of, write_original
 from mixfs.library.view import View
 from mixfs.media.sniff import extension
 from mixfs.names import safe_name
@@ -448,10 +448,11 @@ def placed(generations: list[Generation]) -> tuple[Generation, ...]:
 
 @dataclass(slots=True)
 class Written:
-    """What went out."""
+    """What went out; `missing` are originals that could not, the reason by path."""
 
     files: int = 0
     bytes: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def not_carried(library: Library, session_ids: list[str]) -> tuple[str, ...]:
@@ -571,10 +572,10 @@ class _Writer:
         if target.exists():
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
-            for chunk in self._library.blobs.chunks(digest):
-                self.written.bytes += file.write(chunk)
-        self.written.files += 1
+        size = write_original(self._library.blobs, digest, self._folder, target, self.written.missing)
+        if size is not None:
+            self.written.bytes += size
+            self.written.files += 1
 
     def finish(self) -> None:
         """Write what all sessions share."""

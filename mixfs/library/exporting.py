@@ -17,7 +17,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mixfs.errors import ExistsError, MixfsError, NotFoundError, UnsuitablePlace
+from mixfs.blobs.local import LocalBlobs
+from mixfs.errors import BlobDamaged, BlobMissing, ExistsError, MixfsError, NotFoundError, UnsuitablePlace
 from mixfs.ids import Digest
 from mixfs.journal.files import fsync_directory
 from mixfs.library.leftovers import is_dead
@@ -150,6 +151,23 @@ def check_fits(folder: Path, files: Iterable[tuple[str, int]]) -> None:
             f"Nothing was exported: {len(wrong)} files can't be written to {folder}. Choose another drive, or "
             f"`--format workflow-package`.\n" + "\n".join(wrong[:_SHOWN_FILES]) + more
         )
+
+
+def write_original(blobs: LocalBlobs, digest: Digest, folder: Path, path: Path, missing: dict[str, str]) -> int | None:
+    """Write an original to a new file below `folder`; returns its size.
+
+    None, with the reason in `missing`, when it is not in the library or damaged there: that keeps back no other file.
+    """
+    size = 0
+    try:
+        with path.open("xb") as file:
+            for chunk in blobs.chunks(digest):
+                size += file.write(chunk)
+    except (BlobMissing, BlobDamaged) as error:
+        path.unlink()
+        missing[str(path.relative_to(folder))] = str(error)
+        return None
+    return size
 
 
 def size_of(sizes: Iterable[tuple[Digest, int]]) -> int:

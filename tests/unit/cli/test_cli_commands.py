@@ -249,9 +249,8 @@ def test_export_into_an_empty_folder_and_where_it_can_t_go(filled: Home, tmp_pat
 def test_export_writes_the_rest_where_an_original_is_missing_or_damaged(
     fresh: Home, tmp_path: Path, harm: str
 ) -> None:
-    digest = next(each for each in fresh.run("show", "Trip", "--json").json["placements"] if each["name"] == "notes.txt")[
-        "digest"
-    ]
+    placements = fresh.run("show", "Trip", "--json").json["placements"]
+    (digest,) = (each["digest"] for each in placements if each["name"] == "notes.txt")
     blob = fresh.library / "blobs" / digest[:2] / digest[2:]
     blob.chmod(0o644)
     if harm == "missing":

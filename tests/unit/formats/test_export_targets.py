@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from format_home import picture
@@ -83,6 +84,25 @@ def test_into_a_drive_a_link_and_an_empty_folder(
     with pytest.raises(ExistsError, match="not empty"):
         write(library, session, tmp_path / "link")
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "workflow-package"])
+def test_an_original_that_is_missing_or_damaged_keeps_back_no_other(
+    library: Library, session: str, tmp_path: Path, way: str
+) -> None:
+    digests = [
+        library.import_bytes(picture(seed), f"{seed}.png", session_id=session).digest for seed in (2, 3)
+    ]
+    WAYS[way](library, session, tmp_path / "whole")
+    gone, damaged = (library.blobs.path(digest) for digest in digests)
+    gone.unlink()
+    damaged.chmod(0o600)
+    damaged.write_bytes(b"other bytes")
+    written: Any = WAYS[way](library, session, tmp_path / "out")
+    assert len(written.missing) == 2
+    left_out = files(tmp_path / "whole") - files(tmp_path / "out")
+    assert left_out - {path for path in left_out if path.endswith(".json")} == set(written.missing)
+    assert len(files(tmp_path / "out")) == written.files
 
 
 @pytest.mark.parametrize("way", WAYS)
