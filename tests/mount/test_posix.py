@@ -326,6 +326,8 @@ def test_fsync_of_a_folder_makes_what_is_closed_below_it_durable(box: Box, inbox
     (inbox / "deeper").mkdir()
     for name in ("deeper/a.part", "b.part"):
         (inbox / name).write_bytes(b"bytes")
+    # What other tests copied into this mount is synced before the counting begins.
+    box.take_in()
     tracer = subprocess.Popen(
         ["strace", "-f", "-y", "-e", "trace=fsync", "-o", tmp_path / "trace", "-p", str(box.live.pid)],
         stderr=subprocess.PIPE,
