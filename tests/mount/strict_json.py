@@ -41,7 +41,7 @@ def check_output(words: Sequence[object], out: str) -> None:
 def check_mount(point: Path) -> None:
     """The documents that a mount makes."""
     for path in itertools.islice(_documents(point), _DOCUMENTS):
-        # A changed document is another file from then on. Those of .mixfs/ are made at each look, and have no true size.
+        # A changed document is another file from then on. Those of .mixfs/ are made at each look, whatever their size.
         with open(path, "rb") as file:
             size, data = os.fstat(file.fileno()).st_size, file.read()
         assert path.parent.name == ".mixfs" or size in (0, len(data)), (path, size, len(data))
