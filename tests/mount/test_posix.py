@@ -345,9 +345,10 @@ def test_fsync_of_a_folder_makes_what_is_closed_below_it_durable(box: Box, inbox
 
     try:
         # The directory of the staging area, and each file.
-        assert synced(inbox / "deeper") == 2
-        assert synced(inbox) == 3
-        assert synced(box.point / "sessions") == 1
+        # Or more, where something else is taken in meanwhile.
+        assert synced(inbox / "deeper") >= 2
+        assert synced(inbox) >= 3
+        assert synced(box.point / "sessions") >= 1
     finally:
         tracer.terminate()
         tracer.wait(timeout=30)

@@ -162,8 +162,12 @@ def test_a_command_line_alone_makes_no_daemon(tmp_path: Path, monkeypatch: pytes
             assert mounts.find_daemon(point + "x") is None
             monkeypatch.setattr(mounts, "mount_at", lambda path: mount_of(user + 1))
             assert mounts.find_daemon(point) is None
-            note = {"pid": daemon.pid, "mountpoint": point, "library": "/some/library"}
-            for started, expected in ((None, served), (start_of(daemon.pid), served), (start_of(1), None)):
+            note = {"pid": daemon.pid, "mountpoint": point, "library": str(tmp_path)}
+            here = served._replace(library=str(tmp_path))
+            # A copy of the library has the note of the library that it was copied from.
+            (tmp_path / "mounted").write_text(json.dumps(note | {"library": "/"}))
+            assert mounts.read_mounted(tmp_path) is None
+            for started, expected in ((None, here), (start_of(daemon.pid), here), (start_of(1), None)):
                 (tmp_path / "mounted").write_text(json.dumps(note | {"started": started}))
                 assert mounts.read_mounted(tmp_path) == expected
             if user == 0:
