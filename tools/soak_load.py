@@ -28,9 +28,9 @@ from pathlib import Path
 from mixfs.media.samples import KINDS, make_sample
 
 # What another process may bring about by removing, or putting in its place, what this one is about to look at.
-# A name in sessions/ may show the version before for a moment after `mixfs wait`: seen once, and its cause is not known.
-STALE_S = 5.0
 RACES = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+# A name in sessions/ may show its version before for a moment after `mixfs wait`: seen once, the cause is not known.
+STALE_S = 5.0
 SESSIONS = 6
 FILES = 40
 _SUSPENDED = (
