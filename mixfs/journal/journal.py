@@ -58,6 +58,13 @@ class Item(NamedTuple):
     torn: bool
     reason: str = ""
 
+    def is_damage(self, known: Position) -> bool:
+        """Whether something is missing here, of a journal that was acknowledged up to `known`.
+
+        A torn tail behind that may be an append under way, or one that was cut short.
+        """
+        return not self.torn or self.start < known
+
 
 class Journal:
     """The segments of one replica below `root` (the library's journal/ directory)."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from mixfs.library import editing, fsck
 from mixfs.library.api import Library
+from mixfs.library.lost import RECOVERED
 from mixfs.library.transaction import Txn
 from mixfs.records import Blob, Entry, Folder, Image, Placement, Receipt, Session
 
 if TYPE_CHECKING:
     from mixfs.library.view import View
 
-RECOVERED = "Recovered"
 _BATCH = 200
 
 

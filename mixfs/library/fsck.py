@@ -170,8 +170,7 @@ class _Ground:
                 self.engine, journal, self.positions[journal.replica], limit, count
             )
             for item, reason in bad:
-                # Behind what was acknowledged it may be an append that is under way.
-                if not item.torn or item.start < self._known[journal.replica]:
+                if item.is_damage(self._known[journal.replica]):
                     self.damaged(journal, item, reason)
 
     def check_ends(self) -> None:

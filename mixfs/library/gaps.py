@@ -129,10 +129,10 @@ def missing_end(known: Position, written: Position) -> Item:
 def bad_items(journal: Journal, known: Position) -> Iterator[Item]:
     """Everything that is wrong in a journal of which `known` had been acknowledged, by checksums and links alone.
 
-    A torn tail behind that is no damage: it may be an append under way, or one that was cut short. Raises OSError.
+    Raises OSError.
     """
     for item in journal.read():
-        if item.payload is None and not (item.torn and item.start >= known):
+        if item.payload is None and item.is_damage(known):
             yield item
     written = journal.written_end()
     if known > written:

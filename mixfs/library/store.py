@@ -574,13 +574,13 @@ class Store:
             kept=str(kept), segment=item.start.segment, offset=item.start.offset,
         )  # fmt: skip
 
-    def _report_damage(self, journal: Journal, bad: list[Bad], known: Position = START) -> None:
-        """Report what is bad in a journal, and remember it as gaps. A torn tail behind `known` is neither."""
-        # Ours is cut by the catch-up; another replica's may still be under way to us.
-        bad = [each for each in bad if not each.item.torn or each.item.start < known]
-        if self.read_only or not bad:
-            return
-        for gap in self._gaps.add(gap_of(journal, item, clock.now_ns(), reason) for item, reason in bad):
+    def _report_damage(self, journal: Journal, bad: list[Bad], known: Position = START) -> list[Gap]:
+        """Report what is bad in a journal, and remember it as gaps; returns them. `known`: see `Item.is_damage`."""
+        # A torn tail of ours is cut by the catch-up; another replica's may still be under way to us.
+        gaps = [gap_of(journal, item, clock.now_ns(), reason) for item, reason in bad if item.is_damage(known)]
+        if self.read_only or not gaps:
+            return gaps
+        for gap in self._gaps.add(gaps):
             self.problems.report(
                 "journal-damaged",
                 f"{gap}. What stands there is left as it is, and nothing is deleted from the library; restore the "
@@ -588,6 +588,7 @@ class Store:
                 "--accept-loss`.",
                 segment=gap.segment, offset=gap.offset, end=gap.end_offset,
             )  # fmt: skip
+        return gaps
 
     # -- gaps
 
@@ -786,11 +787,7 @@ class Store:
                 HighWater(self.root, journal.replica).note(known)
             if known > written:
                 bad.append(Bad(missing_end(known, written)))
-            self._report_damage(journal, bad, known)
-            gaps += [
-                gap_of(journal, item, clock.now_ns(), reason)
-                for item, reason in bad if not item.torn or item.start < known
-            ]  # fmt: skip
+            gaps += self._report_damage(journal, bad, known)
         if not self.read_only:
             # All journals were read: what was wrong once and is whole now is no gap any more.
             self._gaps.review(gaps, [journal.replica.hex() for journal in self._journals()])
